@@ -1,0 +1,1 @@
+"""One ml_collections config per claimed number; base.py holds every knob once."""

@@ -1,0 +1,37 @@
+"""The demo: GoogLeNet with BatchNorm learns handwritten digits on two CPU cores in minutes.
+
+The whole network with its three heads, on the smallest input that the heads allow.
+
+    python launch.py train --config=experiments/digits.py --workdir=runs/digits
+
+Expected: top-1 at least 97.5% on the held-out 359 digits, in under 4 minutes on 2 cores.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import base
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.input_px = 65  # the smallest with heads: cost grows with its square
+    config.model.classes = 10
+    config.model.norm = "batch"  # learns in 5 epochs what plain v1 learns in 8
+
+    config.optim.batch_size = 32  # 45 steps an epoch
+    config.optim.epochs = 5.0
+    config.optim.learning_rate = 0.05
+    config.optim.power = 1.0  # few steps: end near 0
+    config.optim.warmup_epochs = 0.5
+    config.optim.polyak_decay = 0.95  # 225 steps in all: average over the last 20
+
+    config.data.area_range = (0.6, 1.0)  # less of a digit is no digit
+    config.data.mirror = False  # a mirrored 2 is no 2
+    config.data.interpolations = ("bilinear", "cubic")  # 8 px up to 65: the others show blocks
+    config.data.colors.brightness = 0.0  # grey pictures, all lit alike
+    config.data.colors.contrast = 0.0
+    config.data.colors.saturation = 0.0
+    config.data.colors.lighting = 0.0
+    config.data.normalization = "symmetric"
+    config.data.resize_px = 65
+    return config

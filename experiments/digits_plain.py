@@ -1,0 +1,18 @@
+"""Plain v1, the paper's network without BatchNorm, learns the digits too.
+
+    python launch.py train --config=experiments/digits_plain.py --workdir=runs/digits_plain
+
+Expected: top-1 at least 95% on the held-out 359 digits, in under 6 minutes on 2 cores.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import digits
+
+
+def get_config() -> ConfigDict:
+    config = digits.get_config()
+    config.model.norm = "lrn"
+    config.optim.epochs = 8.0
+    config.optim.learning_rate = 0.01  # .05 diverges without BatchNorm
+    return config

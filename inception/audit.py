@@ -1,0 +1,219 @@
+"""Parameters and multiply-adds, row by row, counted from the modules and beside the paper's."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from inception.model import HEADS_ON, TABLE_1, Conv, GoogLeNet, Inception
+
+# Table 1's last two columns, as printed: parameters in K, operations in M.
+PAPER = {
+    "conv1": (2.7e3, 34e6),
+    "conv2": (112e3, 360e6),
+    "3a": (159e3, 128e6),
+    "3b": (380e3, 304e6),
+    "4a": (364e3, 73e6),
+    "4b": (437e3, 88e6),
+    "4c": (463e3, 100e6),
+    "4d": (580e3, 119e6),
+    "4e": (840e3, 170e6),
+    "5a": (1072e3, 54e6),
+    "5b": (1388e3, 71e6),
+    "linear": (1000e3, 1e6),
+}
+NOTES = {
+    "conv1": "the paper's numbers fit a separable 7x7 (depth multiplier 8); every port has a full one",
+    "4c": "the paper's parameters do not follow from its own row",
+    "5a": "the paper's do not follow from its row: 54M fits a 5x5 reduce of 48, not the printed 32",
+    "5b": "the paper's parameters do not follow from its own row",
+}
+GENERAL_NOTES = (
+    "The paper counts parameters in units of 1024 and without biases, and its column sums to "
+    "6,797.7K, which is not the network's size.",
+    "Where the paper's counts and its filter numbers disagree, the filter numbers are followed.",
+)
+# Module of `GoogLeNet` -> row of the table.
+ROWS = {"conv1": "conv1", "conv2_reduce": "conv2", "conv2": "conv2", "classifier": "linear"}
+ROWS |= {row: row for row in TABLE_1} | {f"head_{row}": f"head {row}" for row in HEADS_ON}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer: where it is, its sizes, its multiply-adds on one image."""
+
+    path: tuple[str, ...]
+    weights: int
+    biases: int
+    macs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """Every layer of a module, all its parameters by path, and what its Inceptions read."""
+
+    layers: list[Layer]
+    params: dict[tuple[str, ...], int]
+    inceptions: dict[str, tuple[Inception, tuple[int, ...]]]
+
+
+def trace(module: nn.Module, shape: tuple[int, ...]) -> Trace:
+    """Traces a module on an input of `shape` [1, h, w, c], computing nothing, and counts."""
+    layers, inceptions = [], {}
+
+    def note(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        y = next_fun(*args, **kwargs)
+        layer = context.module
+        if isinstance(layer, (nn.Conv, nn.Dense)):
+            variables = layer.variables["params"]
+            kernel = variables["kernel"].size
+            biases = variables["bias"].size if "bias" in variables else 0
+            macs = math.prod(y.shape[1:-1]) * kernel
+            layers.append(Layer(layer.path, kernel, biases, macs))
+        if isinstance(layer, Inception):
+            inceptions[layer.name] = (layer.clone(parent=None), args[0].shape)
+        return y
+
+    def init(key: jax.Array) -> Any:
+        with nn.intercept_methods(note):
+            return module.init({"params": key, "dropout": key}, jnp.zeros(shape), train=True)
+
+    params = {
+        tuple(key.key for key in path): leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            jax.eval_shape(init, jax.random.key(0))["params"]
+        )
+    }
+    return Trace(layers, params, inceptions)
+
+
+def _cost(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
+    """(parameters, multiply-adds)."""
+    traced = trace(module, shape)
+    return sum(traced.params.values()), sum(layer.macs for layer in traced.layers)
+
+
+def _examples() -> list[dict[str, Any]]:
+    """The paper's argument for reductions (section 4), worked on two single convolutions."""
+    conv = functools.partial(Conv, use_bias=False)
+
+    def both(filters: int, reduce: int, shape: tuple[int, ...]) -> dict[str, Any]:
+        plain = _cost(conv(filters, 5), shape)
+        first, second = _cost(conv(reduce, 1), shape), _cost(conv(filters, 5), (*shape[:3], reduce))
+        return {
+            "name": f"5x5, {filters} filters on {shape[1]}x{shape[2]}x{shape[3]}, "
+            f"or through a 1x1 of {reduce}",
+            "weights": plain[0],
+            "weights_reduced": first[0] + second[0],
+            "macs": plain[1],
+            "macs_reduced": first[1] + second[1],
+        }
+
+    return [both(32, 16, (1, 28, 28, 192)), both(256, 32, (1, 14, 14, 128))]
+
+
+def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
+    """Table 1 beside what the modules have, the totals, naive against reduced.
+
+    The naive cost of a module (figure 2a: no reductions, no projection) is taken on the input
+    that the module has in the reduced network.
+
+    Returns:
+        {'rows': [{'name', 'params', 'params_paper', 'macs', 'macs_paper', 'note'}],
+        'total': the same keys, and 'params_with_heads', 'params_without_biases',
+        'modules': [{'name', 'input', 'params', 'params_naive', 'macs', 'macs_naive'}],
+        'examples': [{'name', 'weights', 'weights_reduced', 'macs', 'macs_reduced'}]}.
+    """
+    traced = trace(model, (1, input_px, input_px, 3))
+    names = (*PAPER, *(f"head {row}" for row in HEADS_ON if model.heads))
+    params, macs = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for path, size in traced.params.items():
+        params[ROWS[path[0]]] += size
+    for layer in traced.layers:
+        macs[ROWS[layer.path[0]]] += layer.macs
+    rows = [
+        {
+            "name": name,
+            "params": params[name],
+            "params_paper": PAPER.get(name, (None, None))[0],
+            "macs": macs[name],
+            "macs_paper": PAPER.get(name, (None, None))[1],
+            "note": NOTES.get(name, "" if name in PAPER else "in training only; not in Table 1"),
+        }
+        for name in names
+    ]
+    trunk = sum(params[name] for name in PAPER)
+    # NOTE: "without biases" means those of the convolutions: the classifier keeps its own.
+    conv_biases = sum(
+        layer.biases for layer in traced.layers if ROWS[layer.path[0]] in PAPER and layer.path[0] != "classifier"
+    )
+    total = {
+        "name": "total",
+        "params": trunk,
+        "params_paper": sum(row[0] for row in PAPER.values()),
+        "macs": sum(macs[name] for name in PAPER),
+        "macs_paper": sum(row[1] for row in PAPER.values()),
+        "params_with_heads": sum(params.values()),
+        "params_without_biases": trunk - conv_biases,
+    }
+    modules = []
+    for name, (module, shape) in traced.inceptions.items():
+        reduced, naive = (_cost(module.clone(naive=flag, parent=None), shape) for flag in (False, True))
+        modules.append(
+            {
+                "name": name,
+                "input": "x".join(map(str, shape[1:])),
+                "params": reduced[0],
+                "params_naive": naive[0],
+                "macs": reduced[1],
+                "macs_naive": naive[1],
+            }
+        )
+    return {"rows": rows, "total": total, "modules": modules, "examples": _examples()}
+
+
+def to_text(result: dict[str, Any]) -> str:
+    """The audit as a person reads it."""
+
+    def million(value: float | None) -> str:
+        return "-" if value is None else f"{value / 1e6:.1f}M"
+
+    def thousand(value: float | None) -> str:
+        return "-" if value is None else f"{value / 1e3:,.1f}K"
+
+    total = result["total"]
+    lines = [f"{'row':<8}{'params':>12}{'paper':>10}{'MACs':>10}{'paper':>8}  difference"]
+    for row in (*result["rows"], total):
+        lines.append(
+            f"{row['name']:<8}{row['params']:>12,}{thousand(row['params_paper']):>10}"
+            f"{million(row['macs']):>10}{million(row['macs_paper']):>8}  {row.get('note', '')}".rstrip()
+        )
+    lines += [
+        "",
+        f"parameters               {total['params']:>12,}",
+        f"with the auxiliary heads {total['params_with_heads']:>12,}",
+        f"without the biases       {total['params_without_biases']:>12,}  (of the convolutions)",
+        "",
+        *GENERAL_NOTES,
+        "",
+        "Each module on its own input, with reductions (figure 2b) and naive (figure 2a):",
+        f"{'row':<8}{'input':>12}{'params':>12}{'naive':>12}{'MACs':>10}{'naive':>10}{'ratio':>7}",
+    ]
+    for m in result["modules"]:
+        lines.append(
+            f"{m['name']:<8}{m['input']:>12}{m['params']:>12,}{m['params_naive']:>12,}"
+            f"{million(m['macs']):>10}{million(m['macs_naive']):>10}"
+            f"{m['macs_naive'] / m['macs']:>6.1f}x"
+        )
+    lines += ["", "What a reduction saves, on one convolution:"]
+    for e in result["examples"]:
+        lines.append(
+            f"{e['name']}: {e['weights']:,} -> {e['weights_reduced']:,} weights, "
+            f"{million(e['macs'])} -> {million(e['macs_reduced'])} MACs "
+            f"({e['macs'] / e['macs_reduced']:.1f} times fewer)"
+        )
+    return "\n".join(lines)

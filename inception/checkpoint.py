@@ -1,0 +1,160 @@
+"""Saving and restoring the training state: the only file that imports orbax."""
+
+import hashlib
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers
+
+from inception import UserError
+
+logging.set_verbosity(logging.ERROR)  # orbax tells of every file it writes
+
+
+def digest(tree: Any) -> str:
+    """sha256 over names, dtypes, shapes and bytes of all leaves: equal for equal trees only."""
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    sha = hashlib.sha256()
+    for name, array in sorted(leaves.items()):
+        sha.update(f"{name} {array.dtype} {array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last `keep` and the best, written while training goes on.
+
+    Each holds the state, its sha256 and, if it was evaluated, its top-1. A checkpoint whose
+    state does not have that sum is damaged, whatever Orbax thinks of it.
+    """
+
+    def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False):
+        if keep < 1:
+            raise UserError(f"config.run.keep_checkpoints={keep}: must be at least 1")
+        self._directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._read_only = read_only
+        best = checkpoint_managers.BestN(
+            get_metric_fn=lambda metrics: metrics["top1"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), best])
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy,
+                best_fn=lambda metrics: metrics["top1"],
+                create=not read_only,
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """The saved steps, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The saved step with the highest top-1, if any was evaluated."""
+        return self._manager.best_step()
+
+    def save(self, step: int, state: Any, *, top1: float | None = None) -> None:
+        """Starts to save; a step that is saved already is left as it is.
+
+        Raises:
+            UserError: this or the save before it did not reach the disk.
+        """
+        if step in self._manager.all_steps():
+            return
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    check=ocp.args.JsonSave({"sha256": digest(state)}),
+                ),
+                metrics=None if top1 is None else {"top1": top1},
+            )
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; UserError if something is not."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> UserError:
+        free = shutil.disk_usage(self._directory).free / 1e9
+        return UserError(
+            f"saving a checkpoint in {self._directory} failed ({_first_line(error)}; {free:.1f} GB "
+            f"free): the checkpoints of steps {self._whole()} are kept; make room, or choose "
+            "another --workdir"
+        )
+
+    def _whole(self) -> list[int]:
+        return sorted(ocp.utils.checkpoint_steps(self._directory))
+
+    def restore(self, template: Any, *, step: int | None = None) -> Any | None:
+        """The newest whole state (or the one of `step`), in the template's shapes and places.
+
+        A damaged checkpoint is named on stderr and, unless read_only, moved to WORKDIR/damaged;
+        then the one before it is tried.
+
+        Args:
+            template: a state of jax.ShapeDtypeStruct with shardings; None: nested dicts of
+                arrays, as they were saved.
+
+        Returns:
+            The state, or None if nothing was saved.
+
+        Raises:
+            UserError: all are damaged, or the one that was asked for is.
+        """
+        steps = self.steps() if step is None else [step]
+        for candidate in reversed(steps):
+            try:
+                restored = self._manager.restore(
+                    candidate,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(template), check=ocp.args.JsonRestore()
+                    ),
+                )
+                if digest(restored["state"]) != restored["check"]["sha256"]:
+                    raise ValueError("its sha256 differs from the one that was saved with it")
+                return restored["state"]
+            except Exception as error:
+                place = self._directory / str(candidate)
+                message = f"checkpoint {place} is damaged ({_first_line(error)})"
+                if step is not None or candidate == steps[0]:
+                    raise UserError(
+                        f"{message}, and there is no other to fall back to: choose another "
+                        "--workdir to start anew"
+                    ) from error
+                if self._read_only:
+                    print(f"WARNING: {message}: reading the one before", file=sys.stderr)
+                    continue
+                aside = self._directory.parent / "damaged" / str(candidate)
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.parent.mkdir(exist_ok=True)
+                shutil.move(place, aside)
+                print(f"WARNING: {message}: moved to {aside}, trying the one before", file=sys.stderr)
+                self._manager.reload()
+        return None
+
+    def close(self) -> None:
+        """Waits for what is being saved, and lets go of the directory."""
+        self.wait()
+        self._manager.close()

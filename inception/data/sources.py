@@ -1,0 +1,233 @@
+"""Where examples come from, one interface for four kinds: random access to (image, label)."""
+
+import pathlib
+from typing import Protocol
+
+import numpy as np
+
+from inception import UserError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+class Source(Protocol):
+    """Examples by index. Threads read it at the same time."""
+
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
+        """(an encoded image, or uint8 pixels [h, w] or [h, w, 3]; label)."""
+
+    def name(self, index: int) -> str:
+        """What a person would look for: a file, or a record's number."""
+
+
+def held_out(labels: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
+    """True for a stratified share of the examples, the same on every machine.
+
+    Of each class with at least two examples, round(share * count) are held out, at least one
+    and not all.
+    """
+    mask = np.zeros(len(labels), bool)
+    rng = np.random.default_rng(seed)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        mask[members[:count]] = True
+    return mask
+
+
+def _pick_half(labels: np.ndarray, split: str, training: str, held: str, where: str) -> np.ndarray:
+    """Indices of one half of a set that comes without splits: a fifth is held out."""
+    mask = held_out(labels, 0.2)
+    if split not in (training, held):
+        raise UserError(f"split '{split}' does not exist in {where}: it has {training}, {held}")
+    return np.flatnonzero(mask if split == held else ~mask)
+
+
+class Digits:
+    """1,797 handwritten digits of 8x8 px inside scikit-learn; splits train and test.
+
+    Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, test part. A
+    stratified fifth is the test split.
+    """
+
+    classes = tuple("0123456789")
+
+    def __init__(self, split: str):
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        chosen = _pick_half(digits.target, split, "train", "test", "config.data.source=digits")
+        self._images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+        self._labels = digits.target[chosen]
+        self._indices = chosen
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self._images[index], int(self._labels[index])
+
+    def name(self, index: int) -> str:
+        return f"digit {self._indices[index]}"
+
+
+class Folder:
+    """A folder of class folders of JPEG, PNG and WebP files, at any depth below the class.
+
+    PATH/SPLIT/CLASS/... if PATH/SPLIT is there; otherwise PATH/CLASS/..., and of each class a
+    fifth is split 'val', the rest 'train'. Classes are sorted by name.
+    """
+
+    def __init__(self, path: str, split: str):
+        root = pathlib.Path(path).expanduser()
+        if not path:
+            raise UserError("config.data.path is empty: name the folder of class folders")
+        if not root.is_dir():
+            raise UserError(f"config.data.path={path}: no such folder")
+        has_splits = (root / split).is_dir()
+        root = root / split if has_splits else root
+        folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if not folders:
+            raise UserError(f"config.data.path: {root} has no class folders in it")
+        files, labels = [], []
+        for label, folder in enumerate(folders):
+            found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not found:
+                raise UserError(
+                    f"config.data.path: class folder {folder} has no image "
+                    f"({', '.join(sorted(SUFFIXES))}): add some or remove it"
+                )
+            if len(found) == 1 and not has_splits:
+                raise UserError(
+                    f"config.data.path: class folder {folder} has one image, and a fifth of each "
+                    "class is held out: add some, or make train and val folders"
+                )
+            files += found
+            labels += [label] * len(found)
+        self.classes = tuple(folder.name for folder in folders)
+        every = np.asarray(labels)
+        chosen = (
+            np.arange(len(files)) if has_splits else _pick_half(every, split, "train", "val", path)
+        )
+        self._files = [files[i] for i in chosen]
+        self._labels = every[chosen]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int]:
+        return self._files[index].read_bytes(), int(self._labels[index])
+
+    def name(self, index: int) -> str:
+        return str(self._files[index])
+
+
+class Tfds:
+    """A TFDS image-classification set prepared as ArrayRecord, read without TensorFlow.
+
+    PATH is TFDS's data folder, and the set `name` ('imagenet2012', 'mnist:3.0.1') is looked up
+    in it; or PATH is the folder of one prepared version and `name` is empty. Splits may be
+    sliced: 'train[:90%]'.
+    """
+
+    def __init__(self, path: str, name: str, split: str):
+        import tensorflow_datasets as tfds
+
+        where = f"config.data.path={path} config.data.name={name}"
+        try:
+            if name:
+                builder = tfds.core.read_only_builder.builder_from_files(
+                    name, data_dir=path, file_format="array_record"
+                )
+            else:
+                builder = tfds.builder_from_directory(path)
+        except Exception as error:
+            root = pathlib.Path(path).expanduser()
+            there = sorted(p.name for p in root.iterdir()) if root.is_dir() else "no such folder"
+            raise UserError(f"{where}: no prepared TFDS set of that name ({there})") from error
+        info = builder.info
+        if info.file_format.value != "array_record":
+            raise UserError(
+                f"{where}: prepared as {info.file_format.value}; prepare it with "
+                "file_format='array_record'"
+            )
+        keys = info.supervised_keys
+        if not keys or not isinstance(info.features[keys[0]], tfds.features.Image):
+            raise UserError(f"{where}: not an image-classification set (it has {info.features})")
+        self._image_key, self._label_key = keys
+        try:
+            self._records = builder.as_data_source(
+                split, decoders={self._image_key: tfds.decode.SkipDecoding()}
+            )
+        except ValueError as error:
+            raise UserError(
+                f"split '{split}' does not exist in {where}: it has {', '.join(info.splits)}"
+            ) from error
+        self.classes = tuple(info.features[self._label_key].names)
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int]:
+        example = self._records[index]
+        return example[self._image_key], int(example[self._label_key])
+
+    def name(self, index: int) -> str:
+        return f"record {index} of {self._split}"
+
+
+class Synthetic:
+    """Noise of 256x256 px around one colour a class: as many images as asked for, and learnable.
+
+    A function of the index: for measuring, and for tests.
+    """
+
+    def __init__(self, split: str, examples: int, classes: int):
+        if examples < 1:
+            raise UserError(f"config.data.examples={examples}: must be at least 1")
+        self.classes = tuple(f"colour {i}" for i in range(classes))
+        self._examples = examples
+        self._split = split
+        self._colors = np.random.default_rng(0).integers(64, 192, (classes, 3))
+
+    def __len__(self) -> int:
+        return self._examples
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        label = index % len(self.classes)
+        stream = sum(self._split.encode())
+        noise = np.random.default_rng((stream, index)).integers(-64, 64, (256, 256, 3))
+        return (self._colors[label] + noise).astype(np.uint8), label
+
+    def name(self, index: int) -> str:
+        return f"synthetic image {index}"
+
+
+def open_source(
+    source: str, *, split: str, path: str = "", name: str = "", examples: int = 0, classes: int = 0
+) -> Source:
+    """The source that config.data names: 'digits', 'folder', 'tfds' or 'synthetic'.
+
+    Raises:
+        UserError: an unknown kind, a set or split that is not there, an empty one.
+    """
+    if source == "digits":
+        opened: Source = Digits(split)
+    elif source == "folder":
+        opened = Folder(path, split)
+    elif source == "tfds":
+        opened = Tfds(path, name, split)
+    elif source == "synthetic":
+        opened = Synthetic(split, examples, classes)
+    else:
+        raise UserError(
+            f"config.data.source={source}: choose one of digits, folder, tfds, synthetic"
+        )
+    if len(opened) == 0:
+        raise UserError(f"config.data: split '{split}' of source {source} {path} has no image")
+    return opened

@@ -1,0 +1,260 @@
+"""GoogLeNet as in Table 1 of the paper: Inception, AuxiliaryHead, GoogLeNet."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from inception import UserError, ops
+
+
+class Filters(NamedTuple):
+    """One row of Table 1: how many filters each convolution of an Inception module has."""
+
+    conv1x1: int
+    reduce3x3: int
+    conv3x3: int
+    reduce5x5: int
+    conv5x5: int
+    pool_proj: int
+
+
+# Table 1. Below: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
+# NOTE: the paper's parameter and operation counts do not all follow from these numbers
+# (`launch.py audit` lists where); the filter counts are what every port uses, and so do we.
+TABLE_1 = {
+    "3a": Filters(64, 96, 128, 16, 32, 32),
+    "3b": Filters(128, 128, 192, 32, 96, 64),
+    "4a": Filters(192, 96, 208, 16, 48, 64),
+    "4b": Filters(160, 112, 224, 24, 64, 64),
+    "4c": Filters(128, 128, 256, 24, 64, 64),
+    "4d": Filters(112, 144, 288, 32, 64, 64),
+    "4e": Filters(256, 160, 320, 32, 128, 128),
+    "5a": Filters(256, 160, 320, 32, 128, 128),
+    "5b": Filters(384, 192, 384, 48, 128, 128),
+}
+CONV1, CONV2_REDUCE, CONV2 = 64, 64, 192  # the filters before 3a
+POOL_AFTER = ("3b", "4e")
+HEADS_ON = ("4a", "4d")
+HEAD_CONV, HEAD_HIDDEN = 128, 1024
+# A head's 5x5 pool stands on 4a's grid, which is the input halved four times, rounded up.
+SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1
+
+MODULES = ("reduced", "naive")
+NORMS = ("lrn", "batch", "none")
+INITIALIZERS = {
+    # (kernels, biases of everything but the classifiers)
+    "he": (nn.initializers.he_normal(), nn.initializers.zeros),
+    # NOTE: Caffe's "xavier" is uniform(+-sqrt(3 / fan_in)): fan-in only, unlike Glorot's.
+    "xavier": (
+        nn.initializers.variance_scaling(1.0, "fan_in", "uniform"),
+        nn.initializers.constant(0.2),
+    ),
+}
+
+
+class Conv(nn.Module):
+    """Convolution, BatchNorm if asked for, ReLU.
+
+    [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride), filters].
+    """
+
+    filters: int
+    kernel_px: int
+    stride: int = 1
+    batch_norm: bool = False
+    use_bias: bool = True
+    initializer: str = "he"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        kernel_init, bias_init = INITIALIZERS[self.initializer]
+        # NOTE: padded alike on both sides, as in Caffe and torch. TF's SAME pads a 7x7/2
+        # by (2, 3) on even inputs: weights trained one way need it at inference.
+        pad = self.kernel_px // 2
+        x = nn.Conv(
+            self.filters,
+            (self.kernel_px, self.kernel_px),
+            self.stride,
+            padding=((pad, pad), (pad, pad)),
+            # NOTE: BatchNorm's offset takes the bias's place.
+            use_bias=self.use_bias and not self.batch_norm,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            dtype=self.dtype,
+        )(x)
+        if self.batch_norm:
+            # The mean is over the global batch: under jit every device computes the same
+            # statistics. epsilon as in the TF-slim and torchvision networks.
+            x = nn.BatchNorm(
+                use_running_average=not train, momentum=0.9, epsilon=1e-3, dtype=self.dtype
+            )(x)
+        return nn.relu(x)
+
+
+def max_pool(x: jax.Array, *, stride: int) -> jax.Array:
+    """3x3 max pool, [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride), c].
+
+    NOTE: on even inputs, as at 224 px, SAME pads (0, 1) and equals Caffe's ceil mode; on odd
+    inputs Caffe has one row and column fewer.
+    """
+    return nn.max_pool(x, (3, 3), (stride, stride), "SAME")
+
+
+class Inception(nn.Module):
+    """The Inception module, paper section 4 and figure 2: (b) with dimension reductions or
+    (a) naive, where 3x3, 5x5 and the pool read the input itself and no projection follows.
+
+    [b, h, w, c] -> [b, h, w, sum of the four branches].
+    """
+
+    filters: Filters
+    conv: Callable[..., nn.Module]
+    naive: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        f = self.filters
+
+        def reduce(filters: int, name: str) -> jax.Array:
+            return x if self.naive else self.conv(filters, 1, name=name)(x, train)
+
+        branch1x1 = self.conv(f.conv1x1, 1, name="1x1")(x, train)
+        branch3x3 = self.conv(f.conv3x3, 3, name="3x3")(reduce(f.reduce3x3, "3x3_reduce"), train)
+        branch5x5 = self.conv(f.conv5x5, 5, name="5x5")(reduce(f.reduce5x5, "5x5_reduce"), train)
+        pool = max_pool(x, stride=1)
+        if not self.naive:
+            pool = self.conv(f.pool_proj, 1, name="pool_proj")(pool, train)
+        return jnp.concatenate([branch1x1, branch3x3, branch5x5, pool], axis=-1)
+
+
+class AuxiliaryHead(nn.Module):
+    """The classifier on 4a and on 4d that only training has, paper section 5.
+
+    [b, h, w, c] with h, w >= 5 -> logits float32 [b, classes].
+    """
+
+    classes: int
+    conv: Callable[..., nn.Module]
+    dense: Callable[..., nn.Module]
+    conv_filters: int = HEAD_CONV
+    hidden: int = HEAD_HIDDEN
+    dropout: float = 0.7
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.avg_pool(x, (5, 5), (3, 3), "VALID")  # [b, 4, 4, 512 or 528] at 224 px
+        x = self.conv(self.conv_filters, 1, name="conv")(x, train)  # [b, 4, 4, 128]
+        x = x.reshape(x.shape[0], -1)  # [b, 2048]
+        _, bias_init = INITIALIZERS[self.conv.keywords["initializer"]]
+        x = nn.relu(self.dense(self.hidden, bias_init=bias_init, name="fc")(x))  # [b, 1024]
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return self.dense(self.classes, name="classifier")(x).astype(jnp.float32)
+
+
+class GoogLeNet(nn.Module):
+    """GoogLeNet, paper section 5 and Table 1.
+
+    [b, px, px, 3] -> {'main': logits, '4a': logits, '4d': logits}, float32 [b, classes].
+    The heads '4a' and '4d' are there in training only, and only if `heads`; evaluation
+    neither computes them nor needs their parameters. Parameters are float32.
+
+    Args:
+        classes: how many.
+        module: 'reduced' (figure 2b, the paper's network) or 'naive' (figure 2a).
+        norm: 'lrn' (the paper's), 'batch' (BatchNorm after every convolution, no LRN), 'none'.
+        width: multiplies every number of filters; the paper's ensemble had one wider model.
+        biases: of the convolutions. BatchNorm's offset takes their place.
+        heads: auxiliary classifiers in training.
+        dropout: share of the 1024 averaged features dropped before the classifier.
+        head_dropout: the same in the auxiliary heads.
+        initializer: 'he' (normal, fan-in, biases 0) or 'xavier' (Caffe's; biases .2).
+        dtype: of the computation, 'float32' or 'bfloat16'.
+
+    Raises:
+        UserError: a choice that does not exist; in training with heads, a too small input.
+    """
+
+    classes: int = 1000
+    module: str = "reduced"
+    norm: str = "lrn"
+    width: float = 1.0
+    biases: bool = True
+    heads: bool = True
+    dropout: float = 0.4
+    head_dropout: float = 0.7
+    initializer: str = "he"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for knob, value, choices in (
+            ("module", self.module, MODULES),
+            ("norm", self.norm, NORMS),
+            ("initializer", self.initializer, tuple(INITIALIZERS)),
+            ("dtype", self.dtype, ("float32", "bfloat16")),
+        ):
+            if value not in choices:
+                raise UserError(f"config.model.{knob}={value}: choose one of {', '.join(choices)}")
+        for knob in ("classes", "width"):
+            if getattr(self, knob) <= 0:
+                raise UserError(f"config.model.{knob}={getattr(self, knob)}: must be above 0")
+        for knob in ("dropout", "head_dropout"):
+            if not 0 <= getattr(self, knob) < 1:
+                raise UserError(
+                    f"config.model.{knob}={getattr(self, knob)}: must be at least 0 and below 1"
+                )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
+        heads = HEADS_ON if self.heads and train else ()
+        if heads and min(x.shape[1:3]) < SMALLEST_PX_WITH_HEADS:
+            raise UserError(
+                f"config.input_px={min(x.shape[1:3])} is too small for the auxiliary heads, whose "
+                f"5x5 pool needs a grid of 5x5: the smallest is {SMALLEST_PX_WITH_HEADS}, or turn "
+                "them off with config.model.heads=False"
+            )
+
+        def scale(filters: int) -> int:
+            return max(1, round(filters * self.width))
+
+        conv = functools.partial(
+            Conv,
+            batch_norm=self.norm == "batch",
+            use_bias=self.biases,
+            initializer=self.initializer,
+            dtype=self.dtype,
+        )
+        dense = functools.partial(nn.Dense, kernel_init=INITIALIZERS[self.initializer][0], dtype=self.dtype)
+        lrn = ops.local_response_normalization if self.norm == "lrn" else lambda x: x
+        logits = {}
+
+        # Shapes at 224 px and width 1.
+        x = conv(scale(CONV1), 7, 2, name="conv1")(x, train)  # [b, 112, 112, 64]
+        x = lrn(max_pool(x, stride=2))  # [b, 56, 56, 64]
+        x = conv(scale(CONV2_REDUCE), 1, name="conv2_reduce")(x, train)  # [b, 56, 56, 64]
+        x = conv(scale(CONV2), 3, name="conv2")(x, train)  # [b, 56, 56, 192]
+        x = max_pool(lrn(x), stride=2)  # [b, 28, 28, 192]
+        for row, filters in TABLE_1.items():
+            wide = Filters(*map(scale, filters))
+            x = Inception(wide, conv, self.module == "naive", name=row)(x, train)
+            if row in heads:
+                logits[row] = AuxiliaryHead(
+                    self.classes,
+                    conv,
+                    dense,
+                    scale(HEAD_CONV),
+                    scale(HEAD_HIDDEN),
+                    self.head_dropout,
+                    name=f"head_{row}",
+                )(x, train)
+            if row in POOL_AFTER:
+                x = max_pool(x, stride=2)  # [b, 14, 14, 480] after 3b, [b, 7, 7, 832] after 4e
+        x = x.mean(axis=(1, 2))  # [b, 1024]
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        logits["main"] = dense(self.classes, name="classifier")(x).astype(jnp.float32)
+        return logits

@@ -1,0 +1,116 @@
+"""Learning-rate schedules, SGD with momentum in two conventions, the Polyak average."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from inception import UserError
+
+SCHEDULES = ("polynomial", "exponential", "cosine")
+MOMENTUM_STYLES = ("optax", "caffe")
+
+
+def learning_rate_schedule(
+    name: str,
+    *,
+    learning_rate: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    power: float = 0.5,
+    decay_rate: float = 0.96,
+    decay_steps: int = 1,
+) -> optax.Schedule:
+    """The learning rate as a function of the step.
+
+    It rises linearly from 0 over `warmup_steps`; over the steps that are left, t of T:
+
+        polynomial:  learning_rate * (1 - t / T) ** power         (Caffe's solvers: power .5)
+        exponential: learning_rate * decay_rate ** floor(t / decay_steps)
+                     (paper, section 6: x0.96 every 8 epochs)
+        cosine:      learning_rate * (1 + cos(pi * t / T)) / 2
+
+    Raises:
+        UserError: an unknown name, or a warm-up as long as the run.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise UserError(
+            f"config.optim.warmup_epochs lasts {warmup_steps} of {total_steps} steps: it must be "
+            "shorter than config.optim.epochs"
+        )
+    decay_over = total_steps - warmup_steps
+    if name == "polynomial":
+        decay = optax.polynomial_schedule(learning_rate, 0.0, power, decay_over)
+    elif name == "exponential":
+        decay = optax.exponential_decay(learning_rate, decay_steps, decay_rate, staircase=True)
+    elif name == "cosine":
+        decay = optax.cosine_decay_schedule(learning_rate, decay_over)
+    else:
+        raise UserError(f"config.optim.schedule={name}: choose one of {', '.join(SCHEDULES)}")
+    if warmup_steps == 0:
+        return decay
+    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.join_schedules([warmup, decay], [warmup_steps])
+
+
+def is_vector(params: Any) -> Any:
+    """True where a parameter is a bias or a BatchNorm scale or offset: where it has one axis."""
+    return jax.tree.map(lambda p: p.ndim <= 1, params)
+
+
+def _scale_vectors(factor: float) -> optax.GradientTransformation:
+    return optax.masked(optax.scale(factor), is_vector)
+
+
+def _decay(weight_decay: float, mask: Any) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(weight_decay, mask)
+
+
+def sgd(
+    schedule: optax.Schedule,
+    *,
+    momentum: float,
+    momentum_style: str = "optax",
+    weight_decay: float = 0.0,
+    bias_lr_mult: float = 1.0,
+    bias_decay_mult: float = 1.0,
+) -> optax.GradientTransformation:
+    """SGD with momentum and L2 weight decay, g = gradient + weight_decay * params:
+
+        optax: v = momentum * v + g;       params -= rate * v
+        caffe: v = momentum * v + rate * g;  params -= v
+
+    The two part as soon as the rate changes: Caffe's velocity keeps the rate of its day.
+    `bias_lr_mult` and `bias_decay_mult` are Caffe's lr_mult and decay_mult for every parameter
+    with one axis (biases; BatchNorm's scales and offsets): bvlc_googlenet has 2 and 0.
+
+    Raises:
+        UserError: an unknown momentum style.
+    """
+    if momentum_style not in MOMENTUM_STYLES:
+        raise UserError(
+            f"config.optim.momentum_style={momentum_style}: choose one of "
+            f"{', '.join(MOMENTUM_STYLES)}"
+        )
+    rate = optax.scale_by_learning_rate(schedule)
+    velocity = optax.trace(momentum)
+    return optax.chain(
+        _decay(weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
+        _decay(weight_decay * bias_decay_mult, is_vector),
+        _scale_vectors(bias_lr_mult),
+        *((rate, velocity) if momentum_style == "caffe" else (velocity, rate)),
+    )
+
+
+def polyak(average: Any, new: Any, step: jax.Array, *, decay: float) -> Any:
+    """Moves the running average of parameters and BatchNorm statistics towards `new`.
+
+    The paper evaluates with such an average (section 6). The decay is
+    min(decay, (1 + step) / (10 + step)), TensorFlow's rule: a plain average at first, so that
+    the initial weights are soon forgotten. Statistics are averaged too, for they belong to the
+    parameters they were measured with.
+    """
+    t = step.astype(jnp.float32)
+    decay_now = jnp.minimum(decay, (1 + t) / (10 + t))
+    return jax.tree.map(lambda a, n: a + (1 - decay_now).astype(a.dtype) * (n - a), average, new)

@@ -1,0 +1,71 @@
+"""Devices, the mesh, and where arrays lie on it: the only file that says sharding."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from inception import UserError
+
+
+def make_mesh() -> Mesh:
+    """All devices of all processes on one axis, 'data'.
+
+    NOTE: the axis is Auto. JAX's default, Explicit, breaks Linen's Dropout.
+    """
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError where the devices do not divide the global batch."""
+    devices = mesh.devices.size
+    if batch_size < 1 or batch_size % devices:
+        below = batch_size // devices * devices
+        near = " or ".join(str(n) for n in (below, below + devices) if n > 0)
+        raise UserError(
+            f"config.optim.batch_size={batch_size} is not divided by the {devices} devices: "
+            f"take {near}"
+        )
+
+
+def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows -> global arrays, split over the devices along the first axis."""
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    return {k: jax.make_array_from_process_local_data(split, v) for k, v in batch.items()}
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts the same arrays on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def jit_replicated(function: Callable, mesh: Mesh) -> Callable:
+    """Compiles function() -> arrays, computed alike on every device."""
+    return jax.jit(function, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def replicated_shapes(function: Callable, mesh: Mesh) -> Any:
+    """What `jit_replicated(function)()` would return, as shapes, dtypes and places."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        jax.eval_shape(function),
+    )
+
+
+def jit_over_batch(function: Callable, mesh: Mesh, *, donate: bool) -> Callable:
+    """Compiles function(state, batch) -> anything, the batch split and all else replicated.
+
+    Under jit a mean over the batch is the mean over all devices: gradients and BatchNorm
+    statistics come out the same everywhere. `donate` gives the state's memory to the result.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.jit(
+        function,
+        in_shardings=(everywhere, split),
+        out_shardings=everywhere,
+        donate_argnums=(0,) if donate else (),
+    )

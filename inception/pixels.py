@@ -1,0 +1,129 @@
+"""The device's half of the input: uint8 pixels -> distorted, normalised, in the step."""
+
+import jax
+import jax.numpy as jnp
+
+from inception import UserError
+
+NORMALIZATIONS = {
+    # (subtracted, divided by), red, green, blue, on pixels of 0-255
+    "mean": ((123.0, 117.0, 104.0), (1.0, 1.0, 1.0)),
+    "unit": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "symmetric": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+}
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's
+# Krizhevsky et al. (2012), section 4.1: standard deviations and directions of ImageNet's
+# colours, for pixels of 0-1; the columns are the directions.
+LIGHTING_STD = (0.2175, 0.0188, 0.0045)
+LIGHTING_DIRECTIONS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+
+
+def normalize(images: jax.Array, *, method: str) -> jax.Array:
+    """Pixels of 0-255 -> what the network reads, float32 [b, h, w, 3] (RGB).
+
+    'mean': minus ImageNet's mean colour, range kept (the paper and Caffe; the only one at which
+    local response normalisation bites); 'unit': unit variance as well; 'symmetric': [-1, 1].
+
+    Raises:
+        UserError: an unknown method.
+    """
+    if method not in NORMALIZATIONS:
+        raise UserError(
+            f"config.data.normalization={method}: choose one of {', '.join(NORMALIZATIONS)}"
+        )
+    mean, scale = (jnp.asarray(v)[None, None, None] for v in NORMALIZATIONS[method])
+    return (images.astype(jnp.float32) - mean) / scale
+
+
+def _blend(image: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
+    return jnp.clip(other + factor * (image - other), 0.0, 255.0)
+
+
+def _grey(image: jax.Array) -> jax.Array:
+    return (image * jnp.asarray(LUMA)[None, None]).sum(-1, keepdims=True)
+
+
+def adjust_brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """factor 0: black, 1: as it is. [h, w, 3] of 0-255."""
+    return _blend(image, jnp.zeros_like(image), factor)
+
+
+def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """factor 0: the mean grey, 1: as it is. [h, w, 3] of 0-255."""
+    mean = jnp.broadcast_to(_grey(image).mean(), image.shape)
+    return _blend(image, mean, factor)
+
+
+def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """factor 0: grey, 1: as it is. [h, w, 3] of 0-255."""
+    return _blend(image, jnp.broadcast_to(_grey(image), image.shape), factor)
+
+
+def adjust_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
+    """Turns the colours about the grey axis in YIQ by `turns` of a circle. [h, w, 3] of 0-255."""
+    cos, sin = jnp.cos(2 * jnp.pi * turns), jnp.sin(2 * jnp.pi * turns)
+    rotation = jnp.eye(3).at[1:, 1:].set(jnp.stack([cos, -sin, sin, cos]).reshape(2, 2))
+    to_yiq = jnp.asarray(RGB_TO_YIQ)
+    matrix = jnp.linalg.inv(to_yiq) @ rotation @ to_yiq
+    return jnp.clip(jnp.einsum("hwc,dc->hwd", image, matrix), 0.0, 255.0)
+
+
+def add_lighting(image: jax.Array, amounts: jax.Array) -> jax.Array:
+    """Krizhevsky's lighting noise: `amounts` [3] along the principal colours. 0-255."""
+    shift = jnp.asarray(LIGHTING_DIRECTIONS) @ (amounts * jnp.asarray(LIGHTING_STD)) * 255
+    return jnp.clip(image + shift[None, None], 0.0, 255.0)
+
+
+def distort_colors(
+    images: jax.Array,
+    key: jax.Array,
+    *,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    hue: float = 0.0,
+    lighting: float = 0.0,
+) -> jax.Array:
+    """Photometric distortions after Howard (2013), each image its own, in random order.
+
+    Brightness, contrast and saturation are multiplied by a factor from [1 - s, 1 + s], hue
+    turns by [-hue, hue] of a circle; lighting is the standard deviation of Krizhevsky's noise
+    and comes last. What has strength 0 is left out. Paper, section 6.
+
+    Args:
+        images: [b, h, w, 3] of 0-255, any dtype.
+        key: one key for the whole batch.
+
+    Returns:
+        float32 [b, h, w, 3] of 0-255.
+    """
+    images = images.astype(jnp.float32)
+    strengths = (
+        (adjust_brightness, brightness, 1.0),
+        (adjust_contrast, contrast, 1.0),
+        (adjust_saturation, saturation, 1.0),
+        (adjust_hue, hue, 0.0),
+    )
+    used = [(adjust, s, centre) for adjust, s, centre in strengths if s > 0]
+
+    def distort(image: jax.Array, key: jax.Array) -> jax.Array:
+        order_key, factor_key, light_key = jax.random.split(key, 3)
+        if used:
+            u = jax.random.uniform(factor_key, (len(used),), minval=-1.0, maxval=1.0)
+            factors = jnp.asarray([c for _, _, c in used]) + u * jnp.asarray([s for _, s, _ in used])
+            order = jax.random.permutation(order_key, len(used))
+            for i in range(len(used)):
+                adjusts = [adjust for adjust, _, _ in used]
+                image = jax.lax.switch(order[i], adjusts, image, factors[order[i]])
+        if lighting > 0:
+            image = add_lighting(image, lighting * jax.random.normal(light_key, (3,)))
+        return image
+
+    if not used and lighting <= 0:
+        return images
+    return jax.vmap(distort)(images, jax.random.split(key, images.shape[0]))

@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+"""The command line: python launch.py COMMAND [flags]. `python launch.py` lists the commands."""
+
+import argparse
+import contextlib
+import difflib
+import importlib.util
+import json
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from inception import UserError
+
+DEFAULT_CONFIG = "experiments/digits.py"
+
+
+class CommandLineError(Exception):
+    """The command line is wrong: exit status 2."""
+
+
+def load_config(path: str, overrides: list[str]) -> ConfigDict:
+    """get_config() of the experiment file, locked, with --config.any.knob=VALUE applied.
+
+    Raises:
+        CommandLineError: no such file, a misspelt knob, a value of the wrong type.
+    """
+    if not pathlib.Path(path).is_file():
+        known = sorted(str(p) for p in pathlib.Path("experiments").glob("[!_]*.py"))
+        raise CommandLineError(f"--config={path}: no such file; there are {', '.join(known)}")
+    spec = importlib.util.spec_from_file_location("experiment", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise CommandLineError(f"--config={path} defines no get_config()")
+    return apply_overrides(module.get_config(), overrides)
+
+
+def apply_overrides(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """Applies flags of the form --config.any.knob=VALUE; CommandLineError if one is wrong."""
+    config.lock()
+    before = config.copy_and_resolve_references()
+    knobs = _knobs(config, "config")
+    for flag in overrides:
+        name = flag.split("=")[0].lstrip("-").removeprefix("no")
+        if flag.startswith("-") and name not in knobs:
+            near = difflib.get_close_matches(name, knobs, n=1, cutoff=0.0)[0]
+            raise CommandLineError(f"{flag}: there is no knob {name}; the nearest is {near}")
+    values = flags.FlagValues()
+    argv = ["launch.py", *overrides]
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        rest = values(argv)[1:]
+    except flags.Error as error:
+        raise CommandLineError(str(error)) from error
+    if rest:
+        raise CommandLineError(f"unknown argument {rest[0]}")
+    _check_tuples(before, config, "config")
+    return config
+
+
+def _knobs(config: ConfigDict, prefix: str) -> list[str]:
+    names = []
+    for key, value in config.items():
+        name = f"{prefix}.{key}"
+        names += _knobs(value, name) if isinstance(value, ConfigDict) else [name]
+    return names
+
+
+def _check_tuples(before: ConfigDict, after: ConfigDict, name: str) -> None:
+    """ml_collections checks types, but not those inside a tuple."""
+    for key, old in before.items():
+        new = after[key]
+        if isinstance(old, ConfigDict):
+            _check_tuples(old, new, f"{name}.{key}")
+        elif isinstance(old, tuple):
+            kind = (int, float) if isinstance(old[0], float) else type(old[0])
+            if not all(isinstance(value, kind) for value in new):
+                raise CommandLineError(
+                    f"--{name}.{key}={new}: each element must be a {type(old[0]).__name__}, "
+                    f"as in {old}"
+                )
+
+
+def run_config(workdir: str, overrides: list[str]) -> ConfigDict:
+    """The config that the run in `workdir` was started with."""
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"--workdir={workdir} is not a run: it has no config.json") from error
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: tuples(v) for k, v in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return apply_overrides(ConfigDict(tuples(content)), overrides)
+
+
+def train(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    from inception import train
+
+    command = shlex.join(["python", *sys.argv])
+    result = train.run(load_config(args.config, overrides), args.workdir, command=command)
+    print(
+        f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "
+        f"{result['count']} images after {result['steps']} steps, "
+        f"{result['images_per_second']:.0f} images/s. Page: {args.workdir}/report.html"
+    )
+    return result
+
+
+def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    config = (
+        load_config(args.config, overrides) if args.config else run_config(args.workdir, overrides)
+    )
+    from inception import evaluate
+
+    result = evaluate.run(config, args.workdir, split=args.split, best=args.best)
+    print(
+        f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "
+        f"{result['count']} images"
+    )
+    return result
+
+
+def report(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    from inception import report
+
+    page = report.write_page(args.runs, args.output)
+    print(f"wrote {page}")
+    return {"page": page}
+
+
+def audit(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    config = load_config(args.config, overrides)
+    from inception import audit
+    from inception.model import GoogLeNet
+
+    result = audit.audit(GoogLeNet(**config.model), input_px=config.input_px)
+    print(audit.to_text(result))
+    return result
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their flags."""
+    top = argparse.ArgumentParser(
+        prog="launch.py",
+        description="GoogLeNet (Szegedy et al., 2014): train, evaluate, look.",
+        epilog="Exit status: 0 done, 1 the work failed, 2 the command line was wrong.",
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+
+    def command(name: str, function: Any, text: str, *, config: str | None, knobs: str = "") -> Any:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(function=function, takes_config=config is not None)
+        sub.add_argument(
+            "--json", action="store_true", help="print the result as one JSON object, last on stdout"
+        )
+        if config is not None:
+            default = f" (default: {config})" if config else f" (default: {knobs})"
+            sub.add_argument(
+                "--config", default=config, metavar="FILE", help=f"experiment file{default}"
+            )
+            sub.add_argument(
+                "--config.KNOB",
+                dest="unused",
+                metavar="VALUE",
+                help="change a knob, as in --config.optim.learning_rate=.02; "
+                "experiments/base.py explains each",
+            )
+        return sub
+
+    sub = command("train", train, "train, or go on where DIR stopped", config=DEFAULT_CONFIG)
+    sub.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+
+    sub = command(
+        "eval",
+        evaluate,
+        "exact top-1 and top-5 error of a run's newest checkpoint",
+        config="",
+        knobs="the run's own",
+    )
+    sub.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+    sub.add_argument("--split", default="", help="default: config.data.eval_split")
+    sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
+
+    sub = command("report", report, "one HTML page about one run or several", config=None)
+    sub.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    sub.add_argument("--output", required=True, metavar="FILE.html", help="the page to write")
+
+    command(
+        "audit",
+        audit,
+        "parameters and operations, row by row, beside the paper's",
+        config="experiments/base.py",
+    )
+    return top
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Within it whatever prints, in C as well, prints to stderr."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def main(argv: list[str]) -> int:
+    """Runs one command; returns the exit status."""
+    top = parser()
+    if not argv:
+        top.print_help()
+        return 2
+    args, rest = top.parse_known_args(argv)
+    try:
+        overrides = rest if args.takes_config else []
+        wrong = [a for a in rest if a.startswith("-") and not (args.takes_config and "config." in a)]
+        if wrong or (rest and not args.takes_config):
+            raise CommandLineError(f"unknown flag {(wrong or rest)[0]}; see launch.py {args.command} --help")
+        with stdout_to_stderr() if args.json else contextlib.nullcontext():
+            result = args.function(args, overrides)
+    except CommandLineError as error:
+        print(f"launch.py {args.command}: {error}", file=sys.stderr)
+        return 2
+    except UserError as error:
+        print(f"launch.py {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"launch.py {args.command}: interrupted; what was saved is kept", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
