@@ -164,7 +164,9 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(function=function, takes_config=config is not None)
         sub.add_argument(
-            "--json", action="store_true", help="print the result as one JSON object, last on stdout"
+            "--json",
+            action="store_true",
+            help="print the result as one JSON object, last on stdout",
         )
         if config is not None:
             default = f" (default: {config})" if config else f" (default: {knobs})"
@@ -230,9 +232,13 @@ def main(argv: list[str]) -> int:
     args, rest = top.parse_known_args(argv)
     try:
         overrides = rest if args.takes_config else []
-        wrong = [a for a in rest if a.startswith("-") and not (args.takes_config and "config." in a)]
+        wrong = [
+            a for a in rest if a.startswith("-") and not (args.takes_config and "config." in a)
+        ]
         if wrong or (rest and not args.takes_config):
-            raise CommandLineError(f"unknown flag {(wrong or rest)[0]}; see launch.py {args.command} --help")
+            raise CommandLineError(
+                f"unknown flag {(wrong or rest)[0]}; see launch.py {args.command} --help"
+            )
         with stdout_to_stderr() if args.json else contextlib.nullcontext():
             result = args.function(args, overrides)
     except CommandLineError as error:

@@ -149,7 +149,9 @@ def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
     trunk = sum(params[name] for name in PAPER)
     # NOTE: "without biases" means those of the convolutions: the classifier keeps its own.
     conv_biases = sum(
-        layer.biases for layer in traced.layers if ROWS[layer.path[0]] in PAPER and layer.path[0] != "classifier"
+        layer.biases
+        for layer in traced.layers
+        if ROWS[layer.path[0]] in PAPER and layer.path[0] != "classifier"
     )
     total = {
         "name": "total",
@@ -162,7 +164,9 @@ def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
     }
     modules = []
     for name, (module, shape) in traced.inceptions.items():
-        reduced, naive = (_cost(module.clone(naive=flag, parent=None), shape) for flag in (False, True))
+        reduced, naive = (
+            _cost(module.clone(naive=flag, parent=None), shape) for flag in (False, True)
+        )
         modules.append(
             {
                 "name": name,

@@ -51,7 +51,9 @@ class Checkpoints:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), best])
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [checkpoint_managers.LatestN(keep), best]
+        )
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -150,7 +152,9 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.parent.mkdir(exist_ok=True)
                 shutil.move(place, aside)
-                print(f"WARNING: {message}: moved to {aside}, trying the one before", file=sys.stderr)
+                print(
+                    f"WARNING: {message}: moved to {aside}, trying the one before", file=sys.stderr
+                )
                 self._manager.reload()
         return None
 

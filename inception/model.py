@@ -96,15 +96,6 @@ class Conv(nn.Module):
         return nn.relu(x)
 
 
-def max_pool(x: jax.Array, *, stride: int) -> jax.Array:
-    """3x3 max pool, [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride), c].
-
-    NOTE: on even inputs, as at 224 px, SAME pads (0, 1) and equals Caffe's ceil mode; on odd
-    inputs Caffe has one row and column fewer.
-    """
-    return nn.max_pool(x, (3, 3), (stride, stride), "SAME")
-
-
 class Inception(nn.Module):
     """The Inception module, paper section 4 and figure 2: (b) with dimension reductions or
     (a) naive, where 3x3, 5x5 and the pool read the input itself and no projection follows.
@@ -126,7 +117,7 @@ class Inception(nn.Module):
         branch1x1 = self.conv(f.conv1x1, 1, name="1x1")(x, train)
         branch3x3 = self.conv(f.conv3x3, 3, name="3x3")(reduce(f.reduce3x3, "3x3_reduce"), train)
         branch5x5 = self.conv(f.conv5x5, 5, name="5x5")(reduce(f.reduce5x5, "5x5_reduce"), train)
-        pool = max_pool(x, stride=1)
+        pool = ops.max_pool(x, stride=1)
         if not self.naive:
             pool = self.conv(f.pool_proj, 1, name="pool_proj")(pool, train)
         return jnp.concatenate([branch1x1, branch3x3, branch5x5, pool], axis=-1)
@@ -147,7 +138,7 @@ class AuxiliaryHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = nn.avg_pool(x, (5, 5), (3, 3), "VALID")  # [b, 4, 4, 512 or 528] at 224 px
+        x = ops.avg_pool(x, window=5, stride=3)  # [b, 4, 4, 512 or 528] at 224 px
         x = self.conv(self.conv_filters, 1, name="conv")(x, train)  # [b, 4, 4, 128]
         x = x.reshape(x.shape[0], -1)  # [b, 2048]
         _, bias_init = INITIALIZERS[self.conv.keywords["initializer"]]
@@ -229,16 +220,18 @@ class GoogLeNet(nn.Module):
             initializer=self.initializer,
             dtype=self.dtype,
         )
-        dense = functools.partial(nn.Dense, kernel_init=INITIALIZERS[self.initializer][0], dtype=self.dtype)
+        dense = functools.partial(
+            nn.Dense, kernel_init=INITIALIZERS[self.initializer][0], dtype=self.dtype
+        )
         lrn = ops.local_response_normalization if self.norm == "lrn" else lambda x: x
         logits = {}
 
         # Shapes at 224 px and width 1.
         x = conv(scale(CONV1), 7, 2, name="conv1")(x, train)  # [b, 112, 112, 64]
-        x = lrn(max_pool(x, stride=2))  # [b, 56, 56, 64]
+        x = lrn(ops.max_pool(x, stride=2))  # [b, 56, 56, 64]
         x = conv(scale(CONV2_REDUCE), 1, name="conv2_reduce")(x, train)  # [b, 56, 56, 64]
         x = conv(scale(CONV2), 3, name="conv2")(x, train)  # [b, 56, 56, 192]
-        x = max_pool(lrn(x), stride=2)  # [b, 28, 28, 192]
+        x = ops.max_pool(lrn(x), stride=2)  # [b, 28, 28, 192]
         for row, filters in TABLE_1.items():
             wide = Filters(*map(scale, filters))
             x = Inception(wide, conv, self.module == "naive", name=row)(x, train)
@@ -253,7 +246,7 @@ class GoogLeNet(nn.Module):
                     name=f"head_{row}",
                 )(x, train)
             if row in POOL_AFTER:
-                x = max_pool(x, stride=2)  # [b, 14, 14, 480] after 3b, [b, 7, 7, 832] after 4e
+                x = ops.max_pool(x, stride=2)  # [b, 14, 14, 480] after 3b, [b, 7, 7, 832] after 4e
         x = x.mean(axis=(1, 2))  # [b, 1024]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         logits["main"] = dense(self.classes, name="classifier")(x).astype(jnp.float32)

@@ -1,7 +1,11 @@
-"""Operations that the framework lacks."""
+"""Operations that the framework lacks or is slow at."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def local_response_normalization(
@@ -36,3 +40,92 @@ def local_response_normalization(
     energy = sum(padded[..., d : d + channels] for d in range(size))
     scale = jnp.power(k + alpha / size * energy, -beta)
     return x * scale.astype(x.dtype)
+
+
+def avg_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
+    """Average pool without padding, [b, h, w, c] -> [b, (h - window) // stride + 1, ..., c].
+
+    Flax's own fails under strict dtype promotion.
+    """
+    sums = nn.pooling.pool(x, 0.0, lax.add, (window, window), (stride, stride), "VALID")
+    return sums / window**2
+
+
+def max_pool(x: jax.Array, *, stride: int) -> jax.Array:
+    """3x3 max pool padded SAME, [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride), c].
+
+    On the CPU it is computed from nine shifted views and its gradient from the place of each
+    maximum: benchmarks/max_pool.py shows what that saves over XLA's select-and-scatter, which
+    other devices keep. Of equal values the first takes the gradient, in both.
+
+    NOTE: on even inputs, as at 224 px, SAME pads (0, 1) and equals Caffe's ceil mode; on odd
+    inputs Caffe has one row and column fewer.
+    """
+    return lax.platform_dependent(
+        x,
+        cpu=lambda x: shifted_max_pool(x, stride),
+        default=lambda x: nn.max_pool(x, (3, 3), (stride, stride), "SAME"),
+    )
+
+
+def _same_padding(size: int, stride: int) -> tuple[int, int, int]:
+    """(outputs, padding before, padding after) of a window of 3 along one axis."""
+    outputs = -(-size // stride)
+    padding = max((outputs - 1) * stride + 3 - size, 0)
+    return outputs, padding // 2, padding - padding // 2
+
+
+def _max_and_place(x: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
+    """The maxima, and which of the nine places in its window each comes from, int8."""
+    b, h, w, c = x.shape
+    (out_h, *pad_h), (out_w, *pad_w) = _same_padding(h, stride), _same_padding(w, stride)
+    padding = ((0, 0, 0), (*pad_h, 0), (*pad_w, 0), (0, 0, 0))
+    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), padding)
+
+    def view(place: int) -> jax.Array:
+        i, j = divmod(place, 3)
+        stop = (b, i + (out_h - 1) * stride + 1, j + (out_w - 1) * stride + 1, c)
+        return lax.slice(padded, (0, i, j, 0), stop, (1, stride, stride, 1))
+
+    maxima = view(0)
+    places = jnp.zeros(maxima.shape, jnp.int8)
+    for place in range(1, 9):
+        candidate = view(place)
+        places = jnp.where(candidate > maxima, jnp.int8(place), places)
+        maxima = jnp.maximum(maxima, candidate)
+    return maxima, places
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def shifted_max_pool(x: jax.Array, stride: int) -> jax.Array:
+    """`max_pool` by nine shifted views, with a gradient that remembers the places."""
+    if stride == 1:
+        return _max_and_place(x, stride)[0]
+    return nn.max_pool(x, (3, 3), (stride, stride), "SAME")  # faster where none are needed
+
+
+def _forward(x: jax.Array, stride: int) -> tuple[jax.Array, tuple]:
+    maxima, places = _max_and_place(x, stride)
+    return maxima, (places, jnp.zeros((0, *x.shape[1:3])))  # the second carries the shape
+
+
+def _backward(stride: int, saved: tuple, gradient: jax.Array) -> tuple[jax.Array]:
+    places, shaped = saved
+    # NOTE: a conditional, for XLA does not fuse across it: otherwise it computes the places anew
+    # for each of the nine terms below. Its other branch is for gradients that are lost anyway.
+    lost = jnp.isnan(gradient.ravel()[0])
+    places = lax.cond(lost, jnp.zeros_like, lambda x: x, places)
+    zero = jnp.zeros((), gradient.dtype)
+    total = None
+    for place in range(9):
+        spread = [(0, 0, 0)]
+        for size, offset in zip(shaped.shape[1:], divmod(place, 3), strict=True):
+            outputs, before, _ = _same_padding(size, stride)
+            first = offset - before
+            spread.append((first, size - first - (outputs - 1) * stride - 1, stride - 1))
+        part = lax.pad(jnp.where(places == place, gradient, zero), zero, (*spread, (0, 0, 0)))
+        total = part if total is None else total + part
+    return (total,)
+
+
+shifted_max_pool.defvjp(_forward, _backward)

@@ -20,7 +20,11 @@ LIGHTING_DIRECTIONS = (
     (-0.5808, -0.0045, -0.8140),
     (-0.5836, -0.6948, 0.4203),
 )
-RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+RGB_TO_YIQ = (
+    (0.299, 0.587, 0.114),
+    (0.595716, -0.274453, -0.321263),
+    (0.211456, -0.522591, 0.311135),
+)
 
 
 def normalize(images: jax.Array, *, method: str) -> jax.Array:
@@ -115,7 +119,9 @@ def distort_colors(
         order_key, factor_key, light_key = jax.random.split(key, 3)
         if used:
             u = jax.random.uniform(factor_key, (len(used),), minval=-1.0, maxval=1.0)
-            factors = jnp.asarray([c for _, _, c in used]) + u * jnp.asarray([s for _, s, _ in used])
+            factors = jnp.asarray([c for _, _, c in used]) + u * jnp.asarray(
+                [s for _, s, _ in used]
+            )
             order = jax.random.permutation(order_key, len(used))
             for i in range(len(used)):
                 adjusts = [adjust for adjust, _, _ in used]

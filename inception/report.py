@@ -94,8 +94,10 @@ def _figure(content: str, caption: str) -> str:
 def _table(rows: list[list[Any]], *, header: list[str] | None = None) -> str:
     def cell(value: Any) -> str:
         if isinstance(value, (int, float)):
-            return f'<td class="n">{value:,.2f}</td>' if isinstance(value, float) else (
-                f'<td class="n">{value:,}</td>'
+            return (
+                f'<td class="n">{value:,.2f}</td>'
+                if isinstance(value, float)
+                else (f'<td class="n">{value:,}</td>')
             )
         return f"<td>{html.escape(str(value))}</td>"
 
@@ -158,7 +160,15 @@ def _curves(runs: list[_Run]) -> str:
     def accuracy(ax: Axes) -> None:
         keys = {"main": "top1", "4a": "top1_4a", "4d": "top1_4d"}
         heads = [("train", keys[h], f"{h}, training", s) for h, s in HEADS.items()]
-        draw(ax, [*heads, ("eval", "top1", "top-1, evaluation", "-"), ("eval", "top5", "top-5, evaluation", "--")], 100)
+        draw(
+            ax,
+            [
+                *heads,
+                ("eval", "top1", "top-1, evaluation", "-"),
+                ("eval", "top5", "top-5, evaluation", "--"),
+            ],
+            100,
+        )
         ax.set_ylabel("accuracy, %")
         ax.set_ylim(0, 101)
 

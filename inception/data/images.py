@@ -163,9 +163,7 @@ def check_sizes(input_px: int, resize_px: int) -> None:
         )
 
 
-def center_view(
-    image: Image.Image, *, input_px: int, resize_px: int, resize: str
-) -> np.ndarray:
+def center_view(image: Image.Image, *, input_px: int, resize_px: int, resize: str) -> np.ndarray:
     """The one view of single-crop evaluation: resized, the centre cut out, uint8.
 
     'short': the shorter side becomes resize_px. 'squash': both sides do (Caffe).

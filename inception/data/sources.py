@@ -24,27 +24,22 @@ class Source(Protocol):
         """What a person would look for: a file, or a record's number."""
 
 
-def held_out(labels: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
-    """True for a stratified share of the examples, the same on every machine.
+def held_out_fifth(labels: np.ndarray, split: str, *, names: tuple[str, str]) -> np.ndarray:
+    """Indices of one half of a set that comes without splits, the same on every machine.
 
-    Of each class with at least two examples, round(share * count) are held out, at least one
-    and not all.
+    A stratified fifth is held out: each class gives its share.
+
+    Args:
+        labels: int [n], at least two of each class.
+        split: one of `names`: what the rest and the fifth are called.
     """
-    mask = np.zeros(len(labels), bool)
-    rng = np.random.default_rng(seed)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        count = min(max(1, round(share * len(members))), len(members) - 1)
-        mask[members[:count]] = True
-    return mask
+    from sklearn.model_selection import train_test_split
 
-
-def _pick_half(labels: np.ndarray, split: str, training: str, held: str, where: str) -> np.ndarray:
-    """Indices of one half of a set that comes without splits: a fifth is held out."""
-    mask = held_out(labels, 0.2)
-    if split not in (training, held):
-        raise UserError(f"split '{split}' does not exist in {where}: it has {training}, {held}")
-    return np.flatnonzero(mask if split == held else ~mask)
+    if split not in names:
+        raise UserError(f"config.data: there is no split '{split}'; there are {', '.join(names)}")
+    every = np.arange(len(labels))
+    halves = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
+    return np.sort(halves[names.index(split)])
 
 
 class Digits:
@@ -60,7 +55,7 @@ class Digits:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        chosen = _pick_half(digits.target, split, "train", "test", "config.data.source=digits")
+        chosen = held_out_fifth(digits.target, split, names=("train", "test"))
         self._images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
         self._labels = digits.target[chosen]
         self._indices = chosen
@@ -111,7 +106,9 @@ class Folder:
         self.classes = tuple(folder.name for folder in folders)
         every = np.asarray(labels)
         chosen = (
-            np.arange(len(files)) if has_splits else _pick_half(every, split, "train", "val", path)
+            np.arange(len(files))
+            if has_splits
+            else held_out_fifth(every, split, names=("train", "val"))
         )
         self._files = [files[i] for i in chosen]
         self._labels = every[chosen]

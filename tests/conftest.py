@@ -1,0 +1,53 @@
+"""Eight CPU devices, strict promotion of dtypes and ranks, one compilation cache, for all tests."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Runs started as processes of their own compile the same few programs: they share this folder.
+CACHE = pathlib.Path(tempfile.gettempdir()) / f"inception-test-cache-{os.getuid()}"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def photos(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A folder of three class folders with ten pictures each, of many sizes and modes."""
+    rng = np.random.default_rng(0)
+    modes = (("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "PNG"),
+             ("I;16", "PNG"), ("1", "PNG"), ("LA", "PNG"), ("RGB", "WEBP"), ("RGB", "PNG"))  # fmt: skip
+    root = tmp_path / "photos"
+    for label, name in enumerate(("ant", "bee", "cat")):
+        (root / name).mkdir(parents=True)
+        for i, (mode, kind) in enumerate(modes):
+            width, height = rng.integers(20, 200, 2)
+            pixels = rng.integers(0, 80, (height, width, 3)).astype(np.uint8)
+            pixels[..., label] += 150
+            image = Image.fromarray(pixels)
+            if mode == "I;16":
+                image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+            else:
+                image = image.convert(mode)
+            image.save(root / name / f"{i}.{kind.lower()}", kind)
+    return root
+
+
+@pytest.fixture
+def shared_data() -> pathlib.Path:
+    """Real photos for development, in `shared/data` beside the checkout; skips without them."""
+    path = pathlib.Path(__file__).parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("there is no shared/data beside this checkout")
+    return path

@@ -1,0 +1,277 @@
+"""The network against the paper: an independent forward pass, shapes, counts, variants."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from inception import UserError
+from inception.model import Conv, GoogLeNet
+
+# Typed from the paper's Table 1 for this test: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
+PAPER = """
+3a  64  96 128 16  32  32
+3b 128 128 192 32  96  64
+4a 192  96 208 16  48  64
+4b 160 112 224 24  64  64
+4c 128 128 256 24  64  64
+4d 112 144 288 32  64  64
+4e 256 160 320 32 128 128
+5a 256 160 320 32 128 128
+5b 384 192 384 48 128 128
+"""
+
+
+def conv(x, p, stride=1):
+    w = p["Conv_0"]["kernel"]
+    pad = w.shape[0] // 2
+    y = lax.conv_general_dilated(
+        x, w, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return jnp.maximum(y + p["Conv_0"]["bias"][None, None, None], 0)
+
+
+def caffe_max_pool(x, stride):
+    """Caffe's ceil mode: windows start inside the image and may hang over its end."""
+    if stride == 1:
+        pads = (1, 1)
+    else:
+        out = -(-(x.shape[1] - 3) // 2) + 1
+        pads = (0, (out - 1) * 2 + 3 - x.shape[1])
+    return lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), ((0, 0), pads, pads, (0, 0))
+    )
+
+
+def lrn(x):
+    energy = lax.reduce_window(
+        x * x, 0.0, lax.add, (1, 1, 1, 5), (1, 1, 1, 1), ((0, 0), (0, 0), (0, 0), (2, 2))
+    )
+    return x / (1 + 2e-5 * energy) ** 0.75
+
+
+def is_shape(value) -> bool:
+    return isinstance(value, tuple)
+
+
+def head(x, p):
+    x = lax.reduce_window(x, 0.0, lax.add, (1, 5, 5, 1), (1, 3, 3, 1), "VALID") / 25
+    x = conv(x, p["conv"]).reshape(x.shape[0], -1)
+    x = jnp.maximum(x @ p["fc"]["kernel"] + p["fc"]["bias"][None], 0)
+    return x @ p["classifier"]["kernel"] + p["classifier"]["bias"][None]
+
+
+def plain_forward(params, x):
+    """The paper's network in jax.lax; returns logits by head and the shape after each row."""
+    shapes, logits = {}, {}
+    x = conv(x, params["conv1"], 2)
+    shapes["conv1"] = x.shape
+    x = lrn(caffe_max_pool(x, 2))
+    shapes["pool1"] = x.shape
+    x = lrn(conv(conv(x, params["conv2_reduce"]), params["conv2"]))
+    shapes["conv2"] = x.shape
+    x = caffe_max_pool(x, 2)
+    shapes["pool2"] = x.shape
+    for line in PAPER.split("\n")[1:-1]:
+        row, *filters = line.split()
+        a, b, c, d, e, f = map(int, filters)
+        p = params[row]
+        branches = [
+            conv(x, p["1x1"]),
+            conv(conv(x, p["3x3_reduce"]), p["3x3"]),
+            conv(conv(x, p["5x5_reduce"]), p["5x5"]),
+            conv(caffe_max_pool(x, 1), p["pool_proj"]),
+        ]
+        assert p["3x3_reduce"]["Conv_0"]["kernel"].shape[-1] == b
+        assert p["5x5_reduce"]["Conv_0"]["kernel"].shape[-1] == d
+        assert [y.shape[-1] for y in branches] == [a, c, e, f]
+        x = jnp.concatenate(branches, -1)
+        shapes[row] = x.shape
+        if row in ("4a", "4d"):
+            logits[row] = head(x, params[f"head_{row}"])
+        if row in ("3b", "4e"):
+            x = caffe_max_pool(x, 2)
+    x = x.mean((1, 2))
+    p = params["classifier"]
+    logits["main"] = x @ p["kernel"] + p["bias"][None]
+    return logits, shapes
+
+
+def init(model: GoogLeNet, px: int, *, train: bool = True):
+    return jax.eval_shape(
+        lambda: model.init(
+            {"params": jax.random.key(0), "dropout": jax.random.key(1)},
+            jnp.zeros((1, px, px, 3)),
+            train=train,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def network():
+    """The paper's network, its parameters (biases drawn too) and two images of 0-255 less the mean."""
+    model = GoogLeNet(dropout=0.0, head_dropout=0.0)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.uniform(-120, 130, (2, 224, 224, 3)), jnp.float32)
+
+    def draw(shape) -> jax.Array:
+        fan_in = np.prod(shape.shape[:-1])
+        scale = 0.5 if len(shape.shape) == 1 else (2 / fan_in) ** 0.5
+        return jnp.asarray(rng.normal(0, scale, shape.shape), jnp.float32)
+
+    return model, jax.tree.map(draw, init(model, 224)["params"]), x
+
+
+@pytest.fixture(scope="module")
+def plain(network):
+    _, params, x = network
+    logits = jax.jit(lambda p, x: plain_forward(p, x)[0])(params, x)
+    shapes = jax.eval_shape(
+        lambda: jax.tree.map(jnp.zeros, plain_forward(params, x)[1], is_leaf=is_shape)
+    )
+    return logits, {row: array.shape for row, array in shapes.items()}
+
+
+def test_forward_is_that_of_the_papers_table(network, plain) -> None:
+    model, params, x = network
+    logits = jax.jit(lambda p, x: model.apply({"params": p}, x, train=True))(params, x)
+    assert logits.keys() == {"main", "4a", "4d"}
+    for name, expected in plain[0].items():
+        scale = float(jnp.abs(expected).max())
+        np.testing.assert_allclose(logits[name] / scale, expected / scale, atol=2e-5)
+
+
+def test_evaluation_neither_computes_nor_needs_the_heads(network, plain) -> None:
+    model, params, x = network
+    trunk = {name: p for name, p in params.items() if not name.startswith("head")}
+    logits = jax.jit(lambda p, x: model.apply({"params": p}, x, train=False))(trunk, x)
+    assert logits.keys() == {"main"}
+    scale = float(jnp.abs(plain[0]["main"]).max())
+    np.testing.assert_allclose(logits["main"] / scale, plain[0]["main"] / scale, atol=2e-5)
+
+
+def test_each_row_has_the_papers_output_size(network, plain) -> None:
+    shapes = {name: shape[1:] for name, shape in plain[1].items()}
+    assert shapes == {
+        "conv1": (112, 112, 64), "pool1": (56, 56, 64), "conv2": (56, 56, 192), "pool2": (28, 28, 192),
+        "3a": (28, 28, 256), "3b": (28, 28, 480), "4a": (14, 14, 512), "4b": (14, 14, 512),
+        "4c": (14, 14, 512), "4d": (14, 14, 528), "4e": (14, 14, 832), "5a": (7, 7, 832),
+        "5b": (7, 7, 1024),
+    }  # fmt: skip
+    model, params, x = network
+    outputs = {}
+
+    def note(next_fun, args, kwargs, context):
+        y = next_fun(*args, **kwargs)
+        if context.module.path:
+            outputs["/".join(context.module.path)] = getattr(y, "shape", None)
+        return y
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda: model.apply({"params": params}, x, train=False))
+    for row in shapes:
+        if not row.startswith("pool"):
+            assert outputs[row][1:] == shapes[row]
+
+
+def size(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("choices", "parameters"),
+    [
+        ({}, 13_378_280),
+        ({"heads": False}, 6_998_552),
+        ({"heads": False, "biases": False}, 6_991_272),
+    ],
+)
+def test_parameter_counts(choices: dict, parameters: int) -> None:
+    assert size(init(GoogLeNet(**choices), 224)["params"]) == parameters
+
+
+def test_batch_norm_has_statistics_for_every_convolution_and_no_conv_bias() -> None:
+    variables = init(GoogLeNet(norm="batch", heads=False), 224)
+    assert len(jax.tree.leaves(variables["batch_stats"])) == 2 * 57
+    # 6,991,272 without biases, and a scale and an offset for each of 7,280 filters.
+    assert size(variables["params"]) == 6_991_272 + 2 * 7_280
+
+
+def test_naive_modules_concatenate_the_pooled_input() -> None:
+    params = init(GoogLeNet(module="naive", heads=False), 224)["params"]
+    assert set(params["3a"]) == {"1x1", "3x3", "5x5"}
+    # 3a reads 192 channels and gives 64 + 128 + 32 + 192.
+    assert params["3b"]["1x1"]["Conv_0"]["kernel"].shape == (1, 1, 416, 128)
+
+
+def test_width_multiplies_every_number_of_filters() -> None:
+    params = init(GoogLeNet(width=0.5), 224)["params"]
+    assert params["conv1"]["Conv_0"]["kernel"].shape[-1] == 32
+    assert params["4c"]["5x5_reduce"]["Conv_0"]["kernel"].shape[-1] == 12
+    assert params["classifier"]["kernel"].shape == (512, 1000)
+
+
+@pytest.mark.parametrize("initializer", ["he", "xavier"])
+def test_initialisation(initializer: str) -> None:
+    """Every bias of the network by its shape-only twin; the kernels of one convolution by value."""
+    conv = Conv(384, 3, initializer=initializer)
+    p = conv.init(jax.random.key(0), jnp.zeros((1, 3, 3, 192)), train=False)["params"]["Conv_0"]
+    w, fan_in = np.asarray(p["kernel"]), 3 * 3 * 192
+    if initializer == "he":
+        assert abs(w.std() / (2 / fan_in) ** 0.5 - 1) < 0.01
+        assert not p["bias"].any()
+    else:
+        limit = (3 / fan_in) ** 0.5  # uniform, fan-in only
+        assert 0.99 * limit < np.abs(w).max() <= limit
+        assert abs(w.std() / (limit / 3**0.5) - 1) < 0.01
+        assert (p["bias"] == jnp.float32(0.2)).all()
+    model = GoogLeNet(width=0.05, classes=3, initializer=initializer)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    params = jax.jit(lambda: model.init(rngs, jnp.zeros((1, 65, 65, 3)), train=True))()["params"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith("bias"):
+            classifier = "classifier" in name or initializer == "he"
+            assert (leaf == jnp.float32(0.0 if classifier else 0.2)).all(), name
+
+
+def test_smallest_input_with_heads() -> None:
+    init(GoogLeNet(), 65)
+    with pytest.raises(
+        UserError, match=r"input_px=64 .* smallest is 65.*config\.model\.heads=False"
+    ):
+        init(GoogLeNet(), 64)
+    init(GoogLeNet(heads=False), 32)
+    init(GoogLeNet(), 64, train=False)
+
+
+@pytest.mark.parametrize(
+    "choice", [{"module": "x"}, {"norm": "x"}, {"initializer": "x"}, {"dtype": "x"}, {"classes": 0}, {"width": 0.0}, {"dropout": 1.0}]
+)  # fmt: skip
+def test_impossible_choices_name_the_knob(choice: dict) -> None:
+    with pytest.raises(UserError, match=rf"config\.model\.{next(iter(choice))}="):
+        GoogLeNet(**choice)
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_logits() -> None:
+    model = GoogLeNet(dtype="bfloat16", width=0.25, classes=10)
+    variables = init(model, 65)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    jaxpr = str(
+        jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(
+            jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), variables),
+            jnp.zeros((1, 65, 65, 3)),
+        )
+    )
+    convs = [line for line in jaxpr.splitlines() if "= conv_general_dilated" in line]
+    assert convs and all("bf16" in line.split("=")[0] for line in convs)
+    logits = jax.eval_shape(
+        lambda: model.apply(variables_like(variables), jnp.zeros((1, 65, 65, 3)), train=False)
+    )
+    assert logits["main"].dtype == jnp.float32
+
+
+def variables_like(shapes):
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -1,0 +1,76 @@
+"""Local response normalisation and max pool against plain numpy and the framework."""
+
+import flax.linen as nn
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from inception import ops
+
+
+def lrn_by_loops(x: np.ndarray, n: int, alpha: float, beta: float, k: float) -> np.ndarray:
+    """Caffe's formula, one value at a time."""
+    y = np.empty_like(x)
+    for c in range(x.shape[-1]):
+        low, high = max(0, c - n // 2), min(x.shape[-1], c + n // 2 + 1)
+        energy = (x[..., low:high].astype(np.float64) ** 2).sum(-1)
+        y[..., c] = x[..., c] / (k + alpha / n * energy) ** beta
+    return y
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_lrn_is_caffes(rng: np.random.Generator, scale: float) -> None:
+    x = (rng.normal(size=(2, 3, 4, 11)) * scale).astype(np.float32)
+    expected = lrn_by_loops(x, 5, 1e-4, 0.75, 1.0)
+    np.testing.assert_allclose(
+        ops.local_response_normalization(jnp.asarray(x)), expected, rtol=1e-5
+    )
+
+
+def test_lrn_bites_on_0_255_inputs_only(rng: np.random.Generator) -> None:
+    x = jnp.asarray(rng.normal(size=(1, 4, 4, 64)), jnp.float32)
+    change = [
+        float(jnp.abs(ops.local_response_normalization(x * s) / (x * s) - 1).max())
+        for s in (1.0, 100.0)
+    ]
+    assert change[0] < 1e-3
+    assert change[1] > 0.1
+
+
+def test_lrn_keeps_bfloat16() -> None:
+    assert (
+        ops.local_response_normalization(jnp.ones((1, 1, 1, 8), jnp.bfloat16)).dtype == jnp.bfloat16
+    )
+
+
+@hypothesis.settings(deadline=None, max_examples=25)
+@hypothesis.given(
+    height=st.integers(1, 12),
+    width=st.integers(1, 12),
+    stride=st.sampled_from([1, 2]),
+    ties=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_max_pool_and_its_gradient_are_the_frameworks(
+    height: int, width: int, stride: int, ties: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(2, height, width, 3))
+    x = jnp.asarray(np.round(x).clip(0) if ties else x, jnp.float32)
+
+    def ours(x: jax.Array) -> jax.Array:
+        return ops.max_pool(x, stride=stride)
+
+    def flax(x: jax.Array) -> jax.Array:
+        return nn.max_pool(x, (3, 3), (stride, stride), "SAME")
+
+    expected, expected_vjp = jax.vjp(flax, x)
+    got, got_vjp = jax.vjp(ours, x)
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(ours(x), expected)
+    gradient = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
+    # The same places get the same gradients, summed in another order.
+    np.testing.assert_allclose(got_vjp(gradient)[0], expected_vjp(gradient)[0], atol=1e-5)

@@ -1,0 +1,121 @@
+"""Schedules and update rules against a few lines of numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from inception import UserError, optim
+
+RATE = 0.1
+
+
+def schedule(name: str, **choices) -> list[float]:
+    rates = optim.learning_rate_schedule(name, learning_rate=RATE, total_steps=20, **choices)
+    return [float(rates(step)) for step in range(20)]
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_polynomial(power: float) -> None:
+    expected = [RATE * (1 - t / 20) ** power for t in range(20)]
+    np.testing.assert_allclose(schedule("polynomial", power=power), expected, rtol=1e-5)
+
+
+def test_the_papers_steps() -> None:
+    expected = [RATE * 0.96 ** (t // 8) for t in range(20)]
+    np.testing.assert_allclose(schedule("exponential", decay_steps=8), expected, rtol=1e-5)
+
+
+def test_cosine() -> None:
+    expected = [RATE * (1 + np.cos(np.pi * t / 20)) / 2 for t in range(20)]
+    np.testing.assert_allclose(schedule("cosine"), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", optim.SCHEDULES)
+def test_warm_up_rises_from_0_and_then_the_schedule_starts(name: str) -> None:
+    rates = schedule(name, warmup_steps=5, decay_steps=2)
+    np.testing.assert_allclose(rates[:6], [RATE * t / 5 for t in range(6)], rtol=1e-5)
+    assert rates[6] <= rates[5] and rates[19] < rates[5]
+
+
+def test_impossible_choices_name_the_knob() -> None:
+    with pytest.raises(UserError, match=r"config\.optim\.schedule=linear: choose one of"):
+        schedule("linear")
+    with pytest.raises(UserError, match=r"config\.optim\.warmup_epochs"):
+        schedule("cosine", warmup_steps=20)
+    with pytest.raises(UserError, match=r"config\.optim\.momentum_style"):
+        optim.sgd(optax.constant_schedule(0.1), momentum=0.9, momentum_style="x")
+
+
+def updated(style: str, grads: list, params: dict, rates: list[float], **choices) -> dict:
+    """Parameters after one step for each of the gradients."""
+    tx = optim.sgd(
+        lambda step: jnp.asarray(rates)[step], momentum=0.9, momentum_style=style, **choices
+    )
+    state = tx.init(params)
+    for g in grads:
+        updates, state = tx.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def by_numpy(style: str, grads, params, rates, *, weight_decay, lr_mult, decay_mult) -> dict:
+    """Caffe's SGDSolver line by line, and optax's order of the same operations."""
+    result = {}
+    for name, w in params.items():
+        bias = w.ndim == 1
+        decay = weight_decay * (decay_mult if bias else 1)
+        mult = lr_mult if bias else 1
+        w, v = np.asarray(w, np.float64), 0.0
+        for g, rate in zip(grads, rates, strict=True):
+            d = np.asarray(g[name], np.float64) + decay * w
+            if style == "caffe":
+                v = 0.9 * v + rate * mult * d
+                w = w - v
+            else:
+                v = 0.9 * v + mult * d
+                w = w - rate * v
+        result[name] = w
+    return result
+
+
+@pytest.fixture
+def problem(rng: np.random.Generator):
+    def draw() -> dict[str, jax.Array]:
+        return {
+            "kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32),
+            "bias": jnp.asarray(rng.normal(size=4), jnp.float32),
+        }
+
+    return [draw() for _ in range(4)], draw(), [0.1, 0.1, 0.02, 0.004]
+
+
+@pytest.mark.parametrize("style", optim.MOMENTUM_STYLES)
+@pytest.mark.parametrize(("lr_mult", "decay_mult"), [(1.0, 1.0), (2.0, 0.0)])
+def test_update_rule(problem, style: str, lr_mult: float, decay_mult: float) -> None:
+    choices = {"weight_decay": 0.05}
+    got = updated(style, *problem, bias_lr_mult=lr_mult, bias_decay_mult=decay_mult, **choices)
+    expected = by_numpy(style, *problem, lr_mult=lr_mult, decay_mult=decay_mult, **choices)
+    for name, value in got.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_two_conventions_part_when_the_rate_changes(problem) -> None:
+    grads, params, rates = problem
+    constant = [0.1] * 4
+    same = [updated(style, grads, params, constant)["kernel"] for style in optim.MOMENTUM_STYLES]
+    np.testing.assert_allclose(*same, rtol=1e-5)
+    parted = [updated(style, grads, params, rates)["kernel"] for style in optim.MOMENTUM_STYLES]
+    assert np.abs(parted[0] - parted[1]).max() > 0.01
+
+
+def test_polyak_is_tensorflows_moving_average(rng: np.random.Generator) -> None:
+    values = rng.normal(size=30).astype(np.float32)
+    average = {"w": jnp.asarray(values[0])}
+    expected = float(values[0])
+    for t, value in enumerate(values):
+        average = optim.polyak(average, {"w": jnp.asarray(value)}, jnp.int32(t), decay=0.7)
+        decay = min(0.7, (1 + t) / (10 + t))
+        expected = decay * expected + (1 - decay) * float(value)
+    np.testing.assert_allclose(average["w"], expected, rtol=1e-4)

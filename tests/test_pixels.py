@@ -1,0 +1,104 @@
+"""What the device does to pixels, against Pillow and numpy."""
+
+import colorsys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from inception import UserError, pixels
+
+
+@pytest.fixture
+def image(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 256, (12, 15, 3)).astype(np.uint8)
+
+
+def test_normalisations(image: np.ndarray) -> None:
+    batch = jnp.asarray(image)[None]
+    mean = np.asarray(pixels.normalize(batch, method="mean"))[0]
+    np.testing.assert_array_equal(mean, image.astype(np.float32) - [123, 117, 104])  # Caffe, as RGB
+    unit = np.asarray(pixels.normalize(batch, method="unit"))[0]
+    expected = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(unit, expected, atol=1e-5)
+    symmetric = np.asarray(pixels.normalize(batch, method="symmetric"))
+    assert symmetric.min() >= -1 and symmetric.max() <= 1
+    with pytest.raises(UserError, match=r"config\.data\.normalization=x"):
+        pixels.normalize(batch, method="x")
+
+
+@pytest.mark.parametrize(
+    ("ours", "pillows"),
+    [
+        (pixels.adjust_brightness, ImageEnhance.Brightness),
+        (pixels.adjust_contrast, ImageEnhance.Contrast),
+        (pixels.adjust_saturation, ImageEnhance.Color),
+    ],
+)
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 1.5])
+def test_adjustments_are_pillows(image: np.ndarray, ours, pillows, factor: float) -> None:
+    got = ours(jnp.asarray(image, jnp.float32), jnp.float32(factor))
+    expected = np.asarray(pillows(Image.fromarray(image)).enhance(factor), np.float32)
+    np.testing.assert_allclose(got, expected, atol=1.6)  # Pillow rounds, twice
+
+
+def test_hue_turns_red_to_green_and_keeps_grey_and_luma() -> None:
+    grey = jnp.full((1, 1, 3), 90.0)
+    np.testing.assert_allclose(pixels.adjust_hue(grey, jnp.float32(0.3)), grey, atol=1e-3)
+    color = jnp.asarray([[[150.0, 100.0, 110.0]]])
+    turned = np.asarray(pixels.adjust_hue(color, jnp.float32(0.25)))[0, 0]
+    assert (
+        abs(turned @ np.asarray(pixels.LUMA) - np.asarray(color)[0, 0] @ np.asarray(pixels.LUMA))
+        < 0.1
+    )
+    y, i, q = colorsys.rgb_to_yiq(*(np.asarray(color)[0, 0] / 255))
+    y2, i2, q2 = colorsys.rgb_to_yiq(*(turned / 255))
+    assert np.hypot(i2, q2) == pytest.approx(np.hypot(i, q), rel=0.05)
+    assert i * i2 + q * q2 == pytest.approx(0, abs=1e-3)  # a quarter turn
+
+
+def test_lighting_is_krizhevskys(image: np.ndarray) -> None:
+    amounts = jnp.asarray([0.1, -0.2, 0.05])
+    got = pixels.add_lighting(jnp.asarray(image, jnp.float32), amounts)
+    shift = (
+        np.asarray(pixels.LIGHTING_DIRECTIONS) @ (np.asarray(amounts) * pixels.LIGHTING_STD) * 255
+    )
+    np.testing.assert_allclose(got, np.clip(image + shift, 0, 255), atol=1e-3)
+    directions = np.asarray(pixels.LIGHTING_DIRECTIONS)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=1e-3)
+
+
+def test_each_image_is_distorted_its_own_way_within_bounds(rng: np.random.Generator) -> None:
+    one = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    batch = jnp.asarray(np.stack([one] * 16))
+    strengths = {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.1, "lighting": 0.1}
+    got = np.asarray(pixels.distort_colors(batch, jax.random.key(0), **strengths))
+    assert got.shape == batch.shape and got.dtype == np.float32
+    assert got.min() >= 0 and got.max() <= 255
+    assert len({row.tobytes() for row in got}) == 16
+    again = np.asarray(pixels.distort_colors(batch, jax.random.key(0), **strengths))
+    np.testing.assert_array_equal(got, again)
+
+
+def test_brightness_alone_multiplies_by_a_factor_from_the_range() -> None:
+    batch = jnp.full((200, 1, 1, 3), 100, jnp.uint8)
+    got = np.asarray(pixels.distort_colors(batch, jax.random.key(1), brightness=0.5))[:, 0, 0, 0]
+    assert got.min() >= 50 and got.max() <= 150
+    assert got.min() < 55 and got.max() > 145
+
+
+def test_the_order_is_random() -> None:
+    """Contrast before and after brightness differ where a clip comes between."""
+    image = jnp.asarray([[[200.0] * 3, [20.0] * 3]])
+    batch = jnp.stack([image] * 400).astype(jnp.uint8)
+    got = np.asarray(pixels.distort_colors(batch, jax.random.key(2), brightness=0.5, contrast=0.5))
+    # Undistorted by clipping, contrast keeps the mean that brightness set, in either order;
+    # 200 * 1.5 clips, and then only contrast-before-brightness reaches 255 with a raised floor.
+    assert len(np.unique(got.mean((1, 2, 3)).round(3))) > 200
+
+
+def test_no_strength_leaves_the_pixels_alone(image: np.ndarray) -> None:
+    got = pixels.distort_colors(jnp.asarray(image)[None], jax.random.key(0))
+    np.testing.assert_array_equal(got[0], image)
