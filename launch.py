@@ -4,10 +4,10 @@
 import argparse
 import contextlib
 import difflib
-import importlib.util
 import json
 import os
 import pathlib
+import runpy
 import shlex
 import sys
 from collections.abc import Iterator
@@ -34,12 +34,10 @@ def load_config(path: str, overrides: list[str]) -> ConfigDict:
     if not pathlib.Path(path).is_file():
         known = sorted(str(p) for p in pathlib.Path("experiments").glob("[!_]*.py"))
         raise CommandLineError(f"--config={path}: no such file; there are {', '.join(known)}")
-    spec = importlib.util.spec_from_file_location("experiment", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    experiment = runpy.run_path(path)
+    if "get_config" not in experiment:
         raise CommandLineError(f"--config={path} defines no get_config()")
-    return apply_overrides(module.get_config(), overrides)
+    return apply_overrides(experiment["get_config"](), overrides)
 
 
 def apply_overrides(config: ConfigDict, overrides: list[str]) -> ConfigDict:
@@ -133,7 +131,7 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     return result
 
 
-def report(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def report(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
     from inception import report
 
     page = report.write_page(args.runs, args.output)
@@ -216,9 +214,9 @@ def stdout_to_stderr() -> Iterator[None]:
     saved = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
-        sys.stdout.flush()
         os.dup2(saved, 1)
         os.close(saved)
 
@@ -244,7 +242,7 @@ def main(argv: list[str]) -> int:
     except CommandLineError as error:
         print(f"launch.py {args.command}: {error}", file=sys.stderr)
         return 2
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"launch.py {args.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -46,9 +46,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
     print(f"{jax.devices()[0].device_kind}, batch {args.batch_size}, {args.input_px} px; ms")
-    print(
-        f"{'shape':<16}{'stride':>7}{'ours':>9}{'flax':>9}{'ratio':>7}   gradient: ours, flax, ratio"
-    )
+    print(f"{'shape':<16}{'stride':>7}{'ours':>9}{'flax':>9}{'ratio':>7}   gradient: ours, flax")
     totals = np.zeros(4)
     for halved, channels, stride in POOLS:
         px = -(-args.input_px // 2**halved)

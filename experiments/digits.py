@@ -16,16 +16,16 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.input_px = 65  # the smallest with heads: cost grows with its square
     config.model.classes = 10
-    config.model.norm = "batch"  # learns in 5 epochs what plain v1 learns in 8
+    config.model.norm = "batch"  # learns faster, and takes three times plain v1's rate
 
     config.optim.batch_size = 32  # 45 steps an epoch
-    config.optim.epochs = 5.0
-    config.optim.learning_rate = 0.05
+    config.optim.epochs = 7.0
+    config.optim.learning_rate = 0.03
     config.optim.power = 1.0  # few steps: end near 0
     config.optim.warmup_epochs = 0.5
-    config.optim.polyak_decay = 0.95  # 225 steps in all: average over the last 20
+    config.optim.polyak_decay = 0.95  # 314 steps in all: average over the last 20
 
-    config.data.area_range = (0.6, 1.0)  # less of a digit is no digit
+    config.data.area_range = (0.7, 1.0)  # less of a digit is no digit
     config.data.mirror = False  # a mirrored 2 is no 2
     config.data.interpolations = ("bilinear", "cubic")  # 8 px up to 65: the others show blocks
     config.data.colors.brightness = 0.0  # grey pictures, all lit alike

@@ -27,7 +27,7 @@ PAPER = {
     "linear": (1000e3, 1e6),
 }
 NOTES = {
-    "conv1": "the paper's numbers fit a separable 7x7 (depth multiplier 8); every port has a full one",
+    "conv1": "the paper's numbers fit a separable 7x7 (depth multiplier 8); ports have a full one",
     "4c": "the paper's parameters do not follow from its own row",
     "5a": "the paper's do not follow from its row: 54M fits a 5x5 reduce of 48, not the printed 32",
     "5b": "the paper's parameters do not follow from its own row",
@@ -63,7 +63,8 @@ class Trace:
 
 def trace(module: nn.Module, shape: tuple[int, ...]) -> Trace:
     """Traces a module on an input of `shape` [1, h, w, c], computing nothing, and counts."""
-    layers, inceptions = [], {}
+    layers: list[Layer] = []
+    inceptions: dict[str, tuple[Inception, tuple[int, ...]]] = {}
 
     def note(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
@@ -75,7 +76,7 @@ def trace(module: nn.Module, shape: tuple[int, ...]) -> Trace:
             macs = math.prod(y.shape[1:-1]) * kernel
             layers.append(Layer(layer.path, kernel, biases, macs))
         if isinstance(layer, Inception):
-            inceptions[layer.name] = (layer.clone(parent=None), args[0].shape)
+            inceptions[layer.path[-1]] = (layer.clone(parent=None), args[0].shape)
         return y
 
     def init(key: jax.Array) -> Any:
@@ -194,7 +195,7 @@ def to_text(result: dict[str, Any]) -> str:
     for row in (*result["rows"], total):
         lines.append(
             f"{row['name']:<8}{row['params']:>12,}{thousand(row['params_paper']):>10}"
-            f"{million(row['macs']):>10}{million(row['macs_paper']):>8}  {row.get('note', '')}".rstrip()
+            f"{million(row['macs']):>10}{million(row['macs_paper']):>8}  {row.get('note', '')}"
         )
     lines += [
         "",

@@ -14,7 +14,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from inception import UserError
 
-logging.set_verbosity(logging.ERROR)  # orbax tells of every file it writes
+logging.set_verbosity(logging.FATAL)  # orbax tells of every file, and of errors that it raises
 
 
 def digest(tree: Any) -> str:
@@ -31,7 +31,7 @@ def digest(tree: Any) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
 
 
 class Checkpoints:
@@ -60,6 +60,7 @@ class Checkpoints:
                 preservation_policy=policy,
                 best_fn=lambda metrics: metrics["top1"],
                 create=not read_only,
+                cleanup_tmp_directories=not read_only,
             ),
         )
 

@@ -68,8 +68,8 @@ def eval_step(
 ) -> dict[str, jax.Array]:
     """One batch -> the likeliest classes, their probabilities, the label's loss, by row."""
     images = pixels.normalize(batch["image"], method=normalization)
-    logits = model.apply(variables, images, train=False)["main"]
-    log_p = jax.nn.log_softmax(logits)
+    logits: Any = model.apply(variables, images, train=False)
+    log_p = jax.nn.log_softmax(logits["main"])
     best, top = jax.lax.top_k(log_p, min(TOP, log_p.shape[-1]))
     losses = -jnp.take_along_axis(log_p, batch["label"][:, None], axis=-1)[:, 0]
     return {
@@ -182,7 +182,7 @@ def run(config: ConfigDict, workdir: str, *, split: str = "", best: bool = False
         raise UserError(f"--workdir={workdir} has no checkpoint: train first")
     mesh = parallel.make_mesh()
     evaluator = Evaluator(config, mesh, split=split or config.data.eval_split)
-    state = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
+    state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
     checkpoints.close()
     kept = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
     evaluation = evaluator(parallel.replicate(kept, mesh))

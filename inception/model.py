@@ -1,7 +1,6 @@
 """GoogLeNet as in Table 1 of the paper: Inception, AuxiliaryHead, GoogLeNet."""
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -104,7 +103,7 @@ class Inception(nn.Module):
     """
 
     filters: Filters
-    conv: Callable[..., nn.Module]
+    conv: functools.partial
     naive: bool = False
 
     @nn.compact
@@ -130,8 +129,8 @@ class AuxiliaryHead(nn.Module):
     """
 
     classes: int
-    conv: Callable[..., nn.Module]
-    dense: Callable[..., nn.Module]
+    conv: functools.partial
+    dense: functools.partial
     conv_filters: int = HEAD_CONV
     hidden: int = HEAD_HIDDEN
     dropout: float = 0.7

@@ -78,8 +78,9 @@ def _same_padding(size: int, stride: int) -> tuple[int, int, int]:
 def _max_and_place(x: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
     """The maxima, and which of the nine places in its window each comes from, int8."""
     b, h, w, c = x.shape
-    (out_h, *pad_h), (out_w, *pad_w) = _same_padding(h, stride), _same_padding(w, stride)
-    padding = ((0, 0, 0), (*pad_h, 0), (*pad_w, 0), (0, 0, 0))
+    out_h, top, bottom = _same_padding(h, stride)
+    out_w, left, right = _same_padding(w, stride)
+    padding = ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
     padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), padding)
 
     def view(place: int) -> jax.Array:
@@ -116,16 +117,16 @@ def _backward(stride: int, saved: tuple, gradient: jax.Array) -> tuple[jax.Array
     lost = jnp.isnan(gradient.ravel()[0])
     places = lax.cond(lost, jnp.zeros_like, lambda x: x, places)
     zero = jnp.zeros((), gradient.dtype)
-    total = None
+    parts = []
     for place in range(9):
         spread = [(0, 0, 0)]
         for size, offset in zip(shaped.shape[1:], divmod(place, 3), strict=True):
             outputs, before, _ = _same_padding(size, stride)
             first = offset - before
             spread.append((first, size - first - (outputs - 1) * stride - 1, stride - 1))
-        part = lax.pad(jnp.where(places == place, gradient, zero), zero, (*spread, (0, 0, 0)))
-        total = part if total is None else total + part
-    return (total,)
+        spread.append((0, 0, 0))
+        parts.append(lax.pad(jnp.where(places == place, gradient, zero), zero, spread))
+    return (functools.reduce(jnp.add, parts),)
 
 
 shifted_max_pool.defvjp(_forward, _backward)

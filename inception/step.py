@@ -98,7 +98,8 @@ def train_step(
             mutable=["batch_stats"],
         )
         losses = head_losses(logits, batch["label"], label_smoothing=label_smoothing)
-        total = sum(loss * (1.0 if h == "main" else head_weight) for h, loss in losses.items())
+        heads = [loss for head, loss in losses.items() if head != "main"]
+        total = losses["main"] + head_weight * sum(heads, jnp.zeros(()))
         return total, (losses, logits, updates.get("batch_stats", {}))
 
     (loss, (losses, logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(

@@ -23,10 +23,10 @@ class _StopOnSignal:
 
     def __enter__(self) -> "_StopOnSignal":
         self.name = ""
-        self._handlers = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
+        self._handlers: dict[int, Any] = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
         return self
 
-    def _ask(self, number: int, frame: Any) -> None:
+    def _ask(self, number: int, _frame: Any) -> None:
         self.name = signal.Signals(number).name
         signal.signal(number, self._handlers[number])
 
@@ -36,7 +36,7 @@ class _StopOnSignal:
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}.{key}"
         flat |= _flatten(value, name) if isinstance(value, dict) else {name: value}
@@ -66,7 +66,9 @@ def claim_workdir(config: dict[str, Any], workdir: str) -> None:
                     f"--workdir={workdir} belongs to another config: {'; '.join(differing)}. "
                     "Choose another --workdir"
                 )
-        path.write_text(json.dumps(config, indent=2) + "\n")
+        whole = path.with_suffix(".tmp")  # a full disk leaves no half config.json
+        whole.write_text(json.dumps(config, indent=2) + "\n")
+        whole.replace(path)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
     except json.JSONDecodeError as error:
@@ -110,7 +112,7 @@ def _state_and_step(
     )
     state = checkpoints.restore(parallel.replicated_shapes(init, mesh))
     if state is None:
-        state = parallel.jit_replicated(init, mesh)()
+        state = parallel.compute_replicated(init, mesh)
     step = functools.partial(
         train_step,
         model=model,
@@ -178,6 +180,9 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
             f"config.optim.epochs={config.optim.epochs} makes no step of "
             f"config.optim.batch_size={batch_size} on {len(source)} images: raise or lower them"
         )
+    log_every = config.run.log_every_steps
+    if log_every < 1:
+        raise UserError(f"config.run.log_every_steps={log_every}: must be at least 1")
     schedule, tx = _optimizer(config, steps_per_epoch, total_steps)
 
     with contextlib.ExitStack() as closing:
@@ -218,7 +223,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
             total_steps=total_steps,
             eval_every=max(1, round(config.run.eval_every_epochs * steps_per_epoch)),
             save_every=max(1, round(config.run.checkpoint_every_epochs * steps_per_epoch)),
-            log_every=config.run.log_every_steps,
+            log_every=log_every,
         )
         damaged = watch.damaged()
         if damaged:

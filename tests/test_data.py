@@ -153,7 +153,7 @@ def test_tfds_that_is_not_there_is_named(prepared: pathlib.Path) -> None:
     for path, name in ((prepared, "colours"), (prepared / "nowhere", "colors"), (prepared, "")):
         with pytest.raises(UserError, match=r"config\.data\.path=.*config\.data\.name="):
             sources.open_source("tfds", path=str(path), name=name, split="train")
-    with pytest.raises(UserError, match="split 'test' does not exist .* train, validation"):
+    with pytest.raises(UserError, match=r"split 'test' does not exist .* train, validation"):
         sources.open_source("tfds", path=str(prepared), name="colors", split="test")
 
 

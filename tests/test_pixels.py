@@ -53,8 +53,8 @@ def test_hue_turns_red_to_green_and_keeps_grey_and_luma() -> None:
         abs(turned @ np.asarray(pixels.LUMA) - np.asarray(color)[0, 0] @ np.asarray(pixels.LUMA))
         < 0.1
     )
-    y, i, q = colorsys.rgb_to_yiq(*(np.asarray(color)[0, 0] / 255))
-    y2, i2, q2 = colorsys.rgb_to_yiq(*(turned / 255))
+    _, i, q = colorsys.rgb_to_yiq(*(np.asarray(color)[0, 0] / 255))
+    _, i2, q2 = colorsys.rgb_to_yiq(*(turned / 255))
     assert np.hypot(i2, q2) == pytest.approx(np.hypot(i, q), rel=0.05)
     assert i * i2 + q * q2 == pytest.approx(0, abs=1e-3)  # a quarter turn
 
@@ -89,14 +89,33 @@ def test_brightness_alone_multiplies_by_a_factor_from_the_range() -> None:
     assert got.min() < 55 and got.max() > 145
 
 
-def test_the_order_is_random() -> None:
-    """Contrast before and after brightness differ where a clip comes between."""
-    image = jnp.asarray([[[200.0] * 3, [20.0] * 3]])
-    batch = jnp.stack([image] * 400).astype(jnp.uint8)
-    got = np.asarray(pixels.distort_colors(batch, jax.random.key(2), brightness=0.5, contrast=0.5))
-    # Undistorted by clipping, contrast keeps the mean that brightness set, in either order;
-    # 200 * 1.5 clips, and then only contrast-before-brightness reaches 255 with a raised floor.
-    assert len(np.unique(got.mean((1, 2, 3)).round(3))) > 200
+def test_distortions_are_a_plain_references_in_random_order(rng: np.random.Generator) -> None:
+    """The same draws, applied one image at a time in numpy."""
+    batch = rng.integers(0, 256, (24, 4, 5, 3)).astype(np.uint8)
+    key = jax.random.key(2)
+    got = pixels.distort_colors(
+        jnp.asarray(batch), key, brightness=0.5, contrast=0.4, saturation=0.3, lighting=0.1
+    )
+    luma = np.asarray([0.299, 0.587, 0.114])
+
+    def adjust(image: np.ndarray, kind: int, factor: float) -> np.ndarray:
+        grey = (image @ luma)[..., None]
+        other = (0.0, grey.mean(), grey)[kind]
+        return np.clip(other + factor * (image - other), 0, 255)
+
+    orders = set()
+    for image, image_key, result in zip(batch, jax.random.split(key, 24), got, strict=True):
+        order_key, factor_key, light_key = jax.random.split(image_key, 3)
+        u = np.asarray(jax.random.uniform(factor_key, (3,), minval=-1.0, maxval=1.0))
+        order = np.asarray(jax.random.permutation(order_key, 3)).tolist()
+        orders.add(tuple(order))
+        expected = image.astype(np.float64)
+        for kind in order:
+            expected = adjust(expected, kind, 1 + u[kind] * (0.5, 0.4, 0.3)[kind])
+        amounts = 0.1 * np.asarray(jax.random.normal(light_key, (3,)))
+        shift = np.asarray(pixels.LIGHTING_DIRECTIONS) @ (amounts * pixels.LIGHTING_STD) * 255
+        np.testing.assert_allclose(result, np.clip(expected + shift, 0, 255), atol=0.01)
+    assert len(orders) == 6
 
 
 def test_no_strength_leaves_the_pixels_alone(image: np.ndarray) -> None:

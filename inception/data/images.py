@@ -175,7 +175,8 @@ def center_view(image: Image.Image, *, input_px: int, resize_px: int, resize: st
         size = (resize_px, resize_px)
     elif resize == "short":
         scale = resize_px / min(image.size)
-        size = tuple(max(resize_px, round(side * scale)) for side in image.size)
+        width, height = image.size
+        size = max(resize_px, round(width * scale)), max(resize_px, round(height * scale))
     else:
         raise UserError(f"config.data.resize={resize}: choose short or squash")
     image = image.resize(size, Image.Resampling.BILINEAR)

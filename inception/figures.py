@@ -1,0 +1,134 @@
+"""The page's pictures: arrays and metrics in, SVG or PNG for HTML out."""
+
+import base64
+import html
+import io
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+# Epochs and values of one curve.
+Series = tuple[Sequence[float], Sequence[float]]
+# A run's name, and its series by (kind of line in metrics.jsonl, key).
+Run = tuple[str, Callable[[str, str], Series]]
+
+LOSSES = (
+    ("train", "loss_main", "main, training", "-"),
+    ("train", "loss_4a", "4a, training", "--"),
+    ("train", "loss_4d", "4d, training", ":"),
+    ("eval", "loss", "main, evaluation", "-"),
+)
+ACCURACIES = (
+    ("train", "top1", "main, training", "-"),
+    ("train", "top1_4a", "4a, training", "--"),
+    ("train", "top1_4d", "4d, training", ":"),
+    ("eval", "top1", "top-1, evaluation", "-"),
+    ("eval", "top5", "top-5, evaluation", "--"),
+)
+PANELS = (  # caption, label of the y axis, factor, its curves: kind, key, label, style
+    ("Loss per head", "cross-entropy, nats", 1, LOSSES),
+    ("Accuracy per head", "accuracy, %", 100, ACCURACIES),
+    ("Learning rate", "learning rate", 1, (("train", "learning_rate", "", "-"),)),
+    (
+        "Throughput, compilation and evaluation apart",
+        "images per second",
+        1,
+        (("train", "images_per_second", "", "-"),),
+    ),
+)
+
+
+def captioned(content: str, caption: str) -> str:
+    """A <figure> of some HTML and a caption of plain text."""
+    return f"<figure>{content}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def png(pixels: np.ndarray, alt: str) -> str:
+    """uint8 [h, w, 3] -> an <img> that carries its data."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+def _svg(draw: Callable[[Axes], None], *, size: tuple[float, float] = (6.0, 3.4)) -> str:
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+def curves(runs: list[Run]) -> str:
+    """Loss, accuracy, learning rate and throughput over the epochs, the runs overlaid.
+
+    One run has a colour for each curve, several have a colour each.
+    """
+    several = len(runs) > 1
+
+    def panel(y_label: str, factor: float, lines: tuple) -> Callable[[Axes], None]:
+        def draw(ax: Axes) -> None:
+            for r, (name, series) in enumerate(runs):
+                for i, (kind, key, label, style) in enumerate(lines):
+                    x, y = series(kind, key)
+                    if not x:
+                        continue
+                    ax.plot(
+                        x,
+                        np.asarray(y) * factor,
+                        style,
+                        color=f"C{r if several else i}",
+                        marker="o" if kind == "eval" else None,
+                        markersize=4,
+                        linewidth=1.6,
+                        label=f"{name} {label}" if several else label,
+                    )
+            ax.set_xlabel("epoch")
+            ax.set_ylabel(y_label)
+            ax.set_ylim(0, 101 if factor == 100 else None)
+            ax.grid(alpha=0.25)
+            if ax.lines and (several or len(lines) > 1):
+                ax.legend(frameon=False, fontsize=8)
+
+        return draw
+
+    return "".join(
+        captioned(_svg(panel(y_label, factor, lines)), caption)
+        for caption, y_label, factor, lines in PANELS
+    )
+
+
+def confusion_matrix(counts: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> str:
+    """Counts [true, guessed] as a heat map with numbers; each row's shades are its shares."""
+
+    def draw(ax: Axes) -> None:
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (i, j), n in np.ndenumerate(counts):
+            if n:
+                color = "white" if shares[i, j] > 0.5 else "#1d2330"
+                ax.text(j, i, f"{n}", ha="center", va="center", fontsize=8, color=color)
+        turn = 90 if max(map(len, columns)) > 3 else 0
+        ax.set_xticks(range(len(columns)), columns, rotation=turn, fontsize=8)
+        ax.set_yticks(range(len(rows)), rows, fontsize=8)
+        ax.set_xlabel("guessed")
+        ax.set_ylabel("true")
+
+    side = 2.5 + 0.32 * len(rows)
+    return captioned(_svg(draw, size=(side, side)), "How many images of each class got which guess")
+
+
+def filters(kernels: np.ndarray, *, columns: int = 16) -> str:
+    """Kernels [h, w, 3, n] as n tiles, each stretched to its own range."""
+    low, high = kernels.min((0, 1, 2)), kernels.max((0, 1, 2))
+    tiles = np.moveaxis((kernels - low) / np.maximum(high - low, 1e-12), -1, 0)
+    missing = -len(tiles) % columns
+    tiles = np.pad(tiles, ((0, missing), (0, 1), (0, 1), (0, 0)), constant_values=1)
+    rows = tiles.reshape(-1, columns, *tiles.shape[1:]).swapaxes(1, 2)  # [rows, h, columns, w, 3]
+    montage = (rows.reshape(rows.shape[0] * rows.shape[1], -1, 3) * 255).round().astype(np.uint8)
+    return png(np.kron(montage, np.ones((4, 4, 1), np.uint8)), "filters")

@@ -1,0 +1,140 @@
+"""Saving, restoring, falling back; the digest that says whether a checkpoint is whole."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from inception import UserError, checkpoint, parallel
+
+
+def state(step: int) -> dict:
+    key = jax.random.key(step)
+    return {
+        "step": jnp.int32(step),
+        "params": {"1x1": jax.random.normal(key, (64, 65)), "b": jnp.zeros(3)},
+        "opt_state": ({"trace": jnp.ones((64, 65)) * step}, ()),
+        "average": {},
+    }
+
+
+def template(mesh):
+    return parallel.replicated_shapes(lambda: state(0), mesh)
+
+
+@pytest.fixture
+def mesh():
+    return parallel.make_mesh()
+
+
+@pytest.fixture
+def saved(tmp_path: pathlib.Path, mesh) -> pathlib.Path:
+    """A workdir with checkpoints 2 (the best), 4 and 5; 1 and 3 were let go."""
+    checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=2)
+    for step, top1 in ((1, 0.1), (2, 0.9), (3, 0.5), (4, None), (5, 0.6)):
+        checkpoints.save(step, parallel.replicate(state(step), mesh), top1=top1)
+    checkpoints.close()
+    return tmp_path
+
+
+def steps(workdir: pathlib.Path) -> list[int]:
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+
+
+def test_the_last_and_the_best_are_kept(saved: pathlib.Path) -> None:
+    assert steps(saved) == [2, 4, 5]
+    assert checkpoint.Checkpoints(str(saved)).best_step() == 2
+
+
+def test_what_is_restored_is_what_was_saved(saved: pathlib.Path, mesh) -> None:
+    restored = checkpoint.Checkpoints(str(saved)).restore(template(mesh))
+    assert checkpoint.digest(restored) == checkpoint.digest(state(5))
+    assert restored["params"]["1x1"].sharding.is_fully_replicated
+    assert len(restored["params"]["1x1"].sharding.device_set) == 8
+    as_dicts = checkpoint.Checkpoints(str(saved)).restore(None, step=2)
+    np.testing.assert_array_equal(as_dicts["params"]["1x1"], state(2)["params"]["1x1"])
+
+
+def test_nothing_saved_is_none(tmp_path: pathlib.Path, mesh) -> None:
+    assert checkpoint.Checkpoints(str(tmp_path)).restore(template(mesh)) is None
+
+
+def biggest(folder: pathlib.Path) -> pathlib.Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def truncate(folder: pathlib.Path) -> None:
+    file = biggest(folder)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_bits(folder: pathlib.Path) -> None:
+    file = biggest(folder)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+
+
+def remove_file(name: str):
+    def remove(folder: pathlib.Path) -> None:
+        for file in folder.rglob(name):
+            file.unlink()
+
+    return remove
+
+
+def forge_digest(folder: pathlib.Path) -> None:
+    file = folder / "check" / "metadata"
+    file.write_text(file.read_text().replace('"sha256": "', '"sha256": "0'))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, flip_bits, forge_digest, remove_file("manifest.ocdbt"), remove_file("_METADATA")],
+)
+def test_a_damaged_newest_falls_back_and_says_so(saved: pathlib.Path, mesh, damage, capfd) -> None:
+    damage(saved / "checkpoints" / "5")
+    checkpoints = checkpoint.Checkpoints(str(saved))
+    restored = checkpoints.restore(template(mesh))
+    assert checkpoint.digest(restored) == checkpoint.digest(state(4))
+    assert "checkpoints/5 is damaged" in capfd.readouterr().err
+    assert (saved / "damaged" / "5").is_dir()  # moved aside, not lost
+    checkpoints.save(5, parallel.replicate(state(5), mesh))
+    checkpoints.close()
+    again = checkpoint.Checkpoints(str(saved)).restore(template(mesh))
+    assert checkpoint.digest(again) == checkpoint.digest(state(5))
+
+
+def test_reading_only_moves_nothing(saved: pathlib.Path, capfd) -> None:
+    truncate(saved / "checkpoints" / "5")
+    restored = checkpoint.Checkpoints(str(saved), read_only=True).restore(None)
+    assert int(restored["step"]) == 4
+    assert "reading the one before" in capfd.readouterr().err
+    assert steps(saved) == [2, 4, 5]
+
+
+def test_all_damaged_is_an_error_that_deletes_nothing(saved: pathlib.Path, mesh) -> None:
+    for step in (2, 4, 5):
+        truncate(saved / "checkpoints" / str(step))
+    with pytest.raises(UserError, match="no other to fall back to"):
+        checkpoint.Checkpoints(str(saved)).restore(template(mesh))
+    assert (saved / "checkpoints" / "2").is_dir()
+
+
+def test_keep_must_be_positive(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"config\.run\.keep_checkpoints=0"):
+        checkpoint.Checkpoints(str(tmp_path), keep=0)
+
+
+def test_digest_tells_values_names_and_dtypes_apart() -> None:
+    a = {"a": jnp.zeros(3), "b": jnp.ones(3)}
+    others = (
+        {"a": jnp.ones(3), "b": jnp.zeros(3)},
+        {"a": jnp.zeros(3), "c": jnp.ones(3)},
+        {"a": jnp.zeros(3, jnp.int32), "b": jnp.ones(3)},
+        {"a": jnp.zeros((3, 1)), "b": jnp.ones(3)},
+    )
+    assert len({checkpoint.digest(tree) for tree in (a, *others)}) == 5
+    assert checkpoint.digest(dict(reversed(a.items()))) == checkpoint.digest(a)

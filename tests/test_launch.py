@@ -1,0 +1,249 @@
+"""The command line as a newcomer meets it: results, exit statuses, errors of one line."""
+
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import launch
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parents[1]
+# A process of its own has one device and lenient promotion, as a user's has.
+ENVIRONMENT = {
+    k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS",) and "PROMOTION" not in k
+}
+
+
+def process(*args: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "launch.py", *args],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, **kwargs,
+    )  # fmt: skip
+
+
+def fails(capfd: pytest.CaptureFixture, args: list[str], *, status: int) -> str:
+    """Runs a command that must fail so; returns its one line."""
+    assert launch.main(args) == status
+    out, err = capfd.readouterr()
+    assert "Traceback" not in err and not out
+    last = err.strip().splitlines()[-1]
+    assert last.startswith(f"launch.py {args[0]}: ")
+    return last
+
+
+def train_args(workdir: pathlib.Path, *overrides: str) -> list[str]:
+    return [
+        "train",
+        f"--config={tiny.EXPERIMENT}",
+        f"--workdir={workdir}",
+        *tiny.OVERRIDES,
+        *overrides,
+    ]
+
+
+# The command line itself
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
+    start = time.monotonic()
+    shown = process("--help")
+    assert shown.returncode == 0
+    assert time.monotonic() - start < 5  # 0.2 s; a second would do if the machine were quiet
+    for command in ("train", "eval", "report", "audit"):
+        assert command in shown.stdout
+        one = process(command, "--help")
+        assert one.returncode == 0 and "--json" in one.stdout
+    assert process().returncode == 2
+    code = "import inception, launch, sys; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    modules = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for heavy in ("jax", "flax", "numpy", "grain", "orbax", "PIL", "matplotlib", "sklearn"):
+        assert f"'{heavy}'" not in modules
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.optim.learning_rat=1", "nearest is config.optim.learning_rate"),
+        ("--config.optm.power=1", "nearest is config.optim.power"),
+        ("--config.learning_rate=1", "nearest is config.optim.learning_rate"),
+        ("--config.optim.learning_rate=fast", "could not convert string to float"),
+        ("--config.optim.batch_size=1.5", "invalid literal for int"),
+        ("--config.model.heads=perhaps", "Non-boolean"),
+        ("--config.data.area_range=(1,'a')", "each element must be a float"),
+        ("--config.data.interpolations=1", "each element must be a str"),
+        ("--config.optim=1", "there is no knob config.optim;"),
+        ("--workdr=x", "unknown flag --workdr=x"),
+        ("stray", "unknown argument stray"),
+    ],
+)  # fmt: skip
+def test_a_wrong_knob_or_value_is_named_with_the_right_one(
+    tmp_path, capfd, override: str, message: str
+) -> None:
+    line = fails(capfd, ["train", f"--workdir={tmp_path}/run", override], status=2)
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_arrive_with_their_types() -> None:
+    overrides = ["--config.optim.learning_rate=2", "--noconfig.model.heads", "--config.data.mirror=true",
+                 "--config.data.interpolations=('area','cubic')", "--config.data.area_range=.5,1."]  # fmt: skip
+    config = launch.load_config(tiny.EXPERIMENT, overrides)
+    assert config.optim.learning_rate == 2.0 and isinstance(config.optim.learning_rate, float)
+    assert config.model.heads is False and config.data.mirror is True
+    assert config.data.interpolations == ("area", "cubic")
+    assert config.data.area_range == (0.5, 1.0)
+    assert config.is_locked
+
+
+def test_a_config_that_is_not_there_or_is_none(tmp_path, capfd) -> None:
+    line = fails(capfd, ["audit", "--config=experiments/x.py"], status=2)
+    assert "no such file; there are" in line
+    (tmp_path / "x.py").write_text("")
+    assert "defines no get_config" in fails(capfd, ["audit", f"--config={tmp_path}/x.py"], status=2)
+
+
+def test_every_experiment_has_bases_knobs_and_a_docstring_with_its_command() -> None:
+    base = launch.load_config(str(ROOT / "experiments/base.py"), [])
+    for path in (ROOT / "experiments").glob("[!_]*.py"):
+        config = launch.load_config(str(path), [])
+        assert launch._knobs(config, "") == launch._knobs(base, "")
+        if path.stem != "base":
+            assert f"--config=experiments/{path.name}" in path.read_text().split('"""')[1]
+
+
+# Commands
+
+
+def test_audit(capfd) -> None:
+    assert launch.main(["audit", "--json"]) == 0
+    out, _ = capfd.readouterr()
+    result = json.loads(out.splitlines()[-1])
+    assert len(out.splitlines()) == 1
+    assert result["total"]["params"] == 6_998_552
+    assert result["rows"][0].keys() >= {"name", "params", "params_paper", "macs", "macs_paper"}
+    assert launch.main(["audit"]) == 0
+    assert "13,378,280" in capfd.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, pathlib.Path]:
+    """A tiny run by a process of its own."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    done = process(*train_args(workdir), "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    return json.loads(done.stdout), workdir
+
+
+def test_train(trained) -> None:
+    result, _ = trained
+    assert result.keys() >= {
+        "steps", "images_per_second", "params_digest", "top1_error", "top5_error", "count", "crops", "models"
+    }  # fmt: skip
+
+
+def test_eval_needs_no_config_and_takes_a_split_and_the_best(trained, capfd) -> None:
+    result, workdir = trained
+    for flags, count in (([], 32), (["--best"], 32), (["--split=train"], 32)):
+        assert launch.main(["eval", f"--workdir={workdir}", "--json", *flags]) == 0
+        got = json.loads(capfd.readouterr().out.splitlines()[-1])
+        assert got["count"] == count
+        if not flags:
+            assert got["top1_error"] == result["top1_error"]
+    nowhere = workdir.parent / "nowhere"
+    assert "no config.json" in fails(capfd, ["eval", f"--workdir={nowhere}"], status=1)
+    assert not nowhere.exists()
+
+
+def test_report_of_one_run_and_of_two(trained, tmp_path, capfd) -> None:
+    _, workdir = trained
+    page = tmp_path / "pages" / "two.html"
+    assert launch.main(["report", str(workdir), str(workdir), f"--output={page}", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"page": str(page)}
+    html = (workdir / "report.html").read_text()
+    for part in ("Loss per head", "Accuracy per head", "Learning rate", "Throughput", "Confusion",
+                 "Worst mistakes", "First-layer filters", "Command", "Environment", "Config"):  # fmt: skip
+        assert part in html
+    assert "launch.py train" in html and "learning_rate: 0.02" in html
+    assert html.count("<svg") == 5
+    for outside in ('src="http', "href=", "<script", "@import", 'src="/'):
+        assert outside not in html
+    assert "is not a run" in fails(capfd, ["report", str(tmp_path), "--output=x.html"], status=1)
+
+
+# What goes wrong while it runs
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(trained, tmp_path) -> None:
+    args = [*train_args(tmp_path / "run"), "--config.run.log_every_steps=1", "--json"]
+    child = subprocess.Popen(
+        [sys.executable, "launch.py", *args], cwd=ROOT, env=ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while child.poll() is None and not (metrics.exists() and '"train"' in metrics.read_text()):
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=120)
+    if child.returncode == 0:
+        pytest.fail("the run ended before ctrl-C came")
+    assert child.returncode == 1 and not out and "Traceback" not in err
+    assert "stopped by SIGINT" in err.strip().splitlines()[-1]
+    again = process(*args)
+    assert again.returncode == 0, again.stderr
+    assert "going on at step" in again.stderr
+    assert json.loads(again.stdout)["params_digest"] == trained[0]["params_digest"]
+
+
+def test_a_full_disk_keeps_what_was_saved(tmp_path) -> None:
+    """The disk is full for files above a size, which the second save meets."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    workdir = tmp_path / "run"
+    full = process(*train_args(workdir), "--config.run.eval_every_epochs=3.", preexec_fn=limit)
+    assert full.returncode == 1, full.stderr
+    last = full.stderr.strip().splitlines()[-1]
+    assert "saving a checkpoint" in last and "choose another --workdir" in last
+    assert "Traceback" not in full.stderr
+    assert process(*train_args(workdir)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("--config.data.source=folder",), "config.data.path is empty"),
+        (("--config.data.source=folder", "--config.data.path=/no/such"), "no such folder"),
+        (("--config.data.source=digits", "--config.model.classes=5"), "label"),
+        (("--config.optim.batch_size=12",), "not divided by the 8 devices"),
+        (("--config.input_px=64", "--config.data.resize_px=64"), "the smallest is 65"),
+        (("--config.model.norm=group",), "config.model.norm=group: choose one of lrn, batch, none"),
+        (("--config.data.normalization=x",), "config.data.normalization=x: choose one of"),
+        (("--config.optim.schedule=x",), "config.optim.schedule=x: choose one of"),
+        (("--config.run.workers=0",), "config.run.workers=0: from 1 to 256"),
+        (("--config.run.log_every_steps=0",), "config.run.log_every_steps=0: must be at least 1"),
+        (("--config.run.keep_checkpoints=0",), "config.run.keep_checkpoints=0: must be at least 1"),
+    ],
+)  # fmt: skip
+def test_impossible_runs_end_in_one_line(tmp_path, capfd, overrides: tuple, message: str) -> None:
+    assert message in fails(capfd, train_args(tmp_path / "run", *overrides), status=1)
+
+
+def test_a_bug_shows_its_traceback(tmp_path, monkeypatch) -> None:
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(launch, "load_config", broken)
+    with pytest.raises(ZeroDivisionError):
+        launch.main(["train", f"--workdir={tmp_path}"])

@@ -1,0 +1,74 @@
+"""The rules of the house that no linter knows: who imports whom, where what is said."""
+
+import ast
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = [*ROOT.glob("inception/**/*.py"), ROOT / "launch.py", *ROOT.glob("experiments/*.py")]
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def siblings(name: str) -> set[str]:
+    """Modules of the package that a file imports; UserError is the package's own."""
+    found = {i for i in imports(ROOT / name) if i.startswith("inception.")}
+    return {re.sub(r"^inception\.(data\.\w+|\w+).*", r"\1", i) for i in found} - {"UserError"}
+
+
+def test_the_leaves_import_no_sibling() -> None:
+    for leaf in ("ops", "optim", "parallel", "checkpoint", "pixels"):
+        assert siblings(f"inception/{leaf}.py") == set(), leaf
+    for path in (ROOT / "inception/data").glob("*.py"):
+        inside = siblings(str(path.relative_to(ROOT)))
+        assert all(s.startswith("data") for s in inside), path
+
+
+def test_the_model_imports_ops_alone() -> None:
+    assert siblings("inception/model.py") == {"ops"}
+
+
+def test_nothing_imports_launch() -> None:
+    for path in FILES:
+        assert not any(i.split(".")[0] == "launch" for i in imports(path))
+
+
+def test_experiments_import_ml_collections_and_each_other_alone() -> None:
+    for path in (ROOT / "experiments").glob("*.py"):
+        assert {i.split(".")[0] for i in imports(path)} <= {"ml_collections", "experiments"}
+
+
+def only(pattern: str, *allowed: str) -> None:
+    users = {
+        str(p.relative_to(ROOT)) for p in FILES if any(re.match(pattern, i) for i in imports(p))
+    }
+    assert users <= set(allowed), users
+
+
+def test_each_heavy_library_has_one_place() -> None:
+    only("orbax", "inception/checkpoint.py")
+    only("absl.flags|argparse|ml_collections.config_flags", "launch.py")
+    only("tensorflow$|tensorflow\\.")
+    only("jax.sharding", "inception/parallel.py")
+    only("matplotlib", "inception/figures.py")
+    for path in (ROOT / "inception/data").glob("*.py"):
+        assert not any(i.split(".")[0] in ("jax", "flax") for i in imports(path)), path
+
+
+def test_public_functions_and_classes_have_docstrings() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != "_"
+            if public and path.name != "launch.py" and node.name != "get_config":
+                parent_is_nested = node.col_offset > 4
+                is_call = node.name in ("draw", "loss", "accuracy", "rate", "throughput")
+                if not parent_is_nested and not is_call and node.col_offset == 0:
+                    assert ast.get_docstring(node), f"{path}: {node.name}"

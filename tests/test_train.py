@@ -1,0 +1,293 @@
+"""The real loop on a tiny network: learning, resuming, stopping, and what it refuses."""
+
+import functools
+import json
+import pathlib
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from inception import UserError, checkpoint, evaluate, monitor, optim, parallel, train
+from inception.data import loader
+from inception.model import GoogLeNet
+from inception.step import create_state, head_losses, train_step
+from tests import tiny
+
+COLORS = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.0, "lighting": 0.1}
+
+
+def steps_on(devices: int, *, count: int = 3, norm: str = "batch", polyak_decay: float = 0.9):
+    """State and metrics after a few steps of a tiny network on so many devices."""
+    mesh = jax.sharding.Mesh(
+        np.asarray(jax.devices()[:devices]), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    model = GoogLeNet(classes=5, width=0.05, norm=norm)
+    tx = optim.sgd(optax.constant_schedule(0.005), momentum=0.9, weight_decay=1e-4)
+    init = functools.partial(
+        create_state, model, tx, seed=0, input_px=65, polyak_decay=polyak_decay
+    )
+    state = parallel.compute_replicated(init, mesh)
+    step = functools.partial(
+        train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, normalization="symmetric",
+        head_weight=0.3, label_smoothing=0.1, polyak_decay=polyak_decay,
+    )  # fmt: skip
+    compiled = parallel.jit_over_batch(step, mesh, donate=True)
+    history = []
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        batch = {
+            "image": rng.integers(0, 256, (16, 65, 65, 3)).astype(np.uint8),
+            "label": rng.integers(0, 5, 16).astype(np.int32),
+        }
+        state, metrics = compiled(state, parallel.to_global(batch, mesh))
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history
+
+
+@pytest.fixture(scope="module")
+def on_eight():
+    return steps_on(8)
+
+
+def test_one_device_and_eight_give_the_same_run(on_eight) -> None:
+    """Losses, parameters, BatchNorm statistics and the average, with dropout and colours on."""
+    state, history = on_eight
+    other_state, other_history = steps_on(1)
+    for a, b in zip(history, other_history, strict=True):
+        for name in a:
+            rtol = 2e-4 if name == "grad_norm" else 1e-5
+            np.testing.assert_allclose(a[name], b[name], rtol=rtol, err_msg=name)
+    for tree, other in (
+        (state.params, other_state.params),
+        (state.batch_stats, other_state.batch_stats),
+        (state.average, other_state.average),
+    ):
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), tree, other
+        )
+
+
+def test_metrics_are_those_of_every_head(on_eight) -> None:
+    _, history = on_eight
+    assert history[0].keys() == {
+        "loss", "grad_norm", "loss_main", "loss_4a", "loss_4d", "top1", "top1_4a", "top1_4d"
+    }  # fmt: skip
+    for row in history:
+        total = row["loss_main"] + 0.3 * (row["loss_4a"] + row["loss_4d"])
+        np.testing.assert_allclose(row["loss"], total, rtol=1e-5)
+
+
+def test_the_average_lags_behind_the_parameters(on_eight) -> None:
+    state, _ = on_eight
+    assert state.eval_variables() is state.average
+    lag = optax.global_norm(jax.tree.map(np.subtract, state.params, state.average["params"]))
+    assert 0 < float(lag) < float(optax.global_norm(state.params))
+
+
+def test_label_smoothing_is_the_textbooks(rng: np.random.Generator) -> None:
+    logits = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+    labels = jnp.asarray([0, 1, 2, 3, 0, 1])
+    got = head_losses({"main": logits}, labels, label_smoothing=0.2)["main"]
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    expected = -(0.8 * log_p[np.arange(6), labels] + 0.2 * log_p.mean(-1)).mean()
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+# Whole runs
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, pathlib.Path]:
+    workdir = tmp_path_factory.mktemp("unbroken")
+    return train.run(tiny.config(), str(workdir), command="the command"), workdir
+
+
+def test_result(unbroken) -> None:
+    result, workdir = unbroken
+    assert result["steps"] == 6 and result["count"] == 32 and result["damaged"] == 0
+    assert 0 <= result["top5_error"] <= result["top1_error"] <= 100
+    assert result["images_per_second"] > 0 and len(result["params_digest"]) == 64
+    names = {p.name for p in workdir.iterdir()}
+    assert {"config.json", "checkpoints", "metrics.jsonl", "eval.json", "report.html"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+
+
+def test_metrics_file(unbroken) -> None:
+    rows = monitor.read_metrics(str(unbroken[1]))
+    assert [r["step"] for r in rows if r["kind"] == "eval"] == [2, 4, 6]
+    trained = [r for r in rows if r["kind"] == "train"]
+    assert [r["step"] for r in trained] == [2, 4, 6]
+    wanted = {
+        "loss_main",
+        "loss_4a",
+        "loss_4d",
+        "top1",
+        "top1_4a",
+        "learning_rate",
+        "images_per_second",
+    }
+    assert all(wanted <= r.keys() for r in trained)
+
+
+def test_tensorboard_events_are_readable_without_tensorflow(unbroken) -> None:
+    import struct
+
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import masked_crc32c  # noqa: F401
+
+    path = next(unbroken[1].glob("events.out.tfevents*"))
+    data, tags = path.read_bytes(), set()
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = event_pb2.Event.FromString(data[12 : 12 + length])
+        tags |= {value.tag for value in event.summary.value}
+        data = data[16 + length :]
+    assert {"train/loss_4a", "train/learning_rate", "eval/top1"} <= tags
+
+
+def test_evaluating_the_run_again_gives_its_result(unbroken) -> None:
+    result, workdir = unbroken
+    again = evaluate.run(tiny.config(), str(workdir))
+    assert again == {key: result[key] for key in again}
+
+
+def test_the_same_command_on_a_finished_run_repeats_its_result(unbroken) -> None:
+    result, workdir = unbroken
+    before = (workdir / "metrics.jsonl").read_text()
+    again = train.run(tiny.config(), str(workdir))
+    keys = result.keys() - {"images_per_second"}
+    assert {k: again[k] for k in keys} == {k: result[k] for k in keys}
+    after = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert after[: len(before.splitlines())] == before.splitlines()
+    assert [json.loads(line)["kind"] for line in after[len(before.splitlines()) :]] == ["start"]
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
+    """Sends the signal when the loop takes the batch after `step` steps of this start."""
+    original = loader.train_batches
+
+    def interrupting(*args, **kwargs):
+        for i, batch in enumerate(original(*args, **kwargs)):
+            if i == step:
+                signal.raise_signal(number)
+            yield batch
+
+    monkeypatch.setattr(loader, "train_batches", interrupting)
+
+
+def test_a_resumed_run_ends_bit_for_bit_as_the_unbroken_one(
+    unbroken, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = 0
+    for stop, number in ((0, signal.SIGINT), (1, signal.SIGTERM)):
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, stop, number)
+            done += stop + 1
+            saved = f"{signal.Signals(number).name}: step {done} of 6 is saved"
+            with pytest.raises(UserError, match=saved):
+                train.run(tiny.config(), str(tmp_path))
+    result = train.run(tiny.config(), str(tmp_path))
+    assert result["params_digest"] == unbroken[0]["params_digest"]
+    assert result["top1_error"] == unbroken[0]["top1_error"]
+    rows = [monitor.read_metrics(str(w)) for w in (tmp_path, unbroken[1])]
+    evaluations = [
+        [(r["step"], r["top1"], r["loss"]) for r in some if r["kind"] == "eval"] for some in rows
+    ]
+    assert evaluations[0] == evaluations[1]
+    whole_states = [
+        checkpoint.Checkpoints(str(w), read_only=True).restore(None)
+        for w in (tmp_path, unbroken[1])
+    ]
+    assert checkpoint.digest(whole_states[0]) == checkpoint.digest(whole_states[1])
+
+
+def test_run_knobs_may_change_and_others_may_not(unbroken, tmp_path: pathlib.Path) -> None:
+    plain = json.loads(tiny.config().to_json())
+    train.claim_workdir(plain, str(tmp_path))
+    train.claim_workdir(json.loads(tiny.config("--config.run.workers=3").to_json()), str(tmp_path))
+    other = tiny.config("--config.optim.learning_rate=0.5")
+    with pytest.raises(UserError, match=r"config\.optim\.learning_rate is 0.02 there and 0.5 here"):
+        train.run(other, str(unbroken[1]))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        train.claim_workdir(plain, str(tmp_path))
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--workdir=.*cannot be written"):
+        train.run(tiny.config(), str(tmp_path / "file" / "run"))
+
+
+def test_a_batch_that_the_devices_do_not_divide(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"config\.optim\.batch_size=12 .* 8 devices: take 8 or 16"):
+        train.run(tiny.config("--config.optim.batch_size=12"), str(tmp_path))
+
+
+def test_a_run_without_a_step(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"config\.optim\.epochs=0.1 makes no step"):
+        train.run(tiny.config("--config.optim.epochs=0.1"), str(tmp_path))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
+    tmp_path: pathlib.Path,
+) -> None:
+    config = tiny.config("--config.optim.learning_rate=1e30", "--config.model.norm=lrn",
+                         "--config.run.checkpoint_every_epochs=0.5", "--config.run.log_every_steps=1",
+                         "--config.optim.warmup_epochs=0.")  # fmt: skip
+    with pytest.raises(UserError, match=r"became (nan|inf).*config\.optim\.learning_rate"):
+        train.run(config, str(tmp_path))
+    good = checkpoint.Checkpoints(str(tmp_path)).steps()
+    assert good and max(good) < 6
+
+
+def test_damaged_images_above_the_share_stop_the_run(
+    photos: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    overrides = ["--config.data.source=folder", f"--config.data.path={photos}",
+                 "--config.data.eval_split=val", "--config.optim.batch_size=8"]  # fmt: skip
+    val = {evaluate.open_split(tiny.config(*overrides), "val").name(i) for i in range(6)}
+    spoilt = [p for p in sorted(photos.rglob("*.*")) if str(p) not in val][:3]
+    for path in spoilt:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(
+        UserError, match=r"damaged images are more than config\.data\.max_damaged_share"
+    ):
+        train.run(
+            tiny.config(*overrides, "--config.data.max_damaged_share=0.1"), str(tmp_path / "a")
+        )
+    allowed = tiny.config(*overrides, "--config.data.max_damaged_share=0.2")
+    result = train.run(allowed, str(tmp_path / "b"))
+    assert result["damaged"] == 3
+    rows = [r for r in monitor.read_metrics(str(tmp_path / "b")) if r["kind"] == "damaged"]
+    assert {row["image"].split(":")[0] for row in rows} == set(map(str, spoilt))
+
+
+def test_a_dead_head_raises_a_loud_warning_once(tmp_path: pathlib.Path, capfd) -> None:
+    writer = monitor.Writer(str(tmp_path), start_step=0)
+    watch = monitor.Monitor(
+        writer, schedule=lambda _: 0.1, start_step=0, total_steps=40, steps_per_epoch=4.5, batch_size=8,
+        classes=10, dead_head_epochs=2.0, max_damaged=0.0,
+    )  # fmt: skip
+    names = ("loss", "loss_main", "loss_4a", "top1", "top1_4a")
+    for step in range(40):
+        alive = min(1.0, 0.1 + step / 20)
+        values = dict(zip(names, (2.0, 2.3, 1.0, 0.1 + 0.02 * (step % 2), alive), strict=True))
+        watch.add({k: jnp.float32(v) for k, v in values.items()}, [])
+        if step % 3 == 0:
+            watch.flush()
+    watch.flush()
+    warnings = [r for r in monitor.read_metrics(str(tmp_path)) if r["kind"] == "warning"]
+    assert len(warnings) == 1
+    assert "head main is still at chance after 2 epochs" in warnings[0]["text"]
+    for cure in (
+        "config.model.initializer=he",
+        "config.optim.learning_rate",
+        "config.model.norm=batch",
+    ):
+        assert cure in warnings[0]["text"]
+    assert "*** WARNING: head main" in capfd.readouterr().err
