@@ -8,7 +8,7 @@ demo: .venv/installed  ## train experiments/digits.py and write its page
 	$(BIN)/python launch.py train --config=experiments/digits.py --workdir=runs/digits
 
 test: check  ## format, lint, types, and every test, the slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist loadfile
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

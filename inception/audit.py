@@ -75,7 +75,7 @@ def trace(module: nn.Module, shape: tuple[int, ...]) -> Trace:
             biases = variables["bias"].size if "bias" in variables else 0
             macs = math.prod(y.shape[1:-1]) * kernel
             layers.append(Layer(layer.path, kernel, biases, macs))
-        if isinstance(layer, Inception):
+        if isinstance(layer, Inception) and layer.path:
             inceptions[layer.path[-1]] = (layer.clone(parent=None), args[0].shape)
         return y
 

@@ -1,5 +1,6 @@
 """Saving and restoring the training state: the only file that imports orbax."""
 
+import contextlib
 import hashlib
 import pathlib
 import shutil
@@ -80,7 +81,12 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        # Twice the state, and Orbax's own files: a disk that fills up half-way is a noisy end.
+        needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 10_000_000
         try:
+            free = shutil.disk_usage(self._directory).free
+            if free < needed:
+                raise OSError(f"no space: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB free")
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -100,15 +106,11 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> UserError:
-        free = shutil.disk_usage(self._directory).free / 1e9
+        whole = sorted(ocp.utils.checkpoint_steps(self._directory))
         return UserError(
-            f"saving a checkpoint in {self._directory} failed ({_first_line(error)}; {free:.1f} GB "
-            f"free): the checkpoints of steps {self._whole()} are kept; make room, or choose "
-            "another --workdir"
+            f"saving a checkpoint in {self._directory} failed ({_first_line(error)}): the "
+            f"checkpoints of steps {whole} are kept; make room, or choose another --workdir"
         )
-
-    def _whole(self) -> list[int]:
-        return sorted(ocp.utils.checkpoint_steps(self._directory))
 
     def restore(self, template: Any, *, step: int | None = None) -> Any | None:
         """The newest whole state (or the one of `step`), in the template's shapes and places.
@@ -161,5 +163,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being saved, and lets go of the directory."""
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(Exception):  # it tells of the failed save once more
+                self._manager.close()

@@ -4,7 +4,10 @@ import os
 import pathlib
 import tempfile
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Compiled fast rather than well: tests that start a process of their own compile as users do.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Runs started as processes of their own compile the same few programs: they share this folder.
 CACHE = pathlib.Path(tempfile.gettempdir()) / f"inception-test-cache-{os.getuid()}"

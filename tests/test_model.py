@@ -1,5 +1,7 @@
 """The network against the paper: an independent forward pass, shapes, counts, variants."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 from jax import lax
 
 from inception import UserError
-from inception.model import Conv, GoogLeNet
+from inception.model import AuxiliaryHead, Conv, GoogLeNet
 
 # Typed from the paper's Table 1 for this test: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
 PAPER = """
@@ -215,7 +217,7 @@ def test_width_multiplies_every_number_of_filters() -> None:
 
 @pytest.mark.parametrize("initializer", ["he", "xavier"])
 def test_initialisation(initializer: str) -> None:
-    """Every bias of the network by its shape-only twin; the kernels of one convolution by value."""
+    """Kernels by their spread; biases are Caffe's .2 everywhere but in the classifiers."""
     conv = Conv(384, 3, initializer=initializer)
     p = conv.init(jax.random.key(0), jnp.zeros((1, 3, 3, 192)), train=False)["params"]["Conv_0"]
     w, fan_in = np.asarray(p["kernel"]), 3 * 3 * 192
@@ -227,14 +229,18 @@ def test_initialisation(initializer: str) -> None:
         assert 0.99 * limit < np.abs(w).max() <= limit
         assert abs(w.std() / (limit / 3**0.5) - 1) < 0.01
         assert (p["bias"] == jnp.float32(0.2)).all()
-    model = GoogLeNet(width=0.05, classes=3, initializer=initializer)
+    head = AuxiliaryHead(
+        3,
+        functools.partial(Conv, initializer=initializer),
+        functools.partial(nn.Dense),
+        conv_filters=4,
+        hidden=5,
+    )
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    params = jax.jit(lambda: model.init(rngs, jnp.zeros((1, 65, 65, 3)), train=True))()["params"]
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name.endswith("bias"):
-            classifier = "classifier" in name or initializer == "he"
-            assert (leaf == jnp.float32(0.0 if classifier else 0.2)).all(), name
+    params = head.init(rngs, jnp.zeros((1, 5, 5, 2)), train=True)["params"]
+    for layer in (params["conv"]["Conv_0"], params["fc"], params["classifier"]):
+        caffes = initializer == "xavier" and layer is not params["classifier"]
+        assert (layer["bias"] == jnp.float32(0.2 if caffes else 0.0)).all()
 
 
 def test_smallest_input_with_heads() -> None:

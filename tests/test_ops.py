@@ -46,7 +46,7 @@ def test_lrn_keeps_bfloat16() -> None:
     )
 
 
-@hypothesis.settings(deadline=None, max_examples=25)
+@hypothesis.settings(deadline=None, max_examples=12)
 @hypothesis.given(
     height=st.integers(1, 12),
     width=st.integers(1, 12),
