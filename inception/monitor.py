@@ -120,6 +120,11 @@ class Monitor:
         """Call after what is not training, so that it does not count as such."""
         self._started = time.monotonic()
 
+    def compiled(self) -> None:
+        """Call after the first step: what passed until here was compilation."""
+        self.restart_clock()
+        self._bar.unpause()  # the bar's time left starts here too
+
     def add(self, metrics: dict[str, jax.Array], damaged: list[str]) -> None:
         """Takes note of one more step, without waiting for its result."""
         self._pending.append(metrics)

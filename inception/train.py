@@ -283,7 +283,7 @@ def _loop(
             state, metrics = step_fn(state, parallel.to_global(batch, mesh))
             if step == start_step:
                 jax.block_until_ready(metrics)
-                watch.restart_clock()  # what passed until here was compilation
+                watch.compiled()
             watch.add(metrics, damaged)
             if (step + 1) % log_every == 0:
                 watch.flush()
