@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import difflib
 import json
+import math
 import os
 import pathlib
 import runpy
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from inception import UserError
 
+HERE = pathlib.Path(__file__).parent
 DEFAULT_CONFIG = "experiments/digits.py"
 
 
@@ -31,8 +33,10 @@ def load_config(path: str, overrides: list[str]) -> ConfigDict:
     Raises:
         CommandLineError: no such file, a misspelt knob, a value of the wrong type.
     """
+    if not pathlib.Path(path).is_file():  # from another folder the project's own are meant
+        path = str(HERE / path) if (HERE / path).is_file() else path
     if not pathlib.Path(path).is_file():
-        known = sorted(str(p) for p in pathlib.Path("experiments").glob("[!_]*.py"))
+        known = sorted(f"experiments/{p.name}" for p in HERE.glob("experiments/[!_]*.py"))
         raise CommandLineError(f"--config={path}: no such file; there are {', '.join(known)}")
     experiment = runpy.run_path(path)
     if "get_config" not in experiment:
@@ -60,6 +64,7 @@ def apply_overrides(config: ConfigDict, overrides: list[str]) -> ConfigDict:
     if rest:
         raise CommandLineError(f"unknown argument {rest[0]}")
     _check_tuples(before, config, "config")
+    _check_numbers(config, "config")
     return config
 
 
@@ -84,6 +89,16 @@ def _check_tuples(before: ConfigDict, after: ConfigDict, name: str) -> None:
                     f"--{name}.{key}={new}: each element must be a {type(old[0]).__name__}, "
                     f"as in {old}"
                 )
+
+
+def _check_numbers(config: ConfigDict, name: str) -> None:
+    """No knob has a meaning below 0."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            _check_numbers(value, f"{name}.{key}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not 0 <= number < math.inf:
+                raise CommandLineError(f"--{name}.{key}={value}: must be finite and at least 0")
 
 
 def run_config(workdir: str, overrides: list[str]) -> ConfigDict:
@@ -118,9 +133,16 @@ def train(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 
 def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    trained = run_config(args.workdir, [])
     config = (
         load_config(args.config, overrides) if args.config else run_config(args.workdir, overrides)
     )
+    for knob, value in trained.model.items():
+        if config.model[knob] != value:
+            raise UserError(
+                f"config.model.{knob}={config.model[knob]}, but --workdir={args.workdir} was "
+                f"trained with {value}"
+            )
     from inception import evaluate
 
     result = evaluate.run(config, args.workdir, split=args.split, best=args.best)
@@ -171,12 +193,9 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--config", default=config, metavar="FILE", help=f"experiment file{default}"
             )
-            sub.add_argument(
-                "--config.KNOB",
-                dest="unused",
-                metavar="VALUE",
-                help="change a knob, as in --config.optim.learning_rate=.02; "
-                "experiments/base.py explains each",
+            sub.epilog = (
+                "Any knob can be changed, as in --config.optim.learning_rate=.02: "
+                "experiments/base.py explains each."
             )
         return sub
 
@@ -228,6 +247,9 @@ def main(argv: list[str]) -> int:
         top.print_help()
         return 2
     args, rest = top.parse_known_args(argv)
+    if args.command is None:
+        print(f"launch.py: {argv[0]}: name a COMMAND first; see launch.py --help", file=sys.stderr)
+        return 2
     try:
         overrides = rest if args.takes_config else []
         wrong = [

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -93,11 +94,26 @@ def open_split(config: ConfigDict, split: str) -> sources.Source:
     )
 
 
+def check_classes(trained: Sequence[str], evaluated: Sequence[str]) -> None:
+    """Raises UserError where two splits number their classes differently."""
+    if tuple(trained) != tuple(evaluated):
+        odd = sorted(set(trained) ^ set(evaluated))
+        raise UserError(
+            f"config.data: the training and the evaluation split differ in their classes "
+            f"({', '.join(odd[:5])}): each needs a folder in both"
+        )
+
+
 class Evaluator:
     """Variables -> Evaluation, over every example of one split exactly once."""
 
     def __init__(self, config: ConfigDict, mesh: Any, *, split: str):
         images.check_sizes(config.input_px, config.data.resize_px)
+        images.check_resize(config.data.resize)
+        if config.run.eval_batch_size < 1:
+            raise UserError(
+                f"config.run.eval_batch_size={config.run.eval_batch_size}: must be at least 1"
+            )
         self._mesh = mesh
         self._split = split
         self.source = open_split(config, split)
@@ -108,12 +124,20 @@ class Evaluator:
             resize_px=config.data.resize_px,
             resize=config.data.resize,
         )
+        batch_size = -(-config.run.eval_batch_size // devices) * devices
+        rng = np.random.default_rng(0)
+        shape = (batch_size, config.input_px, config.input_px, 3)
+        self._noise = {
+            "image": rng.integers(0, 256, shape, np.uint8),
+            "label": np.zeros(batch_size, np.int32),
+            "index": np.full(batch_size, -1, np.int32),
+        }
         self._batches = functools.partial(
             loader.eval_batches,
             self.source,
             view=view,
             input_px=config.input_px,
-            batch_size=-(-config.run.eval_batch_size // devices) * devices,
+            batch_size=batch_size,
             classes=config.model.classes,
             max_megapixels=config.data.max_megapixels,
             workers=config.run.workers,
@@ -125,10 +149,25 @@ class Evaluator:
         )
         self._step = parallel.jit_over_batch(step, mesh, donate=False)
 
+    def check_finite(self, variables: Any) -> None:
+        """Raises UserError where the outputs on a batch of noise are not finite."""
+        self._run(variables, self._noise)
+
+    def _run(self, variables: Any, batch: loader.Batch) -> dict[str, np.ndarray]:
+        rows = jax.device_get(self._step(variables, parallel.to_global(batch, self._mesh)))
+        if not np.isfinite(rows["loss"]).all():
+            raise UserError(
+                "the network's outputs are not finite. Lower config.optim.learning_rate, or give "
+                "it a longer config.optim.warmup_epochs, and start in a new --workdir; what was "
+                "saved before is kept"
+            )
+        return rows
+
     def __call__(self, variables: Any) -> Evaluation:
-        """Raises RuntimeError if not every example was there exactly once."""
+        """Raises RuntimeError if not every example was there exactly once, UserError where the
+        outputs are not finite or an image is damaged."""
         outputs = [
-            jax.device_get(self._step(variables, parallel.to_global(batch, self._mesh)))
+            self._run(variables, batch)
             for batch in tqdm.tqdm(self._batches(), desc="evaluate", leave=False, mininterval=1)
         ]
         rows = {key: np.concatenate([o[key] for o in outputs]) for key in outputs[0]}
@@ -182,9 +221,13 @@ def run(config: ConfigDict, workdir: str, *, split: str = "", best: bool = False
         raise UserError(f"--workdir={workdir} has no checkpoint: train first")
     mesh = parallel.make_mesh()
     evaluator = Evaluator(config, mesh, split=split or config.data.eval_split)
+    written = pathlib.Path(workdir, "eval.json")
+    if written.exists():
+        check_classes(json.loads(written.read_text())["classes"], evaluator.source.classes)
     state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
     checkpoints.close()
     kept = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
     evaluation = evaluator(parallel.replicate(kept, mesh))
-    evaluator.write_json(workdir, evaluation, step=int(state["step"]))
+    if not (split or best):  # eval.json is the run's own result
+        evaluator.write_json(workdir, evaluation, step=int(state["step"]))
     return evaluation.result()

@@ -90,8 +90,11 @@ def curves(runs: list[Run]) -> str:
                     )
             ax.set_xlabel("epoch")
             ax.set_ylabel(y_label)
-            ax.set_ylim(0, 101 if factor == 100 else None)
-            ax.grid(alpha=0.25)
+            if lines is LOSSES:
+                ax.set_yscale("log")  # an early evaluation may be far above the rest
+            else:
+                ax.set_ylim(0, 101 if factor == 100 else None)
+            ax.grid(alpha=0.25, which="both")
             if ax.lines and (several or len(lines) > 1):
                 ax.legend(frameon=False, fontsize=8)
 

@@ -46,10 +46,14 @@ class Writer:
     def __init__(self, workdir: str, *, start_step: int):
         kept = [row for row in read_metrics(workdir) if row["step"] <= start_step]
         path = pathlib.Path(workdir) / "metrics.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        whole = path.with_suffix(".tmp")  # a full disk leaves the old file
+        whole.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        whole.replace(path)
         self._file = path.open("a")
         self._events = tensorboardX.SummaryWriter(workdir, purge_step=start_step + 1)
         self._evaluated = {row["step"] for row in kept if row["kind"] == "eval"}
+        self._images = {row["images"] for row in kept if row["kind"] == "start"}
+        self.damaged = {row["image"] for row in kept if row["kind"] == "damaged"}
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         if kind == "eval":
@@ -60,6 +64,14 @@ class Writer:
             if isinstance(value, float):
                 self._events.add_scalar(f"{kind}/{name}", value, step)
         self._events.flush()
+
+    def check_images(self, count: int) -> None:
+        """Raises UserError where an earlier start of the run had another number of images."""
+        for before in self._images - {count}:
+            raise UserError(
+                f"config.data: the training set has {count} images and had {before} when this run "
+                "began: restore it, or choose another --workdir"
+            )
 
     def is_evaluated(self, step: int) -> bool:
         return step in self._evaluated
@@ -100,7 +112,7 @@ class Monitor:
         self._pending: list[dict[str, jax.Array]] = []
         self._epoch_accuracies: list[dict[str, float]] = []
         self._warned: set[str] = set()
-        self._damaged: set[str] = set()
+        self._damaged = set(writer.damaged)  # of earlier starts too
         self._started = time.monotonic()
         self._seconds = 0.0
         self._images = 0

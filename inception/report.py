@@ -1,5 +1,6 @@
 """The run page: one self-contained HTML file with what a person wants to know of runs."""
 
+import functools
 import html
 import importlib.metadata
 import json
@@ -13,8 +14,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import UserError, checkpoint, evaluate, figures, monitor
-from inception.data import images
+from inception import UserError, checkpoint, figures, monitor
+from inception.data import images, sources
 
 MOST_CELLS = 30  # classes up to which the confusion matrix is drawn whole
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
@@ -135,29 +136,46 @@ def _mistakes(run: _Run) -> str:
     if not mistakes:
         return "<p>None: every guess was right.</p>"
     config = ConfigDict(run.config)
-    try:
-        source = evaluate.open_split(config, run.result["split"])
-    except UserError as error:
-        source = None
-        note = f"<p>Without pictures: {html.escape(str(error))}</p>"
     cards = []
     for m in mistakes:
-        picture = ""
-        if source is not None:
-            image = images.decode(
-                source[m["index"]][0], m["name"], max_megapixels=config.data.max_megapixels
-            )
-            view = images.center_view(
-                image,
-                input_px=config.input_px,
-                resize_px=config.data.resize_px,
-                resize=config.data.resize,
-            )
-            picture = figures.png(view, m["name"])
+        try:
+            picture = figures.png(_seen(config, run.result["split"], m), m["name"])
+        except (UserError, OSError, LookupError, images.DamagedImageError) as error:
+            picture = f"<p>no picture: {html.escape(str(error))}</p>"
         guesses = ", ".join(f"{_class_name(classes, c)} {p:.0%}" for c, p in m["guesses"][:3])
         truth = _class_name(classes, m["label"])
         cards.append(figures.captioned(picture, f"is {truth}; guessed {guesses} ({m['name']})"))
-    return ("" if source else note) + f'<div class="mistakes">{"".join(cards)}</div>'
+    return f'<div class="mistakes">{"".join(cards)}</div>'
+
+
+@functools.lru_cache(maxsize=1)
+def _open(source: str, **choices: Any) -> sources.Source:
+    return sources.open_source(source, **choices)
+
+
+def _seen(config: ConfigDict, split: str, mistake: dict[str, Any]) -> np.ndarray:
+    """The image of a mistake as the network saw it; LookupError if it is no longer there."""
+    source = _open(
+        config.data.source,
+        split=split,
+        path=config.data.path,
+        name=config.data.name,
+        examples=config.data.examples,
+        classes=config.model.classes,
+    )
+    if source.name(mistake["index"]) != mistake["name"]:
+        raise LookupError("the set has changed")
+    image = images.decode(
+        source[mistake["index"]][0],
+        mistake["name"],
+        max_megapixels=config.data.max_megapixels,
+    )
+    return images.center_view(
+        image,
+        input_px=config.input_px,
+        resize_px=config.data.resize_px,
+        resize=config.data.resize,
+    )
 
 
 def _filters(run: _Run) -> str:
@@ -180,7 +198,7 @@ def _details(run: _Run) -> str:
         for row in run.kind("warning")
     )
     damaged = [[row["step"], row["image"]] for row in run.kind("damaged")]
-    parts = [f"<h1>{html.escape(run.name)}</h1>", warnings]
+    parts = [warnings]
     if run.result:
         parts += ["<h2>Confusion</h2>", _confusion(run.result)]
         parts += ["<h2>Worst mistakes</h2>", _mistakes(run)]
@@ -231,13 +249,19 @@ def write_page(workdirs: list[str], output: str) -> str:
     """
     runs = [_Run(workdir) for workdir in workdirs]
     title = ", ".join(run.name for run in runs)
+
+    def heading(run: _Run) -> str:
+        return f"<h1>{html.escape(run.name)}</h1>"
+
     curves = figures.curves([(run.name, run.series) for run in runs])
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>GoogLeNet: {html.escape(title)}</title><style>{CSS}</style>"
         f"<h1>GoogLeNet: {html.escape(title)}</h1>{_summary(runs)}"
-        f'<div class="grid">{curves}</div>' + "".join(_details(run) for run in runs) + "</html>\n"
+        f'<div class="grid">{curves}</div>'
+        + "".join((heading(run) if len(runs) > 1 else "") + _details(run) for run in runs)
+        + "</html>\n"
     )
     try:
         path = pathlib.Path(output)

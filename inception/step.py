@@ -23,9 +23,13 @@ class TrainState:
     opt_state: Any
     average: Any
 
+    def raw_variables(self) -> dict[str, Any]:
+        """The parameters and statistics of this step."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
     def eval_variables(self) -> dict[str, Any]:
         """What evaluation uses: the Polyak average if there is one."""
-        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
+        return self.average or self.raw_variables()
 
 
 def create_state(

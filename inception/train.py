@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 import signal
+import sys
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ class _StopOnSignal:
 
     def _ask(self, number: int, _frame: Any) -> None:
         self.name = signal.Signals(number).name
+        print(f"\n{self.name}: saving after this step; again to stop at once", file=sys.stderr)
         signal.signal(number, self._handlers[number])
 
     def __exit__(self, *_: Any) -> None:
@@ -172,6 +174,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
     parallel.check_batch_size(batch_size, mesh)
     evaluator = evaluate.Evaluator(config, mesh, split=config.data.eval_split)
     source = evaluate.open_split(config, config.data.train_split)
+    evaluate.check_classes(source.classes, evaluator.source.classes)
 
     steps_per_epoch = len(source) / batch_size
     total_steps = round(config.optim.epochs * steps_per_epoch)
@@ -193,7 +196,10 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         batches = _batches(config, source, start_step, total_steps)
         writer = monitor.Writer(workdir, start_step=start_step)
         closing.callback(writer.close)
-        writer.write("start", start_step, command=command, **report.environment())
+        writer.check_images(len(source))
+        writer.write(
+            "start", start_step, command=command, images=len(source), **report.environment()
+        )
         watch = monitor.Monitor(
             writer,
             schedule=schedule,
@@ -262,11 +268,17 @@ def _loop(
             top1 = None
             if done or (step % eval_every == 0 and watch.wants_evaluation(step) and not stop.name):
                 watch.flush()
-                evaluation = evaluator(state.eval_variables())
+                try:
+                    evaluation = evaluator(state.eval_variables())
+                except UserError:  # a damaged image costs no training
+                    evaluator.check_finite(state.raw_variables())
+                    checkpoints.save(step, state)
+                    raise
                 top1 = evaluation.accuracy(1)
                 watch.evaluated(step, evaluation.metrics())
             if done or stop.name or (step % save_every == 0 and step > start_step):
                 watch.flush()
+                evaluator.check_finite(state.raw_variables())
                 checkpoints.save(step, state, top1=top1)
                 watch.restart_clock()
             if done:

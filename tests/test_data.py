@@ -76,6 +76,8 @@ def test_folder_with_and_without_splits(photos: pathlib.Path, tmp_path: pathlib.
     shutil.copytree(photos, tmp_path / "set" / "test")
     whole = sources.open_source("folder", path=str(tmp_path / "set"), split="test")
     assert len(whole) == 30
+    with pytest.raises(UserError, match=r"no split 'val' in .*; there are test"):
+        sources.open_source("folder", path=str(tmp_path / "set"), split="val")
 
 
 @pytest.mark.parametrize(
@@ -85,11 +87,12 @@ def test_folder_with_and_without_splits(photos: pathlib.Path, tmp_path: pathlib.
         (lambda root: [shutil.rmtree(p) for p in root.iterdir()], "has no class folders"),
         (lambda root: (root / "empty").mkdir(), "class folder .*empty has no image"),
         (lambda root: [p.unlink() for p in (root / "ant").glob("[!0]*")], "has one image"),
+        (lambda root: [p.unlink() for p in root.glob("*/[!01]*")], ".*a fifth of 6 images"),
     ],
 )
 def test_broken_folders_are_named(photos: pathlib.Path, spoil, message: str) -> None:
     spoil(photos)
-    with pytest.raises(UserError, match=rf"config\.data\.path.*{message}"):
+    with pytest.raises(UserError, match=rf"config\.data.*{message}"):
         sources.open_source("folder", path=str(photos), split="train")
     with pytest.raises(UserError, match=r"config\.data\.path is empty"):
         sources.open_source("folder", path="", split="train")
@@ -251,13 +254,15 @@ def test_evaluation_covers_the_split_exactly_once(processes: int, examples: int)
 def test_damaged_images_are_skipped_counted_and_named_in_training(photos: pathlib.Path) -> None:
     (photos / "ant" / "0.jpeg").write_bytes(b"")
     (photos / "bee" / "1.jpeg").write_text("text")
-    shutil.copytree(photos, photos.parent / "set" / "train")
+    (photos / "cat" / "2.jpeg").unlink()
+    (photos / "cat" / "2.jpeg").symlink_to("nowhere")
+    shutil.copytree(photos, photos.parent / "set" / "train", symlinks=True)
     source = sources.open_source("folder", path=str(photos.parent / "set"), split="train")
     damaged: set[str] = set()
     for batch, lines in train_batches(source, total_steps=5):
         assert batch["image"].shape == (6, PX, PX, 3)
         damaged |= set(lines)
-    assert sorted(line.split("/")[-2] for line in damaged) == ["ant", "bee"]
+    assert sorted(line.split("/")[-2] for line in damaged) == ["ant", "bee", "cat"]
     assert any("0.jpeg: an empty file" in line for line in damaged)
 
 

@@ -63,7 +63,7 @@ def huge() -> bytes:
     [
         (b"", "an empty file"),
         (b"this is a text", "not an image"),
-        (encoded(Image.new("RGB", (64, 64)), "JPEG")[:400], "."),
+        (encoded(Image.new("RGB", (64, 64)), "JPEG")[:-30], "truncated"),
         (huge(), r"40000 x 40000 px is more than config\.data\.max_megapixels=1"),
     ],
 )
@@ -162,6 +162,12 @@ def test_centre_views(photo: Image.Image) -> None:
     squash = images.center_view(photo, input_px=8, resize_px=10, resize="squash")
     resized = np.asarray(photo.resize((10, 10), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(squash, resized[1:9, 1:9])
+
+
+def test_the_middle_of_a_long_strip_is_seen(rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 256, (400, 10, 3)).astype(np.uint8)
+    view = images.center_view(Image.fromarray(pixels), input_px=10, resize_px=10, resize="short")
+    np.testing.assert_array_equal(view, pixels[195:205])
 
 
 @hypothesis.given(width=st.integers(1, 500), height=st.integers(1, 500))

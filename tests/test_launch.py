@@ -52,15 +52,14 @@ def train_args(workdir: pathlib.Path, *overrides: str) -> list[str]:
 
 
 def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
-    start = time.monotonic()
     shown = process("--help")
     assert shown.returncode == 0
-    assert time.monotonic() - start < 5  # 0.2 s; a second would do if the machine were quiet
     for command in ("train", "eval", "report", "audit"):
         assert command in shown.stdout
         one = process(command, "--help")
         assert one.returncode == 0 and "--json" in one.stdout
     assert process().returncode == 2
+    assert process("--config=x.py").returncode == 2
     code = "import inception, launch, sys; print(sorted({m.split('.')[0] for m in sys.modules}))"
     modules = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -81,6 +80,8 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
         ("--config.data.area_range=(1,'a')", "each element must be a float"),
         ("--config.data.interpolations=1", "each element must be a str"),
         ("--config.optim=1", "there is no knob config.optim;"),
+        ("--config.data.seed=-1", "--config.data.seed=-1: must be finite and at least 0"),
+        ("--config.optim.epochs=nan", "must be finite and at least 0"),
         ("--workdr=x", "unknown flag --workdr=x"),
         ("stray", "unknown argument stray"),
     ],
@@ -159,6 +160,8 @@ def test_eval_needs_no_config_and_takes_a_split_and_the_best(trained, capfd) -> 
         assert got["count"] == count
         if not flags:
             assert got["top1_error"] == result["top1_error"]
+    wider = fails(capfd, ["eval", f"--workdir={workdir}", "--config.model.width=0.1"], status=1)
+    assert "config.model.width=0.1, but" in wider
     nowhere = workdir.parent / "nowhere"
     assert "no config.json" in fails(capfd, ["eval", f"--workdir={nowhere}"], status=1)
     assert not nowhere.exists()
@@ -257,6 +260,8 @@ sys.exit(launch.main({train_args(tmp_path / "run")!r}))
         (("--config.model.norm=group",), "config.model.norm=group: choose one of lrn, batch, none"),
         (("--config.data.normalization=x",), "config.data.normalization=x: choose one of"),
         (("--config.optim.schedule=x",), "config.optim.schedule=x: choose one of"),
+        (("--config.run.eval_batch_size=0",), "config.run.eval_batch_size=0: must be at least 1"),
+        (("--config.data.resize=x",), "config.data.resize=x: choose short or squash"),
         (("--config.run.workers=0",), "config.run.workers=0: from 1 to 256"),
         (("--config.run.log_every_steps=0",), "config.run.log_every_steps=0: must be at least 1"),
         (("--config.run.keep_checkpoints=0",), "config.run.keep_checkpoints=0: must be at least 1"),

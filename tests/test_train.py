@@ -1,7 +1,9 @@
 """The real loop on a tiny network: learning, resuming, stopping, and what it refuses."""
 
+import itertools
 import json
 import pathlib
+import shutil
 import signal
 import struct
 import sys
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto import event_pb2
 
-from inception import UserError, checkpoint, evaluate, monitor, train
+from inception import UserError, checkpoint, evaluate, monitor, parallel, train
 from inception.data import loader
 from tests import tiny
 
@@ -152,10 +154,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
     config = tiny.config("--config.optim.learning_rate=1e30", "--config.model.norm=lrn",
                          "--config.run.checkpoint_every_epochs=0.5", "--config.run.log_every_steps=1",
                          "--config.optim.warmup_epochs=0.")  # fmt: skip
-    with pytest.raises(UserError, match=r"became (nan|inf).*config\.optim\.learning_rate"):
+    with pytest.raises(UserError, match=r"(became|not finite).*config\.optim\.learning_rate"):
         train.run(config, str(tmp_path))
-    good = checkpoint.Checkpoints(str(tmp_path)).steps()
-    assert good and max(good) < 6
+    state = checkpoint.Checkpoints(str(tmp_path), read_only=True).restore(None)
+    if state is not None:  # what was saved still computes
+        evaluate.run(config, str(tmp_path))
+    rows = monitor.read_metrics(str(tmp_path))
+    assert all(r["loss"] == r["loss"] for r in rows if "loss" in r)
 
 
 @pytest.mark.slow
@@ -205,3 +210,48 @@ def test_a_dead_head_raises_a_loud_warning_once(tmp_path: pathlib.Path, capfd) -
     ):
         assert cure in warnings[0]["text"]
     assert "*** WARNING: head main" in capfd.readouterr().err
+
+
+def test_a_set_that_changed_is_not_gone_on_with(unbroken, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(unbroken[1], tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"images": 32', '"images": 31'))
+    with pytest.raises(UserError, match="has 32 images and had 31"):
+        train.run(tiny.config(), str(tmp_path / "run"))
+
+
+def test_splits_must_have_the_same_classes(photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for split in ("train", "val"):
+        shutil.copytree(photos, tmp_path / "set" / split)
+    shutil.rmtree(tmp_path / "set" / "val" / "bee")
+    config = tiny.config("--config.data.source=folder", f"--config.data.path={tmp_path / 'set'}",
+                         "--config.data.eval_split=val")  # fmt: skip
+    with pytest.raises(UserError, match=r"differ in their classes \(bee\)"):
+        train.run(config, str(tmp_path / "run"))
+
+
+def test_an_evaluation_that_misses_an_image_is_an_error() -> None:
+    mesh = parallel.make_mesh()
+    evaluator = evaluate.Evaluator(tiny.config(), mesh, split="test")
+    whole = evaluator._batches
+    evaluator._batches = lambda: itertools.islice(whole(), 1)
+    evaluator._step = lambda _, batch: {
+        "index": batch["index"], "label": batch["label"], "loss": jnp.zeros(24),
+        "top": jnp.zeros((24, 3)), "probability": jnp.zeros((24, 3)),
+    }  # fmt: skip
+    with pytest.raises(RuntimeError, match="evaluated 24 images of 32"):
+        evaluator({})
+
+
+@pytest.mark.slow
+def test_a_damaged_image_of_evaluation_costs_no_training(
+    photos: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    for split in ("train", "val"):
+        shutil.copytree(photos, tmp_path / "set" / split)
+    (tmp_path / "set" / "val" / "ant" / "0.jpeg").write_bytes(b"")
+    config = tiny.config("--config.data.source=folder", f"--config.data.path={tmp_path / 'set'}",
+                         "--config.data.eval_split=val")  # fmt: skip
+    with pytest.raises(UserError, match=r"ant/0\.jpeg: an empty file\. Evaluation skips no image"):
+        train.run(config, str(tmp_path / "run"))
+    assert checkpoint.Checkpoints(str(tmp_path / "run")).steps() == [2]

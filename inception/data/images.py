@@ -163,22 +163,36 @@ def check_sizes(input_px: int, resize_px: int) -> None:
         )
 
 
+def check_resize(resize: str) -> None:
+    """Raises UserError for an unknown way to resize."""
+    if resize not in ("short", "squash"):
+        raise UserError(f"config.data.resize={resize}: choose short or squash")
+
+
 def center_view(image: Image.Image, *, input_px: int, resize_px: int, resize: str) -> np.ndarray:
     """The one view of single-crop evaluation: resized, the centre cut out, uint8.
 
     'short': the shorter side becomes resize_px. 'squash': both sides do (Caffe).
 
+    NOTE: of an image longer than 8 times its width only the middle is resized, for the crop sees
+    no more: a strip of a few pixels' width would become gigabytes.
+
     Raises:
         UserError: an unknown way to resize.
     """
+    check_resize(resize)
     if resize == "squash":
         size = (resize_px, resize_px)
-    elif resize == "short":
+    else:
+        short, long = min(image.size), max(image.size)
+        if long > 8 * short:
+            cut = (long - 8 * short) // 2
+            across = cut if image.width == long else 0
+            down = cut if image.height == long else 0
+            image = image.crop((across, down, image.width - across, image.height - down))
         scale = resize_px / min(image.size)
         width, height = image.size
         size = max(resize_px, round(width * scale)), max(resize_px, round(height * scale))
-    else:
-        raise UserError(f"config.data.resize={resize}: choose short or squash")
     image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = ((side - input_px) // 2 for side in size)
     return np.asarray(image.crop((left, top, left + input_px, top + input_px)))

@@ -49,7 +49,10 @@ class _Reader:
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         name = self.source.name(index)
-        data, label = self.source[index]
+        try:
+            data, label = self.source[index]
+        except OSError as error:
+            raise images.DamagedImageError(f"{name}: {error.strerror or error}") from error
         if not 0 <= label < self.classes:
             raise UserError(
                 f"{name}: label {label} is out of range for config.model.classes={self.classes}"

@@ -8,6 +8,7 @@ import numpy as np
 from inception import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SPLITS = {"train", "val", "validation", "test"}  # a folder with one of these has splits
 
 
 class Source(Protocol):
@@ -38,6 +39,11 @@ def held_out_fifth(labels: np.ndarray, split: str, *, names: tuple[str, str]) ->
     if split not in names:
         raise UserError(f"config.data: there is no split '{split}'; there are {', '.join(names)}")
     every = np.arange(len(labels))
+    if -(-len(labels) // 5) < len(np.unique(labels)):
+        raise UserError(
+            f"config.data: a fifth of {len(labels)} images is fewer than one of each class: add "
+            "images, or make train and val folders"
+        )
     halves = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
     return np.sort(halves[names.index(split)])
 
@@ -73,8 +79,9 @@ class Digits:
 class Folder:
     """A folder of class folders of JPEG, PNG and WebP files, at any depth below the class.
 
-    PATH/SPLIT/CLASS/... if PATH/SPLIT is there; otherwise PATH/CLASS/..., and of each class a
-    fifth is split 'val', the rest 'train'. Classes are sorted by name.
+    PATH/SPLIT/CLASS/... if PATH has a folder train, val, validation or test; otherwise
+    PATH/CLASS/..., and of each class a fifth is split 'val', the rest 'train'. Classes are sorted
+    by name.
     """
 
     def __init__(self, path: str, split: str):
@@ -83,14 +90,22 @@ class Folder:
             raise UserError("config.data.path is empty: name the folder of class folders")
         if not root.is_dir():
             raise UserError(f"config.data.path={path}: no such folder")
-        has_splits = (root / split).is_dir()
+        found_splits = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name in SPLITS)
+        has_splits = bool(found_splits) or (root / split).is_dir()
         root = root / split if has_splits else root
+        if not root.is_dir():
+            raise UserError(
+                f"config.data: there is no split '{split}' in {path}; there are "
+                f"{', '.join(found_splits)}"
+            )
         folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
         if not folders:
             raise UserError(f"config.data.path: {root} has no class folders in it")
         files, labels = [], []
         for label, folder in enumerate(folders):
-            found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+            found = sorted(
+                p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir()
+            )
             if not found:
                 raise UserError(
                     f"config.data.path: class folder {folder} has no image "
