@@ -54,21 +54,27 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """Every layer of a module, all its parameters by path, and what its Inceptions read."""
+    """Every layer of a module, all its parameters by path, the shapes that its children give
+    [1, ...], and what its Inceptions read.
+    """
 
     layers: list[Layer]
     params: dict[tuple[str, ...], int]
+    outputs: dict[str, tuple[int, ...]]
     inceptions: dict[str, tuple[Inception, tuple[int, ...]]]
 
 
 def trace(module: nn.Module, shape: tuple[int, ...]) -> Trace:
     """Traces a module on an input of `shape` [1, h, w, c], computing nothing, and counts."""
     layers: list[Layer] = []
+    outputs: dict[str, tuple[int, ...]] = {}
     inceptions: dict[str, tuple[Inception, tuple[int, ...]]] = {}
 
     def note(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
         layer = context.module
+        if len(layer.path) == 1:
+            outputs[layer.path[0]] = y.shape
         if isinstance(layer, (nn.Conv, nn.Dense)):
             variables = layer.variables["params"]
             kernel = variables["kernel"].size
@@ -89,7 +95,7 @@ def trace(module: nn.Module, shape: tuple[int, ...]) -> Trace:
             jax.eval_shape(init, jax.random.key(0))["params"]
         )
     }
-    return Trace(layers, params, inceptions)
+    return Trace(layers, params, outputs, inceptions)
 
 
 def _cost(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -124,8 +130,9 @@ def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
     that the module has in the reduced network.
 
     Returns:
-        {'rows': [{'name', 'params', 'params_paper', 'macs', 'macs_paper', 'note'}],
-        'total': the same keys, and 'params_with_heads', 'params_without_biases',
+        {'rows': [{'name', 'output', 'params', 'params_paper', 'macs', 'macs_paper', 'note'}],
+        {'rows': [{'name', 'output', 'params', 'params_paper', 'macs', 'macs_paper',
+        'note'}],
         'modules': [{'name', 'input', 'params', 'params_naive', 'macs', 'macs_naive'}],
         'examples': [{'name', 'weights', 'weights_reduced', 'macs', 'macs_reduced'}]}.
     """
@@ -136,9 +143,11 @@ def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
         params[ROWS[path[0]]] += size
     for layer in traced.layers:
         macs[ROWS[layer.path[0]]] += layer.macs
+    outputs = {ROWS[child]: shape[1:] for child, shape in traced.outputs.items() if child in ROWS}
     rows = [
         {
             "name": name,
+            "output": "x".join(map(str, outputs[name])),
             "params": params[name],
             "params_paper": PAPER.get(name, (None, None))[0],
             "macs": macs[name],
@@ -191,10 +200,13 @@ def to_text(result: dict[str, Any]) -> str:
         return "-" if value is None else f"{value / 1e3:,.1f}K"
 
     total = result["total"]
-    lines = [f"{'row':<8}{'params':>12}{'paper':>10}{'MACs':>10}{'paper':>8}  difference"]
+    lines = [
+        f"{'row':<8}{'output':>11}{'params':>12}{'paper':>10}{'MACs':>10}{'paper':>8}  difference"
+    ]
     for row in (*result["rows"], total):
         lines.append(
-            f"{row['name']:<8}{row['params']:>12,}{thousand(row['params_paper']):>10}"
+            f"{row['name']:<8}{row.get('output', ''):>11}{row['params']:>12,}"
+            f"{thousand(row['params_paper']):>10}"
             f"{million(row['macs']):>10}{million(row['macs_paper']):>8}  {row.get('note', '')}"
         )
     lines += [
@@ -221,4 +233,4 @@ def to_text(result: dict[str, Any]) -> str:
             f"{million(e['macs'])} -> {million(e['macs_reduced'])} MACs "
             f"({e['macs'] / e['macs_reduced']:.1f} times fewer)"
         )
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)

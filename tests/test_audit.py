@@ -27,6 +27,13 @@ def test_rows(result: dict) -> None:
     assert {name: macs[name] for name in MACS_M} == MACS_M
 
 
+def test_rows_have_the_papers_output_sizes(result: dict) -> None:
+    outputs = {row["name"]: row["output"] for row in result["rows"]}
+    paper = "112x112x64 56x56x192 28x28x256 28x28x480 14x14x512 14x14x512 14x14x512 14x14x528 "
+    paper += "14x14x832 7x7x832 7x7x1024 1000"
+    assert list(outputs.values())[:12] == paper.split()
+
+
 def test_totals(result: dict) -> None:
     total = result["total"]
     assert total["params"] == 6_998_552
