@@ -131,8 +131,8 @@ def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
 
     Returns:
         {'rows': [{'name', 'output', 'params', 'params_paper', 'macs', 'macs_paper', 'note'}],
-        {'rows': [{'name', 'output', 'params', 'params_paper', 'macs', 'macs_paper',
-        'note'}],
+        'total': the same keys but 'output' and 'note', and 'params_with_heads' and
+        'params_without_biases',
         'modules': [{'name', 'input', 'params', 'params_naive', 'macs', 'macs_naive'}],
         'examples': [{'name', 'weights', 'weights_reduced', 'macs', 'macs_reduced'}]}.
     """

@@ -1,6 +1,5 @@
 """The run page: one self-contained HTML file with what a person wants to know of runs."""
 
-import functools
 import html
 import importlib.metadata
 import json
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import UserError, checkpoint, figures, monitor
+from inception import UserError, checkpoint, evaluate, figures, monitor
 from inception.data import images, sources
 
 MOST_CELLS = 30  # classes up to which the confusion matrix is drawn whole
@@ -136,11 +135,15 @@ def _mistakes(run: _Run) -> str:
     if not mistakes:
         return "<p>None: every guess was right.</p>"
     config = ConfigDict(run.config)
+    try:
+        source = evaluate.open_split(config, run.result["split"])
+    except UserError as error:
+        return f"<p>The images cannot be read: {html.escape(str(error))}</p>"
     cards = []
     for m in mistakes:
         try:
-            picture = figures.png(_seen(config, run.result["split"], m), m["name"])
-        except (UserError, OSError, LookupError, images.DamagedImageError) as error:
+            picture = figures.png(_seen(source, config, m), m["name"])
+        except (OSError, LookupError, images.DamagedImageError) as error:
             picture = f"<p>no picture: {html.escape(str(error))}</p>"
         guesses = ", ".join(f"{_class_name(classes, c)} {p:.0%}" for c, p in m["guesses"][:3])
         truth = _class_name(classes, m["label"])
@@ -148,21 +151,8 @@ def _mistakes(run: _Run) -> str:
     return f'<div class="mistakes">{"".join(cards)}</div>'
 
 
-@functools.lru_cache(maxsize=1)
-def _open(source: str, **choices: Any) -> sources.Source:
-    return sources.open_source(source, **choices)
-
-
-def _seen(config: ConfigDict, split: str, mistake: dict[str, Any]) -> np.ndarray:
+def _seen(source: sources.Source, config: ConfigDict, mistake: dict[str, Any]) -> np.ndarray:
     """The image of a mistake as the network saw it; LookupError if it is no longer there."""
-    source = _open(
-        config.data.source,
-        split=split,
-        path=config.data.path,
-        name=config.data.name,
-        examples=config.data.examples,
-        classes=config.model.classes,
-    )
     if source.name(mistake["index"]) != mistake["name"]:
         raise LookupError("the set has changed")
     image = images.decode(
