@@ -126,8 +126,8 @@ def _examples() -> list[dict[str, Any]]:
 def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
     """Table 1 beside what the modules have, the totals, naive against reduced.
 
-    The naive cost of a module (figure 2a: no reductions, no projection) is taken on the input
-    that the module has in the reduced network.
+    Both costs of a module, with reductions and naive (figure 2a: none, and no projection), are
+    taken on the input that it has in `model`.
 
     Returns:
         {'rows': [{'name', 'output', 'params', 'params_paper', 'macs', 'macs_paper', 'note'}],
