@@ -28,7 +28,7 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem }
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)) }
 figure { margin: 0 }
 figure svg, figure img { width: 100%; height: auto; display: block }
-figcaption { color: #566; font-size: .85rem }
+figcaption { color: #566; font-size: .85rem; overflow-wrap: anywhere }
 .matrix { max-width: 560px }
 .filters { max-width: 560px; image-rendering: pixelated }
 .mistakes { display: grid; gap: .8rem;
