@@ -2,7 +2,7 @@
 
     python launch.py train --config=experiments/digits_plain.py --workdir=runs/digits_plain
 
-Expected: top-1 at least 95% on the held-out 360 digits, in under 6 minutes on 2 cores.
+Expected: top-1 at least 95% on the held-out 360 digits, in about 6 minutes on 2 cores.
 """
 
 from ml_collections import ConfigDict
