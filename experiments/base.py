@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
     config.data.train_split = "train"  # tfds may slice: train[:90%]
     config.data.eval_split = "test"  # folder without splits: val; imagenet2012: validation
     config.data.seed = 0  # order, crops, colours
+    config.data.decoder = "fast"  # the crop alone, not antialiased; exact: slower (docs/input.md)
     config.data.sampler = "inception"  # paper, section 6; caffe: squash and random crop
     config.data.area_range = (0.08, 1.0)  # paper, section 6
     config.data.aspect_range = (3 / 4, 4 / 3)  # paper, section 6
@@ -75,7 +76,7 @@ def get_config() -> ConfigDict:
     config.run.eval_every_epochs = 1.0
     config.run.checkpoint_every_epochs = 1.0
     config.run.keep_checkpoints = 2  # the newest; the best is kept besides
-    config.run.workers = 8  # threads that decode, each on a batch of its own
+    config.run.workers = "all"  # threads, each on a batch of its own: one a core, or a number
     config.run.eval_batch_size = 256  # rounded up to a multiple of the devices
     config.run.dead_head_epochs = 4.0  # a head at chance for so long raises a warning
     return config

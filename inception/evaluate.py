@@ -16,7 +16,7 @@ import tqdm
 from ml_collections import ConfigDict
 
 from inception import UserError, checkpoint, parallel, pixels
-from inception.data import images, loader, sources
+from inception.data import loader, sampling, sources
 from inception.model import GoogLeNet
 
 TOP = 5
@@ -108,8 +108,8 @@ class Evaluator:
     """Variables -> Evaluation, over every example of one split exactly once."""
 
     def __init__(self, config: ConfigDict, mesh: Any, *, split: str):
-        images.check_sizes(config.input_px, config.data.resize_px)
-        images.check_resize(config.data.resize)
+        sampling.check_sizes(config.input_px, config.data.resize_px)
+        sampling.check_resize(config.data.resize)
         if config.run.eval_batch_size < 1:
             raise UserError(
                 f"config.run.eval_batch_size={config.run.eval_batch_size}: must be at least 1"
@@ -119,7 +119,7 @@ class Evaluator:
         self.source = open_split(config, split)
         devices = mesh.devices.size
         view = functools.partial(
-            images.center_view,
+            sampling.center_view,
             input_px=config.input_px,
             resize_px=config.data.resize_px,
             resize=config.data.resize,

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError, checkpoint, evaluate, figures, monitor
-from inception.data import images, sources
+from inception.data import images, sampling, sources
 
 MOST_CELLS = 30  # classes up to which the confusion matrix is drawn whole
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
@@ -160,7 +160,7 @@ def _seen(source: sources.Source, config: ConfigDict, mistake: dict[str, Any]) -
         mistake["name"],
         max_megapixels=config.data.max_megapixels,
     )
-    return images.center_view(
+    return sampling.center_view(
         image,
         input_px=config.input_px,
         resize_px=config.data.resize_px,

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from inception import UserError, checkpoint, evaluate, monitor, optim, parallel, report
-from inception.data import images, loader, sources
+from inception.data import loader, sampling, sources
 from inception.model import GoogLeNet
 from inception.step import TrainState, create_state, train_step
 
@@ -131,7 +131,7 @@ def _state_and_step(
 
 
 def _batches(config: ConfigDict, source: sources.Source, start_step: int, total_steps: int) -> Any:
-    sample = images.training_sampler(
+    sample = sampling.training_sampler(
         config.data.sampler,
         input_px=config.input_px,
         resize_px=config.data.resize_px,
@@ -143,10 +143,12 @@ def _batches(config: ConfigDict, source: sources.Source, start_step: int, total_
     return loader.train_batches(
         source,
         sample=sample,
+        decoder=config.data.decoder,
         seed=config.data.seed,
         start_step=start_step,
         total_steps=total_steps,
         batch_size=config.optim.batch_size,
+        input_px=config.input_px,
         classes=config.model.classes,
         max_megapixels=config.data.max_megapixels,
         workers=config.run.workers,

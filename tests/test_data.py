@@ -13,19 +13,19 @@ import pytest
 from PIL import Image
 
 from inception import UserError
-from inception.data import images, loader, sources
+from inception.data import images, loader, sampling, sources
 
 PX = 8
 
 
-def sampler(**changes) -> images.Sampler:
+def sampler(**changes) -> sampling.Sampler:
     choices = {
         "input_px": PX,
         "resize_px": PX,
         "area_range": (0.5, 1.0),
         "aspect_range": (0.75, 1.33),
     }
-    return images.training_sampler(
+    return sampling.training_sampler(
         "inception", mirror=True, interpolations=("bilinear", "cubic"), **{**choices, **changes}
     )
 
@@ -33,13 +33,19 @@ def sampler(**changes) -> images.Sampler:
 def train_batches(source, **changes):
     choices = {"seed": 0, "start_step": 0, "total_steps": 4, "batch_size": 6, "classes": 10}
     return loader.train_batches(
-        source, sample=sampler(), max_megapixels=10.0, workers=2, **{**choices, **changes}
+        source,
+        sample=sampler(),
+        input_px=PX,
+        decoder="fast",
+        max_megapixels=10.0,
+        workers=2,
+        **{**choices, **changes},
     )
 
 
 def eval_batches(source, **changes):
     def view(image: Image.Image) -> np.ndarray:
-        return images.center_view(image, input_px=PX, resize_px=PX, resize="short")
+        return sampling.center_view(image, input_px=PX, resize_px=PX, resize="short")
 
     choices = {"batch_size": 8, "classes": 10, "workers": 2}
     return loader.eval_batches(
@@ -292,8 +298,8 @@ def test_a_label_out_of_range_names_the_image_and_the_knob() -> None:
         list(eval_batches(source, classes=3))
 
 
-@pytest.mark.parametrize("workers", [0, 1000])
-def test_impossible_worker_counts(workers: int) -> None:
+@pytest.mark.parametrize("workers", [0, 1000, "0", "-1", "some"])
+def test_impossible_worker_counts(workers: int | str) -> None:
     with pytest.raises(UserError, match=rf"config\.run\.workers={workers}"):
         eval_batches(Numbered(3), workers=workers)
 

@@ -3,16 +3,11 @@
 import io
 import pathlib
 
-import hypothesis
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 from PIL import Image
 
-from inception import UserError
 from inception.data import images
-
-PAPER = {"area_range": (0.08, 1.0), "aspect_range": (3 / 4, 4 / 3)}
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -71,127 +66,3 @@ def test_damaged_images_are_named_in_one_line(data: bytes, reason: str) -> None:
     with pytest.raises(images.DamagedImageError, match=rf"^it\.jpg: .*{reason}") as caught:
         decode(data)
     assert "\n" not in str(caught.value)
-
-
-@hypothesis.given(
-    width=st.integers(1, 3000),
-    height=st.integers(1, 3000),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_the_papers_crop(width: int, height: int, seed: int) -> None:
-    uniforms = np.random.default_rng(seed).random(images.UNIFORMS)
-    left, top, right, bottom = images.inception_crop(width, height, uniforms, **PAPER)
-    assert 0 <= left < right <= width + 1e-6
-    assert 0 <= top < bottom <= height + 1e-6
-    aspect = (right - left) / (bottom - top)
-    assert 3 / 4 - 1e-6 <= aspect <= 4 / 3 + 1e-6
-    area = (right - left) * (bottom - top) / (width * height)
-    fits = max(width / height, height / width) < 2  # otherwise 8% of the area may not fit
-    assert area <= 1 + 1e-6 and (area >= 0.08 - 1e-6 or not fits)
-
-
-def test_crops_spread_over_the_papers_ranges(rng: np.random.Generator) -> None:
-    boxes = np.asarray(
-        [images.inception_crop(100, 100, u, **PAPER) for u in rng.random((4000, images.UNIFORMS))]
-    )
-    widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    areas, aspects = widths * heights / 1e4, widths / heights
-    assert areas.min() < 0.1 and areas.max() > 0.95
-    assert aspects.min() < 0.77 and aspects.max() > 1.31
-    assert abs(np.log(aspects).mean()) < 0.02  # portrait as likely as landscape
-    # Below half of the area everything fits, so the share is uniform there.
-    small = areas[areas < 0.5]
-    assert abs((small < 0.29).mean() - 0.5) < 0.04
-
-
-def sampler(name: str = "inception", **changes) -> images.Sampler:
-    choices = {
-        "input_px": 8,
-        "resize_px": 16,
-        "mirror": False,
-        "interpolations": ("bilinear",),
-        **PAPER,
-    }
-    return images.training_sampler(name, **{**choices, **changes})
-
-
-@pytest.fixture
-def photo(rng: np.random.Generator) -> Image.Image:
-    return Image.fromarray(rng.integers(0, 256, (20, 30, 3)).astype(np.uint8))
-
-
-def test_mirror_can_be_turned_off_and_mirrors_half(
-    photo: Image.Image, rng: np.random.Generator
-) -> None:
-    mirrored = 0
-    for u in rng.random((200, images.UNIFORMS)):
-        plain, other = sampler()(photo, u), sampler(mirror=True)(photo, u)
-        flipped = np.array_equal(other, plain[:, ::-1])
-        assert flipped or np.array_equal(other, plain)
-        mirrored += flipped
-    assert 70 < mirrored < 130
-
-
-def test_interpolations_are_drawn_with_equal_probability(
-    photo: Image.Image, rng: np.random.Generator
-) -> None:
-    names = tuple(images.INTERPOLATIONS)
-    counts = dict.fromkeys(names, 0)
-    for u in rng.random((400, images.UNIFORMS)):
-        got = sampler(interpolations=names)(photo, u)
-        for name in names:
-            counts[name] += np.array_equal(got, sampler(interpolations=(name,))(photo, u))
-    assert all(70 < count < 130 for count in counts.values()), counts
-
-
-def test_caffes_sampler_squashes_and_crops(photo: Image.Image, rng: np.random.Generator) -> None:
-    squashed = np.asarray(photo.resize((16, 16), Image.Resampling.BILINEAR))
-    places = set()
-    for u in rng.random((2000, images.UNIFORMS)):
-        crop = sampler("caffe")(photo, u)
-        left, top = (int(v * 9) for v in u[:2])
-        np.testing.assert_array_equal(crop, squashed[top : top + 8, left : left + 8])
-        places.add((left, top))
-    assert len(places) == 81  # every place from 0 to 8
-
-
-def test_centre_views(photo: Image.Image) -> None:
-    short = images.center_view(photo, input_px=8, resize_px=10, resize="short")
-    resized = np.asarray(photo.resize((15, 10), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(short, resized[1:9, 3:11])
-    squash = images.center_view(photo, input_px=8, resize_px=10, resize="squash")
-    resized = np.asarray(photo.resize((10, 10), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(squash, resized[1:9, 1:9])
-
-
-def test_the_middle_of_a_long_strip_is_seen(rng: np.random.Generator) -> None:
-    pixels = rng.integers(0, 256, (400, 10, 3)).astype(np.uint8)
-    view = images.center_view(Image.fromarray(pixels), input_px=10, resize_px=10, resize="short")
-    np.testing.assert_array_equal(view, pixels[195:205])
-
-
-@hypothesis.given(width=st.integers(1, 500), height=st.integers(1, 500))
-@hypothesis.settings(deadline=None, max_examples=30)
-def test_views_have_their_size_whatever_the_images(width: int, height: int) -> None:
-    image = Image.new("RGB", (width, height))
-    for resize in ("short", "squash"):
-        view = images.center_view(image, input_px=16, resize_px=17, resize=resize)
-        assert view.shape == (16, 16, 3)
-
-
-@pytest.mark.parametrize(
-    ("knob", "changes"),
-    [
-        ("interpolations", {"interpolations": ("lanczos",)}),
-        ("interpolations", {"interpolations": ()}),
-        ("area_range", {"area_range": (0.0, 1.0)}),
-        ("area_range", {"area_range": (0.5, 1.5)}),
-        ("aspect_range", {"aspect_range": (2.0, 1.0)}),
-        ("resize_px", {"input_px": 20}),
-    ],
-)
-def test_impossible_choices_name_the_knob(knob: str, changes: dict) -> None:
-    with pytest.raises(UserError, match=knob):
-        sampler(**changes)
-    with pytest.raises(UserError, match=r"config\.data\.sampler=x"):
-        sampler("x")

@@ -1,33 +1,88 @@
-"""Bytes -> pixels: decoding, the training samplers, the views of evaluation."""
+"""Bytes -> pixels: decoding and resizing, exactly or fast."""
 
+import contextlib
 import io
-import math
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from inception import UserError
 
-INTERPOLATIONS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "area": Image.Resampling.BOX,
-    "nearest": Image.Resampling.NEAREST,
-    "cubic": Image.Resampling.BICUBIC,
+INTERPOLATIONS = {  # Pillow's and OpenCV's
+    "bilinear": (Image.Resampling.BILINEAR, cv2.INTER_LINEAR),
+    "area": (Image.Resampling.BOX, cv2.INTER_AREA),
+    "nearest": (Image.Resampling.NEAREST, cv2.INTER_NEAREST),
+    "cubic": (Image.Resampling.BICUBIC, cv2.INTER_CUBIC),
 }
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, with the knob's name
+cv2.setNumThreads(1)  # the loader's threads are many already
 
-ATTEMPTS = 10  # at a crop that fits into the image
-UNIFORMS = 2 * ATTEMPTS + 4  # random numbers that a training sampler takes for one image
-
-Sampler = Callable[[Image.Image, np.ndarray], np.ndarray]
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 class DamagedImageError(Exception):
     """An image that cannot be decoded; the text says which and why."""
 
 
-def decode(data: bytes | np.ndarray, name: str, *, max_megapixels: float) -> Image.Image:
+class Pixels(Protocol):
+    """uint8 [h, w, 3] or [h, w]: an array, or what reads rows of one when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+    def __array__(self) -> np.ndarray: ...
+
+
+Record = bytes | np.ndarray | Pixels
+
+
+class Picture(Protocol):
+    """One image of which a box can be had in any size."""
+
+    size: tuple[int, int]  # width, height
+
+    def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
+        """Fills uint8 `out` [h, w, 3] with the box, or the whole; a key of INTERPOLATIONS."""
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Within it C code's stderr is dropped."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+try:
+    with _silent_stderr():  # it complains of the CUDA libraries that are not needed here
+        from nvidia import nvimgcodec
+except ImportError:  # there are wheels for Linux and Windows only
+    nvimgcodec = None
+
+_thread = threading.local()
+
+
+def _check_size(width: int, height: int, name: str, max_megapixels: float) -> None:
+    if width * height > max_megapixels * 1e6:
+        raise DamagedImageError(
+            f"{name}: {width} x {height} px is more than config.data.max_megapixels="
+            f"{max_megapixels:g}"
+        )
+
+
+def decode(data: Record, name: str, *, max_megapixels: float) -> Image.Image:
     """JPEG, PNG, WebP and whatever else Pillow reads, of any mode -> RGB.
 
     Grey, palette and CMYK pictures are converted, 16-bit ones scaled to 8 bits, transparency is
@@ -44,16 +99,11 @@ def decode(data: bytes | np.ndarray, name: str, *, max_megapixels: float) -> Ima
     Raises:
         DamagedImageError: no image, a truncated one, or too large a one.
     """
-    if isinstance(data, np.ndarray):
-        return Image.fromarray(data).convert("RGB")
+    if not isinstance(data, bytes):
+        return Image.fromarray(np.asarray(data)).convert("RGB")
     try:
         image = Image.open(io.BytesIO(data))
-        width, height = image.size
-        if width * height > max_megapixels * 1e6:
-            raise DamagedImageError(
-                f"{name}: {width} x {height} px is more than config.data.max_megapixels="
-                f"{max_megapixels:g}"
-            )
+        _check_size(*image.size, name, max_megapixels)
         if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
         return image.convert("RGB")
@@ -66,133 +116,112 @@ def decode(data: bytes | np.ndarray, name: str, *, max_megapixels: float) -> Ima
         raise DamagedImageError(f"{name}: {reason}") from error
 
 
-def inception_crop(
-    width: int,
-    height: int,
-    uniforms: np.ndarray,
-    *,
-    area_range: tuple[float, float],
-    aspect_range: tuple[float, float],
-) -> tuple[float, float, float, float]:
-    """The paper's crop: a box (left, top, right, bottom) in pixels, section 6.
+class ExactPicture:
+    """The whole image decoded; resized with an antialiasing filter, the box to the subpixel."""
 
-    Its share of the area is uniform in `area_range`, its aspect ratio log-uniform in
-    `aspect_range`, its place uniform. Draws that do not fit are repeated; after 10 of them the
-    largest central box of the nearest allowed aspect ratio is taken.
+    def __init__(self, data: Record, name: str, *, max_megapixels: float):
+        self._image = decode(data, name, max_megapixels=max_megapixels)
+        self.size = self._image.size
 
-    Args:
-        uniforms: at least 22 numbers from [0, 1).
+    def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
+        height, width, _ = out.shape
+        out[:] = self._image.resize((width, height), INTERPOLATIONS[method][0], box=box)
+
+
+class FastPicture:
+    """Only the box decoded, to whole pixels; resized as TensorFlow 1 did, without antialiasing.
+
+    The decoded pixels are the same as an ExactPicture's. A box at least twice as wide and high as
+    what is wanted is first averaged down by a whole factor, unless the method is nearest or area.
+    docs/input.md has what this is worth and what it costs.
+
+    NOTE: of a JPEG only what lies above the box's lower edge is read: damage below goes unseen,
+    but for a file cut off at its end. What nvImageCodec does not take, Pillow decodes.
     """
-    low, high = area_range
-    log_low, log_high = (math.log(a) for a in aspect_range)
-    for u_area, u_aspect in uniforms[: 2 * ATTEMPTS].reshape(ATTEMPTS, 2):
-        area = width * height * (low + (high - low) * u_area)
-        aspect = math.exp(log_low + (log_high - log_low) * u_aspect)
-        w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
-        if w <= width and h <= height:
-            u_left, u_top = uniforms[2 * ATTEMPTS : 2 * ATTEMPTS + 2]
-            left, top = u_left * (width - w), u_top * (height - h)
-            return left, top, left + w, top + h
-    aspect = min(max(width / height, aspect_range[0]), aspect_range[1])
-    w, h = min(width, height * aspect), min(height, width / aspect)
-    left, top = (width - w) / 2, (height - h) / 2
-    return left, top, left + w, top + h
 
+    def __init__(self, data: Record, name: str, *, max_megapixels: float):
+        stream = _jpeg_stream(data) if isinstance(data, bytes) else None
+        self._region: Callable[[int, int, int, int], np.ndarray]
+        if stream is not None:
+            self.size = (stream.width, stream.height)
+            _check_size(*self.size, name, max_megapixels)
 
-def training_sampler(
-    name: str,
-    *,
-    input_px: int,
-    resize_px: int,
-    area_range: tuple[float, float],
-    aspect_range: tuple[float, float],
-    mirror: bool,
-    interpolations: tuple[str, ...],
-) -> Sampler:
-    """(image, uniforms [24]) -> uint8 [input_px, input_px, 3].
+            def region(left: int, top: int, right: int, bottom: int) -> np.ndarray:
+                view = nvimgcodec.Region(top, left, bottom, right)
+                image = _jpeg_decoder().decode(
+                    stream.get_sub_code_stream(0, view), params=_thread.params
+                )
+                if image is not None:
+                    return np.asarray(image)
+                whole = np.asarray(decode(data, name, max_megapixels=max_megapixels))
+                return whole[top:bottom, left:right]
 
-    'inception': the paper's crop, resized. 'caffe': the image squashed to resize_px x resize_px,
-    and a crop from a random place. Both: mirrored half the time if `mirror`, interpolation
-    drawn from `interpolations`.
-
-    Raises:
-        UserError: an unknown sampler or interpolation, an empty or impossible range.
-    """
-    if name not in ("inception", "caffe"):
-        raise UserError(f"config.data.sampler={name}: choose inception or caffe")
-    for method in interpolations:
-        if method not in INTERPOLATIONS:
-            raise UserError(
-                f"config.data.interpolations has '{method}': choose from "
-                f"{tuple(INTERPOLATIONS)}, written as \"('bilinear','area')\""
-            )
-    if not interpolations:
-        raise UserError("config.data.interpolations is empty: name at least one")
-    check_sizes(input_px, resize_px)
-    for knob, bounds, most in (("area", area_range, 1.0), ("aspect", aspect_range, math.inf)):
-        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= most:
-            raise UserError(
-                f"config.data.{knob}_range={bounds}: two numbers, 0 < low <= high"
-                + (" <= 1" if most == 1.0 else "")
-            )
-
-    def sample(image: Image.Image, uniforms: np.ndarray) -> np.ndarray:
-        method = INTERPOLATIONS[interpolations[int(uniforms[-1] * len(interpolations))]]
-        if name == "inception":
-            box = inception_crop(
-                *image.size, uniforms, area_range=area_range, aspect_range=aspect_range
-            )
-            image = image.resize((input_px, input_px), method, box=box)
+            self._region = region
         else:
-            image = image.resize((resize_px, resize_px), method)
-            left, top = (int(u * (resize_px - input_px + 1)) for u in uniforms[:2])
-            image = image.crop((left, top, left + input_px, top + input_px))
-        if mirror and uniforms[-2] < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.asarray(image)
+            pixels: Pixels | np.ndarray = (
+                np.asarray(decode(data, name, max_megapixels=max_megapixels))
+                if isinstance(data, bytes)
+                else data
+            )
+            self.size = (pixels.shape[1], pixels.shape[0])
+            self._region = lambda left, top, right, bottom: pixels[top:bottom][:, left:right]
 
-    return sample
-
-
-def check_sizes(input_px: int, resize_px: int) -> None:
-    """Raises UserError where a crop of input_px does not fit into resize_px."""
-    if not 1 <= input_px <= resize_px:
-        raise UserError(
-            f"config.input_px={input_px} and config.data.resize_px={resize_px}: need "
-            "1 <= input_px <= resize_px"
+    def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
+        left, top, right, bottom = box or (0, 0, *self.size)
+        region = self._region(
+            int(left),
+            int(top),
+            min(self.size[0], int(np.ceil(right))),
+            min(self.size[1], int(np.ceil(bottom))),
         )
+        height, width, _ = out.shape
+        factor = min(region.shape[0] // height, region.shape[1] // width)
+        if factor > 1 and method in ("bilinear", "cubic"):
+            small = (region.shape[1] // factor, region.shape[0] // factor)
+            region = region[: small[1] * factor, : small[0] * factor]
+            region = cv2.resize(region, small, interpolation=cv2.INTER_AREA)
+        if region.ndim == 2:
+            region = cv2.cvtColor(region, cv2.COLOR_GRAY2RGB)
+        cv2.resize(region, (width, height), dst=out, interpolation=INTERPOLATIONS[method][1])
 
 
-def check_resize(resize: str) -> None:
-    """Raises UserError for an unknown way to resize."""
-    if resize not in ("short", "squash"):
-        raise UserError(f"config.data.resize={resize}: choose short or squash")
+def _jpeg_decoder() -> "nvimgcodec.Decoder":
+    """This thread's own."""
+    if not hasattr(_thread, "decoder"):
+        cpu = nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)
+        _thread.decoder = nvimgcodec.Decoder(
+            device_id=-99999,  # NVIMGCODEC_DEVICE_CPU_ONLY of its C header: no CUDA is asked for
+            max_num_cpu_threads=1,
+            backends=[cpu],
+        )
+        _thread.params = nvimgcodec.DecodeParams(apply_exif_orientation=False)
+    return _thread.decoder
 
 
-def center_view(image: Image.Image, *, input_px: int, resize_px: int, resize: str) -> np.ndarray:
-    """The one view of single-crop evaluation: resized, the centre cut out, uint8.
+def _jpeg_stream(data: bytes) -> "nvimgcodec.CodeStream | None":
+    """A grey or three-channel JPEG that ends as it should, or None."""
+    if nvimgcodec is None or data[:2] != b"\xff\xd8" or b"\xff\xd9" not in data[-64:]:
+        return None
+    try:
+        stream = nvimgcodec.CodeStream(data)
+    except RuntimeError:
+        return None
+    return stream if stream.num_channels in (1, 3) and stream.precision in (0, 8) else None
 
-    'short': the shorter side becomes resize_px. 'squash': both sides do (Caffe).
 
-    NOTE: of an image longer than 8 times its width only the middle is resized, for the crop sees
-    no more: a strip of a few pixels' width would become gigabytes.
+DECODERS: dict[str, Callable[..., Picture]] = {"fast": FastPicture, "exact": ExactPicture}
+
+
+def open_picture(data: Record, name: str, *, decoder: str, max_megapixels: float) -> Picture:
+    """An encoded image or pixels -> Picture; `decoder` is a key of DECODERS.
 
     Raises:
-        UserError: an unknown way to resize.
+        DamagedImageError: as `decode`; of a fast picture perhaps only when it is resized.
     """
-    check_resize(resize)
-    if resize == "squash":
-        size = (resize_px, resize_px)
-    else:
-        short, long = min(image.size), max(image.size)
-        if long > 8 * short:
-            cut = (long - 8 * short) // 2
-            across = cut if image.width == long else 0
-            down = cut if image.height == long else 0
-            image = image.crop((across, down, image.width - across, image.height - down))
-        scale = resize_px / min(image.size)
-        width, height = image.size
-        size = max(resize_px, round(width * scale)), max(resize_px, round(height * scale))
-    image = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = ((side - input_px) // 2 for side in size)
-    return np.asarray(image.crop((left, top, left + input_px, top + input_px)))
+    return DECODERS[decoder](data, name, max_megapixels=max_megapixels)
+
+
+def check_decoder(decoder: str) -> None:
+    """Raises UserError for an unknown decoder."""
+    if decoder not in DECODERS:
+        raise UserError(f"config.data.decoder={decoder}: choose {' or '.join(DECODERS)}")
