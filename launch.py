@@ -171,6 +171,30 @@ def audit(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     return result
 
 
+def prepare(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
+    if bool(args.source) == bool(args.tars or args.name):
+        raise CommandLineError("give --tars, --name or both; or else --source")
+    if args.source and args.short_side is None:
+        raise CommandLineError("--source is there to write a store from: give --short_side")
+    from inception.data import prepare
+
+    result = prepare.prepare(
+        tars=args.tars,
+        name=args.name,
+        source=args.source,
+        output=args.output,
+        short_side=args.short_side,
+        quality=args.quality,
+        format=args.format,
+    )
+    kind = "store" if args.short_side else f"tfds --config.data.name={args.name or 'imagenet2012'}"
+    print(
+        f"Train on it: --config.data.path={args.output} --config.data.source={kind}; its splits "
+        f"are {', '.join(result['splits'])}"
+    )
+    return result
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
     top = argparse.ArgumentParser(
@@ -212,6 +236,37 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     sub.add_argument("--split", default="", help="default: config.data.eval_split")
     sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
+
+    sub = command(
+        "prepare",
+        prepare,
+        "ImageNet's tars, or any TFDS set, -> ArrayRecord; or a store that trains faster",
+        config=None,
+    )
+    sub.add_argument(
+        "--tars", default="", metavar="DIR", help="ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar"
+    )
+    sub.add_argument("--name", default="", help="another TFDS set, downloaded by TFDS")
+    sub.add_argument(
+        "--source",
+        default="",
+        metavar="DIR",
+        help="instead: a folder of class folders, or of a version that TFDS prepared",
+    )
+    sub.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+    sub.add_argument(
+        "--short_side",
+        type=int,
+        metavar="PX",
+        help="write a store: every image once more, its shorter side at most this",
+    )
+    sub.add_argument("--quality", type=int, default=90, help="of the store's JPEGs (default: 90)")
+    sub.add_argument(
+        "--format",
+        choices=("jpeg", "rgb"),
+        default="jpeg",
+        help="of the store: rgb is plain pixels, 7 to 9 times the bytes and no decoding",
+    )
 
     sub = command("report", report, "one HTML page about one run or several", config=None)
     sub.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")

@@ -45,8 +45,8 @@ def get_config() -> ConfigDict:
     config.optim.polyak_decay = 0.9999  # paper averages, gives no rate; 0 turns it off
 
     config.data = ConfigDict()
-    config.data.source = "digits"  # inside scikit-learn; or folder, tfds, synthetic
-    config.data.path = ""  # folder: of class folders; tfds: TFDS's data folder
+    config.data.source = "digits"  # inside scikit-learn; or folder, tfds, store, synthetic
+    config.data.path = ""  # folder: of class folders; tfds: TFDS's; store: what prepare wrote
     config.data.name = ""  # tfds: imagenet2012, mnist:3.0.1, ...
     config.data.examples = 1024  # synthetic: how many
     config.data.train_split = "train"  # tfds may slice: train[:90%]

@@ -1,11 +1,14 @@
-"""Where examples come from, one interface for four kinds: random access to (image, label)."""
+"""Where examples come from, one interface for all kinds: random access to (image, label)."""
 
+import difflib
 import pathlib
 from typing import Protocol
 
 import numpy as np
 
 from inception import UserError
+from inception.data.images import Record
+from inception.data.store import Store
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 SPLITS = {"train", "val", "validation", "test"}  # a folder with one of these has splits
@@ -18,7 +21,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
+    def __getitem__(self, index: int) -> tuple[Record, int]:
         """(an encoded image, or uint8 pixels [h, w] or [h, w, 3]; label)."""
 
     def name(self, index: int) -> str:
@@ -159,8 +162,13 @@ class Tfds:
                 builder = tfds.builder_from_directory(path)
         except Exception as error:
             root = pathlib.Path(path).expanduser()
-            there = sorted(p.name for p in root.iterdir()) if root.is_dir() else "no such folder"
-            raise UserError(f"{where}: no prepared TFDS set of that name ({there})") from error
+            there = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
+            near = difflib.get_close_matches(name.split(":")[0], there, n=1, cutoff=0.0)
+            found = f"there is {', '.join(there[:20])}" if there else "no such folder, or empty"
+            raise UserError(
+                f"{where}: no prepared TFDS set of that name; {found}"
+                + (f"; the nearest is {near[0]}" if near and name else "")
+            ) from error
         info = builder.info
         if info.file_format.value != "array_record":
             raise UserError(
@@ -223,7 +231,7 @@ class Synthetic:
 def open_source(
     source: str, *, split: str, path: str = "", name: str = "", examples: int = 0, classes: int = 0
 ) -> Source:
-    """The source that config.data names: 'digits', 'folder', 'tfds' or 'synthetic'.
+    """The source that config.data names: 'digits', 'folder', 'tfds', 'store' or 'synthetic'.
 
     Raises:
         UserError: an unknown kind, a set or split that is not there, an empty one.
@@ -234,11 +242,13 @@ def open_source(
         opened = Folder(path, split)
     elif source == "tfds":
         opened = Tfds(path, name, split)
+    elif source == "store":
+        opened = Store(path, split)
     elif source == "synthetic":
         opened = Synthetic(split, examples, classes)
     else:
         raise UserError(
-            f"config.data.source={source}: choose one of digits, folder, tfds, synthetic"
+            f"config.data.source={source}: choose one of digits, folder, tfds, store, synthetic"
         )
     if len(opened) == 0:
         raise UserError(f"config.data: split '{split}' of source {source} {path} has no image")

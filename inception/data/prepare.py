@@ -1,0 +1,260 @@
+"""ImageNet's tars, or any set of TFDS -> ArrayRecord; any of these, or a folder -> a store.
+
+TensorFlow is needed here alone, by TFDS's builders.
+"""
+
+import contextlib
+import difflib
+import fcntl
+import functools
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import absl.logging
+import grain
+import tqdm
+from PIL import Image
+
+from inception import UserError
+from inception.data import images, loader, sources, store
+
+IMAGENET = "imagenet2012"
+TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+IMAGENET_COUNTS = {"train": 1_281_167, "validation": 50_000}
+MEGAPIXELS = 1000.0  # a larger picture is left out
+
+
+@contextlib.contextmanager
+def _all_or_nothing(output: str) -> Iterator[pathlib.Path]:
+    """A folder OUTPUT.incomplete to work in, which becomes OUTPUT when all is done.
+
+    What an interrupted start has left in it goes first.
+
+    Raises:
+        UserError: OUTPUT is there already, cannot be written, or another process works on it.
+    """
+    final = pathlib.Path(output).expanduser().absolute()
+    work = final.with_name(f"{final.name}.incomplete")
+    try:
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise UserError(
+                f"--output={output} is not empty: choose a new folder, or empty this one"
+            )
+        work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be written: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise UserError(f"--output={output}: another prepare is writing there") from error
+    try:
+        for left in work.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield work
+        work.replace(final)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _members(path: pathlib.Path) -> list[tarfile.TarInfo]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return tar.getmembers()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"--tars={path.parent}: there is no {path.name} in it: ImageNet's two tars "
+            f"({', '.join(TARS)}) come from image-net.org, after registration"
+        ) from error
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"{path} is truncated, or no tar ({error}): download it again") from error
+
+
+def _check_tars(tars: str, classes: list[str], work: pathlib.Path) -> None:
+    """Reads both tars' tables of contents: of a missing tar TFDS drops the split and goes on."""
+    train, val = (pathlib.Path(tars).expanduser() / name for name in TARS)
+    inside = {path: [m.name for m in _members(path)] for path in (train, val)}
+    for path, suffix, what in ((train, ".tar", "one tar a class"), (val, ".JPEG", "JPEG images")):
+        odd = [name for name in inside[path] if not name.endswith(suffix)]
+        if odd or not inside[path]:
+            raise UserError(
+                f"{path} should hold {what} and has {odd[0] if odd else 'nothing'} in it: are the "
+                "two tars swapped?"
+            )
+    found = {pathlib.Path(name).stem for name in inside[train]}
+    wrong = [f"{name} is missing" for name in sorted(set(classes) - found)]
+    wrong += [f"{name} is none of ImageNet's" for name in sorted(found - set(classes))]
+    if wrong:
+        raise UserError(
+            f"{train} holds {len(found)} classes of {len(classes)}: {', '.join(wrong[:3])}. "
+            "Download it again"
+        )
+    needed = 2 * sum(path.stat().st_size for path in (train, val))  # TFDS sorts on disk
+    free = shutil.disk_usage(work).free
+    if needed > free:
+        raise UserError(
+            f"--output: preparing takes about {needed / 1e9:.1f} GB for a while, and "
+            f"{work.parent} has {free / 1e9:.1f} GB free: choose another disk"
+        )
+
+
+def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
+    """Runs TFDS's builder in `work`; returns the folder of the prepared version."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            "TFDS prepares a set with TensorFlow, which is not installed (reading needs none): "
+            "pip install -c requirements.txt -e '.[prepare]'"
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow_datasets as tfds
+
+    known = tfds.list_builders(with_community_datasets=False)
+    if name.split(":")[0].split("/")[0] not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+        raise UserError(f"--name={name}: TFDS has no such set; the nearest are {', '.join(near)}")
+    absl.logging.set_verbosity(absl.logging.ERROR)  # ImageNet's test split is not wanted
+    builder = tfds.builder(name, data_dir=str(work), file_format="array_record")
+    if builder.name == IMAGENET:
+        _check_tars(tars, builder.info.features["label"].names, work)
+        splits = [  # what TFDS takes for its progress bars' totals
+            tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=0)
+            for split, count in IMAGENET_COUNTS.items()
+        ]
+        builder.info.set_splits(tfds.core.splits.SplitDict(splits))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it names the folder of the moment
+            builder.download_and_prepare(
+                download_dir=work / "downloads",
+                download_config=tfds.download.DownloadConfig(manual_dir=tars or None),
+            )
+    except Exception as error:  # a builder may raise anything
+        reason = " ".join(str(error).split())
+        raise UserError(f"TFDS could not prepare {name}: {reason}") from error
+    shutil.rmtree(work / "downloads", ignore_errors=True)
+    return pathlib.Path(builder.data_dir)
+
+
+def _label_or_damage(source: sources.Source, index: int) -> int | str:
+    """The record's label, or what is wrong with it; what is no plain JPEG is decoded whole."""
+    record, label = source[index]
+    name = source.name(index)
+    assert isinstance(record, bytes), record
+    try:
+        with Image.open(io.BytesIO(record)) as image:
+            plain = image.format == "JPEG" and image.mode in ("L", "RGB")
+        if not plain or b"\xff\xd9" not in record[-64:]:
+            images.decode(record, name, max_megapixels=MEGAPIXELS)
+    except (OSError, images.DamagedImageError) as error:
+        return str(error) if name in str(error) else f"{name}: {error}"
+    return label
+
+
+def _check_records(splits: dict[str, sources.Source], threads: int, name: str) -> dict[str, Any]:
+    """Looks at every record that TFDS has written; prints counts, and what they should be."""
+    counts: dict[str, int] = {}
+    rejected: list[str] = []
+    for split, source in splits.items():
+        check = functools.partial(_label_or_damage, source)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
+        found = list(
+            tqdm.tqdm(
+                iter(grain.MapDataset.range(len(source)).map(check).to_iter_dataset(options)),
+                desc=f"check {split}",
+                total=len(source),
+                unit="image",
+                mininterval=1,
+            )
+        )
+        bad = [item for item in found if isinstance(item, str)]
+        classes = {item for item in found if not isinstance(item, str)}
+        counts[split], rejected = len(found), rejected + bad
+        line = f"{split}: {len(found)} images of {len(classes)} classes"
+        expected = IMAGENET_COUNTS.get(split) if name == IMAGENET else None
+        if expected and expected != len(found):
+            line += f", {len(found) - expected:+d} against ILSVRC-2012's {expected}"
+        elif expected:
+            line += ", as ILSVRC-2012 has"
+        if len(classes) < len(source.classes):
+            line += f"; {len(source.classes) - len(classes)} classes have no image in it"
+        print(line + (f"; {len(bad)} cannot be read" if bad else ""))
+    for line in rejected[:20]:
+        print(f"WARNING: {line}", file=sys.stderr)
+    return {"splits": counts, "rejected": rejected}
+
+
+def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
+    """Every split of a set that TFDS has prepared, or of a folder of images."""
+    if (path / "dataset_info.json").exists():
+        info = json.loads((path / "dataset_info.json").read_text())
+        names = [split["name"] for split in info["splits"]]
+        return {name: sources.Tfds(str(path), "", name) for name in names}
+    found = [p.name for p in path.iterdir() if p.name in sources.SPLITS] if path.is_dir() else []
+    return {name: sources.Folder(str(path), name) for name in found or ("train", "val")}
+
+
+def prepare(
+    *,
+    tars: str,
+    name: str,
+    source: str,
+    output: str,
+    short_side: int | None,
+    quality: int,
+    format: str,
+) -> dict[str, Any]:
+    """Writes OUTPUT: a set of TFDS as ArrayRecord, or with `short_side` a store.
+
+    OUTPUT appears when it is whole, and not before; an interrupted start begins anew.
+
+    Args:
+        tars: a folder with ImageNet's two tars, or what another set wants downloaded by hand.
+        name: of a TFDS set, to be downloaded if there are no tars; '' is imagenet2012.
+        source: in place of both, what is there: a folder of class folders, or the folder of a
+            version that TFDS prepared.
+        short_side: of the store's images, pixels.
+        quality, format: see `store.write_store`.
+
+    Returns:
+        {'splits': {name: count}, 'rejected': [a line for each image that cannot be read]}.
+
+    Raises:
+        UserError: whatever is wrong with the tars, the source, the output or the numbers.
+    """
+    threads = loader.threads("all")
+    if short_side is not None and short_side < 1:
+        raise UserError(f"--short_side={short_side}: at least 1 pixel")
+    if not 1 <= quality <= 100:
+        raise UserError(f"--quality={quality}: from 1 to 100")
+    with _all_or_nothing(output) as work:
+        if source:
+            prepared = pathlib.Path(source).expanduser()
+        else:
+            prepared = _prepare_tfds(name or IMAGENET, tars, work)
+        splits = _open_all(prepared)
+        if short_side is None:
+            return _check_records(splits, threads, name or IMAGENET)
+        result = store.write_store(
+            splits,
+            work,
+            short_side=short_side,
+            quality=quality,
+            format=format,
+            max_megapixels=MEGAPIXELS,
+            threads=threads,
+            origin=source or name or IMAGENET,
+        )
+        if not source:
+            shutil.rmtree(work / prepared.relative_to(work).parts[0])
+        return result

@@ -1,0 +1,279 @@
+"""The store that trains fast: every image of a set once more, smaller, in one file a split."""
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import shutil
+import sys
+import time
+from typing import Any, BinaryIO
+
+import grain
+import numpy as np
+import tqdm
+from PIL import Image
+
+from inception import UserError
+from inception.data import images, sampling
+
+VERSION = 1
+FORMATS = ("jpeg", "rgb")
+PROBES = 100  # images that tell the size beforehand, and the effect on pixels
+
+
+class Store:
+    """What `launch.py prepare --short_side` writes: one file of JPEGs or of pixels a split.
+
+    PATH/store.json describes it; PATH/SPLIT.bin holds the images one after the other,
+    PATH/SPLIT.npz where each begins ('offsets', int64 [n + 1]), its 'labels', int32 [n], and its
+    'shapes', int32 [n, 2], height and width. Reading is one pread an image: safe in threads, and
+    a file cut short is an error where a memory map would kill the process.
+    """
+
+    def __init__(self, path: str, split: str):
+        root = pathlib.Path(path).expanduser()
+        try:
+            about = json.loads((root / "store.json").read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"config.data.path={path} is no store (store.json: {error}): write one with "
+                "launch.py prepare --short_side"
+            ) from error
+        if about.get("version") != VERSION:
+            raise UserError(
+                f"config.data.path={path} was written by another version of this program (store "
+                f"{about.get('version')}, this one reads {VERSION}): prepare it again"
+            )
+        if split not in about["splits"]:
+            raise UserError(
+                f"config.data: there is no split '{split}' in {path}; there are "
+                f"{', '.join(about['splits'])}"
+            )
+        self._where = f"{path}/{split}"
+        try:
+            with np.load(root / f"{split}.npz") as index:
+                self._offsets, self._labels = index["offsets"], index["labels"]
+                self._shapes = index["shapes"] if about["format"] == "rgb" else None
+            self._file = (root / f"{split}.bin").open("rb", buffering=0)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"config.data.path={path} is damaged ({error}): prepare it again"
+            ) from error
+        size = os.fstat(self._file.fileno()).st_size
+        if size != self._offsets[-1]:
+            raise UserError(
+                f"{self._where}.bin has {size} bytes where {self._offsets[-1]} were written: copy "
+                "or prepare it again"
+            )
+        self.classes = tuple(about["classes"])
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[images.Record, int]:
+        start, end = self._offsets[index : index + 2].tolist()
+        label = int(self._labels[index])
+        if self._shapes is not None:
+            height, width = self._shapes[index].tolist()
+            return StoredPixels(self._file, start, (height, width, 3)), label
+        return _pread(self._file, end - start, start), label
+
+    def name(self, index: int) -> str:
+        return f"{self._where} record {index}"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredPixels:
+    """uint8 [h, w, 3] in a file, of which only the rows asked for are read."""
+
+    file: BinaryIO
+    offset: int
+    shape: tuple[int, int, int]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        height, width, channels = self.shape
+        first, last, _ = rows.indices(height)
+        row = width * channels
+        data = _pread(self.file, (last - first) * row, self.offset + first * row)
+        return np.frombuffer(data, np.uint8).reshape(last - first, width, channels)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del dtype, copy
+        return self[:]
+
+
+def _pread(file: BinaryIO, size: int, offset: int) -> bytes:
+    data = os.pread(file.fileno(), size, offset)
+    if len(data) != size:
+        raise OSError(f"{file.name} ends early")
+    return data
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encoder:
+    """An image's index -> its bytes in the store, label and shape; or what is wrong with it."""
+
+    source: Any
+    short_side: int
+    quality: int
+    format: str
+    max_megapixels: float
+
+    def __call__(self, index: int) -> tuple[bytes, int, tuple[int, int]] | str:
+        try:
+            image, label = self.decode(index)
+        except images.DamagedImageError as error:
+            return str(error)
+        small = self.shrink(image)
+        return self.encode(small), label, (small.height, small.width)
+
+    def decode(self, index: int) -> tuple[Image.Image, int]:
+        name = self.source.name(index)
+        try:
+            record, label = self.source[index]
+        except OSError as error:
+            raise images.DamagedImageError(f"{name}: {error.strerror or error}") from error
+        return images.decode(record, name, max_megapixels=self.max_megapixels), label
+
+    def shrink(self, image: Image.Image) -> Image.Image:
+        """The shorter side becomes short_side; a smaller image stays as it is."""
+        scale = self.short_side / min(image.size)
+        if scale >= 1:
+            return image
+        size = round(image.width * scale), round(image.height * scale)
+        return image.resize(size, Image.Resampling.BICUBIC)
+
+    def encode(self, image: Image.Image) -> bytes:
+        if self.format == "rgb":
+            return np.asarray(image).tobytes()
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=self.quality)
+        return buffer.getvalue()
+
+
+def _probe(encoder: _Encoder) -> tuple[float, float]:
+    """(mean bytes an image; dB between crops of 224 px from the store and from the originals).
+
+    Of up to 100 images spread over the source; the crops are the paper's, resized exactly.
+    """
+    count = min(PROBES, len(encoder.source))
+    sizes, errors = [], []
+    for index in np.linspace(0, len(encoder.source) - 1, count).astype(int).tolist():
+        try:
+            image, _ = encoder.decode(index)
+        except images.DamagedImageError:
+            continue
+        small = encoder.shrink(image)
+        data = encoder.encode(small)
+        stored = small if encoder.format == "rgb" else Image.open(io.BytesIO(data)).convert("RGB")
+        box = sampling.inception_crop(
+            *image.size,
+            np.random.default_rng(index).random(sampling.UNIFORMS),
+            area_range=(0.08, 1.0),
+            aspect_range=(3 / 4, 4 / 3),
+        )
+        scale = np.tile(np.divide(stored.size, image.size), 2)
+        size, method = (224, 224), Image.Resampling.BILINEAR
+        before = np.asarray(image.resize(size, method, box=box), np.float32)
+        left, top, right, bottom = (np.asarray(box) * scale).tolist()
+        after = np.asarray(stored.resize(size, method, box=(left, top, right, bottom)), np.float32)
+        sizes.append(len(data))
+        errors.append(np.mean((before - after) ** 2))
+    if not sizes:
+        raise UserError("every image looked at is damaged: is this the right source?")
+    return float(np.mean(sizes)), float(10 * np.log10(255**2 / max(np.mean(errors), 1e-9)))
+
+
+def write_split(
+    source: Any, folder: pathlib.Path, split: str, *, encoder: _Encoder, threads: int
+) -> tuple[int, list[str]]:
+    """Writes SPLIT.bin and SPLIT.npz; returns the count of images, and a line for each rejected."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
+    encoded = iter(grain.MapDataset.range(len(source)).map(encoder).to_iter_dataset(options))
+    offsets, labels, shapes, rejected = [0], [], [], []
+    with (folder / f"{split}.bin").open("wb") as file:
+        for item in tqdm.tqdm(encoded, desc=split, total=len(source), unit="image", mininterval=1):
+            if isinstance(item, str):
+                rejected.append(item)
+                tqdm.tqdm.write(f"WARNING: left out: {item}", file=sys.stderr)
+                continue
+            data, label, shape = item
+            file.write(data)
+            offsets.append(offsets[-1] + len(data))
+            labels.append(label)
+            shapes.append(shape)
+        os.fsync(file.fileno())
+    np.savez(
+        folder / f"{split}.npz",
+        offsets=np.asarray(offsets, np.int64),
+        labels=np.asarray(labels, np.int32),
+        shapes=np.asarray(shapes, np.int32).reshape(-1, 2),
+    )
+    return len(labels), rejected
+
+
+def write_store(
+    splits: dict[str, Any],
+    folder: pathlib.Path,
+    *,
+    short_side: int,
+    quality: int,
+    format: str,
+    max_megapixels: float,
+    threads: int,
+    origin: str,
+) -> dict[str, Any]:
+    """Writes every image of some sources once more, smaller; prints size, time, effect on pixels.
+
+    An image that cannot be read is left out and named. store.json comes last: a folder without it
+    is no store.
+
+    Args:
+        splits: sources by the name of the split, of the same classes.
+        folder: exists, is empty.
+        short_side: of the stored images, pixels; smaller ones keep their size.
+        quality: of the JPEGs, 1-100.
+        format: 'jpeg', or 'rgb' for plain pixels: several times the bytes, no decoding.
+
+    Returns:
+        {'splits': {name: count}, 'rejected': [a line each]}.
+
+    Raises:
+        UserError: too small a disk, a source without a readable image.
+    """
+    counts, rejected = {}, []
+    for split, source in splits.items():
+        started = time.monotonic()
+        encoder = _Encoder(source, short_side, quality, format, max_megapixels)
+        size, decibels = _probe(encoder)
+        needed, free = size * len(source), shutil.disk_usage(folder).free
+        if needed > free:
+            raise UserError(
+                f"--output: {split} needs about {needed / 1e9:.1f} GB and {folder.parent} has "
+                f"{free / 1e9:.1f} GB free: choose another disk, a smaller --short_side or "
+                "--quality, or --format=jpeg"
+            )
+        counts[split], left_out = write_split(
+            source, folder, split, encoder=encoder, threads=threads
+        )
+        rejected += left_out
+        print(
+            f"{split}: {counts[split]} images, {(folder / f'{split}.bin').stat().st_size / 1e6:.1f}"
+            f" MB ({size / 1e3:.1f} kB an image), {time.monotonic() - started:.1f} s; crops "
+            f"of 224 px are {decibels:.1f} dB from the originals'"
+            + (f"; {len(left_out)} damaged images left out" if left_out else "")
+        )
+    about = {
+        "version": VERSION,
+        "format": format,
+        "short_side": short_side,
+        "quality": quality if format == "jpeg" else None,
+        "origin": origin,
+        "splits": counts,
+        "rejected": rejected,
+        "classes": next(iter(splits.values())).classes,
+    }
+    (folder / "store.json").write_text(json.dumps(about, indent=1) + "\n")
+    return {"splits": counts, "rejected": rejected}
