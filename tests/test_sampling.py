@@ -147,3 +147,77 @@ def test_impossible_choices_name_the_knob(knob: str, changes: dict) -> None:
         sampler(**changes)
     with pytest.raises(UserError, match=r"config\.data\.sampler=x"):
         sampler("x")
+
+
+# Views
+
+
+def tagged(width: int, height: int) -> Image.Image:
+    """No two places look alike: red says how far right, green how far down."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, 0 * x], -1).round().astype(np.uint8))
+
+
+def all_views(image: Image.Image, crops: int, **changes) -> list[np.ndarray]:
+    choices = {"input_px": 224, "resize_px": 256, "resize": "short", **changes}
+    return list(sampling.views(image, crops, **choices))
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500)])
+@pytest.mark.parametrize("crops", sampling.VIEWS)
+def test_views_are_as_many_as_they_say_and_distinct(crops: int, size: tuple[int, int]) -> None:
+    made = all_views(tagged(*size), crops)
+    assert len(made) == crops
+    assert all(v.shape == (224, 224, 3) and v.dtype == np.uint8 for v in made)
+    assert len({v.tobytes() for v in made}) == crops
+    for view, mirrored in zip(made[::2], made[1::2], strict=False):
+        np.testing.assert_array_equal(mirrored, view[:, ::-1])
+
+
+def test_the_ten_are_centre_and_corners() -> None:
+    image = tagged(300, 256)
+    pixels = np.asarray(image)
+    places = [(38, 16), (0, 0), (76, 0), (0, 32), (76, 32)]
+    for view, (left, top) in zip(all_views(image, 10)[::2], places, strict=True):
+        np.testing.assert_array_equal(view, pixels[top : top + 224, left : left + 224])
+    np.testing.assert_array_equal(all_views(image, 1)[0], all_views(image, 10)[0])
+
+
+@pytest.mark.parametrize("portrait", [False, True])
+def test_the_144_against_a_second_derivation(portrait: bool) -> None:
+    image = tagged(512, 256)  # twice as long: every scale is a whole number of pixels
+    if portrait:
+        image = image.transpose(Image.Transpose.TRANSPOSE)
+    expected = []
+    for short in (256, 288, 320, 352):
+        size = (short, 2 * short) if portrait else (2 * short, short)
+        scaled = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+        for start in (0, short // 2, short):
+            square = scaled[start:, :][:short] if portrait else scaled[:, start:][:, :short]
+            edge, middle = short - 224, (short - 224) // 2
+            for y, x in ((middle, middle), (0, 0), (0, edge), (edge, 0), (edge, edge)):
+                expected.append(square[y : y + 224, x : x + 224])
+            whole = Image.fromarray(square).resize((224, 224), Image.Resampling.BILINEAR)
+            expected.append(np.asarray(whole))
+    for view, wanted in zip(all_views(image, 144)[::2], expected, strict=True):
+        np.testing.assert_array_equal(view, wanted)
+
+
+def test_impossible_views() -> None:
+    with pytest.raises(UserError, match="7 crops: choose one of 1, 10, 144"):
+        all_views(tagged(30, 30), 7)
+    with pytest.raises(UserError, match="squash"):
+        all_views(tagged(30, 30), 144, resize="squash")
+    with pytest.raises(UserError, match=r"config\.data\.resize=x"):
+        all_views(tagged(30, 30), 1, resize="x")
+
+
+def test_fast_and_exact_samplers_see_the_same(rng: np.random.Generator) -> None:
+    image = tagged(80, 60)
+    for name in ("inception", "caffe"):
+        for u in rng.random((50, sampling.UNIFORMS)):
+            a, b = (
+                sampler(name, mirror=True, decoder=d)(image, u).astype(float)
+                for d in ("fast", "exact")
+            )
+            assert np.abs(a - b).mean() < 8, name

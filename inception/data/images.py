@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from inception import UserError
 INTERPOLATIONS = {  # Pillow's and OpenCV's
     "bilinear": (Image.Resampling.BILINEAR, cv2.INTER_LINEAR),
     "area": (Image.Resampling.BOX, cv2.INTER_AREA),
-    "nearest": (Image.Resampling.NEAREST, cv2.INTER_NEAREST),
+    "nearest": (Image.Resampling.NEAREST, cv2.INTER_NEAREST_EXACT),
     "cubic": (Image.Resampling.BICUBIC, cv2.INTER_CUBIC),
 }
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, with the knob's name
@@ -131,9 +132,9 @@ class ExactPicture:
 class FastPicture:
     """Only the box decoded, to whole pixels; resized as TensorFlow 1 did, without antialiasing.
 
-    The decoded pixels are the same as an ExactPicture's. A box at least twice as wide and high as
-    what is wanted is first averaged down by a whole factor, unless the method is nearest or area.
-    docs/input.md has what this is worth and what it costs.
+    The decoded pixels are the same as an ExactPicture's (of a box one pixel wide nearly). A box at
+    least twice as wide and high as what is wanted is first averaged down by a whole factor, unless
+    the method is nearest or area. docs/input.md has what this is worth and what it costs.
 
     NOTE: of a JPEG only what lies above the box's lower edge is read: damage below goes unseen,
     but for a file cut off at its end. What nvImageCodec does not take, Pillow decodes.
@@ -171,14 +172,16 @@ class FastPicture:
         region = self._region(
             int(left),
             int(top),
-            min(self.size[0], int(np.ceil(right))),
-            min(self.size[1], int(np.ceil(bottom))),
+            min(self.size[0], math.ceil(right)),
+            min(self.size[1], math.ceil(bottom)),
         )
         height, width, _ = out.shape
         factor = min(region.shape[0] // height, region.shape[1] // width)
         if factor > 1 and method in ("bilinear", "cubic"):
             small = (region.shape[1] // factor, region.shape[0] // factor)
-            region = region[: small[1] * factor, : small[0] * factor]
+            top = (region.shape[0] - small[1] * factor) // 2
+            left = (region.shape[1] - small[0] * factor) // 2
+            region = region[top : top + small[1] * factor, left : left + small[0] * factor]
             region = cv2.resize(region, small, interpolation=cv2.INTER_AREA)
         if region.ndim == 2:
             region = cv2.cvtColor(region, cv2.COLOR_GRAY2RGB)
@@ -204,9 +207,9 @@ def _jpeg_stream(data: bytes) -> "nvimgcodec.CodeStream | None":
         return None
     try:
         stream = nvimgcodec.CodeStream(data)
-    except RuntimeError:
+        return stream if stream.num_channels in (1, 3) and stream.precision in (0, 8) else None
+    except RuntimeError:  # it parses the head when first asked for something
         return None
-    return stream if stream.num_channels in (1, 3) and stream.precision in (0, 8) else None
 
 
 DECODERS: dict[str, Callable[..., Picture]] = {"fast": FastPicture, "exact": ExactPicture}

@@ -1,0 +1,131 @@
+"""Sources: what is there is found, once, with its label; what is not is named."""
+
+import io
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inception import UserError
+from inception.data import images, sources
+
+
+def test_digits_are_all_there_and_split_by_class() -> None:
+    train, test = sources.Digits("train"), sources.Digits("test")
+    assert len(train) == 1437 and len(test) == 360
+    for source in (train, test):
+        counts = np.bincount([source[i][1] for i in range(len(source))]) / len(source)
+        assert counts.min() > 0.09 and counts.max() < 0.11
+    image, _ = train[0]
+    assert image.shape == (8, 8) and image.dtype == np.uint8
+    names = {s.name(i) for s in (train, test) for i in range(len(s))}
+    assert len(names) == 1797
+    with pytest.raises(UserError, match="no split 'val'; there are train, test"):
+        sources.Digits("val")
+
+
+def test_folder_with_and_without_splits(photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    train, val = (
+        sources.open_source("folder", path=str(photos), split=s) for s in ("train", "val")
+    )
+    assert train.classes == ("ant", "bee", "cat")
+    assert (len(train), len(val)) == (24, 6)
+    assert np.bincount([val[i][1] for i in range(6)]).tolist() == [2, 2, 2]
+    both = {s.name(i) for s in (train, val) for i in range(len(s))}
+    assert both == {str(p) for p in photos.rglob("*.*")}
+    shutil.copytree(photos, tmp_path / "set" / "test")
+    whole = sources.open_source("folder", path=str(tmp_path / "set"), split="test")
+    assert len(whole) == 30
+    with pytest.raises(UserError, match=r"no split 'val' in .*; there are test"):
+        sources.open_source("folder", path=str(tmp_path / "set"), split="val")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: shutil.rmtree(root), "no such folder"),
+        (lambda root: [shutil.rmtree(p) for p in root.iterdir()], "has no class folders"),
+        (lambda root: (root / "empty").mkdir(), "class folder .*empty has no image"),
+        (lambda root: [p.unlink() for p in (root / "ant").glob("[!0]*")], "has one image"),
+        (lambda root: [p.unlink() for p in root.glob("*/[!01]*")], ".*a fifth of 6 images"),
+    ],
+)
+def test_broken_folders_are_named(photos: pathlib.Path, spoil, message: str) -> None:
+    spoil(photos)
+    with pytest.raises(UserError, match=rf"config\.data.*{message}"):
+        sources.open_source("folder", path=str(photos), split="train")
+    with pytest.raises(UserError, match=r"config\.data\.path is empty"):
+        sources.open_source("folder", path="", split="train")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A set prepared by TFDS's own writer, as ArrayRecord, without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    class Colors(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        code_path = None  # TFDS looks for files of the set's beside its code
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(names=["red", "green", "blue"]),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=("image", "label"),
+            )
+
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            return {"train": self._generate_examples(20), "validation": self._generate_examples(7)}
+
+        def _generate_examples(self, count: int):
+            for i in range(count):
+                color = np.zeros(3, np.uint8)
+                color[i % 3] = 200
+                data = io.BytesIO()
+                Image.fromarray(np.tile(color, (10 + i, 12, 1))).save(data, "JPEG")
+                yield f"{i}", {"image": io.BytesIO(data.getvalue()), "label": i % 3}
+
+    root = tmp_path_factory.mktemp("tfds")
+    Colors(data_dir=str(root), file_format="array_record").download_and_prepare()
+    return root
+
+
+def test_tfds_is_read_without_tensorflow(prepared: pathlib.Path) -> None:
+    source = sources.open_source("tfds", path=str(prepared), name="colors", split="validation")
+    assert len(source) == 7 and source.classes == ("red", "green", "blue")
+    for i in range(7):
+        data, label = source[i]
+        pixel = np.asarray(images.decode(data, source.name(i), max_megapixels=1.0))[5, 5]
+        assert pixel.argmax() == label
+    by_folder = sources.open_source(
+        "tfds", path=str(prepared / "colors" / "1.0.0"), split="train[:50%]"
+    )
+    assert len(by_folder) == 10
+    assert "tensorflow" not in sys.modules
+
+
+def test_tfds_that_is_not_there_is_named(prepared: pathlib.Path) -> None:
+    for path, name in ((prepared, "colours"), (prepared / "nowhere", "colors"), (prepared, "")):
+        with pytest.raises(UserError, match=r"config\.data\.path=.*config\.data\.name="):
+            sources.open_source("tfds", path=str(path), name=name, split="train")
+    with pytest.raises(UserError, match=r"split 'test' does not exist .* train, validation"):
+        sources.open_source("tfds", path=str(prepared), name="colors", split="test")
+
+
+def test_synthetic_is_a_function_of_the_index() -> None:
+    a, b = (sources.open_source("synthetic", split="train", examples=10, classes=4) for _ in "ab")
+    assert len(a) == 10
+    np.testing.assert_array_equal(a[7][0], b[7][0])
+    assert a[7][1] == 3
+    other = sources.open_source("synthetic", split="test", examples=10, classes=4)
+    assert (a[7][0] != other[7][0]).any()
+    with pytest.raises(UserError, match=r"config\.data\.source=x: choose one of"):
+        sources.open_source("x", split="train")
