@@ -130,8 +130,15 @@ def filters(kernels: np.ndarray, *, columns: int = 16) -> str:
     """Kernels [h, w, 3, n] as n tiles, each stretched to its own range."""
     low, high = kernels.min((0, 1, 2)), kernels.max((0, 1, 2))
     tiles = np.moveaxis((kernels - low) / np.maximum(high - low, 1e-12), -1, 0)
+    tiles = (tiles * 255).round().astype(np.uint8)
     missing = -len(tiles) % columns
-    tiles = np.pad(tiles, ((0, missing), (0, 1), (0, 1), (0, 0)), constant_values=1)
-    rows = tiles.reshape(-1, columns, *tiles.shape[1:]).swapaxes(1, 2)  # [rows, h, columns, w, 3]
-    montage = (rows.reshape(rows.shape[0] * rows.shape[1], -1, 3) * 255).round().astype(np.uint8)
-    return png(np.kron(montage, np.ones((4, 4, 1), np.uint8)), "filters")
+    tiles = np.pad(tiles, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255)
+    grid = montage(tiles.reshape(-1, columns, *tiles.shape[1:]))
+    return png(np.kron(grid, np.ones((4, 4, 1), np.uint8)), "filters")
+
+
+def montage(tiles: np.ndarray) -> np.ndarray:
+    """uint8 [rows, columns, h, w, 3] -> one picture, the tiles a white pixel apart."""
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=255)
+    rows, columns, h, w, _ = tiles.shape
+    return tiles.swapaxes(1, 2).reshape(rows * h, columns * w, 3)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import UserError, checkpoint, evaluate, figures, monitor
+from inception import UserError, checkpoint, evaluate, figures, monitor, samples
 from inception.data import images, sampling, sources
 
 MOST_CELLS = 30  # classes up to which the confusion matrix is drawn whole
@@ -181,6 +181,17 @@ def _filters(run: _Run) -> str:
     return f'<div class="filters">{figures.captioned(figures.filters(kernels), caption)}</div>'
 
 
+def _crops(run: _Run) -> str:
+    """Crops of a few training images, as the network sees them."""
+    try:
+        crops = samples.training_crops(ConfigDict(run.config))
+    except UserError as error:
+        return f"<p>The images cannot be read: {html.escape(str(error))}</p>"
+    picture = figures.png(figures.montage(crops), "training crops")
+    caption = "First the whole image, squashed; then crops of it as in training, colours and all"
+    return figures.captioned(picture, caption)
+
+
 def _details(run: _Run) -> str:
     starts = run.kind("start")
     warnings = "".join(
@@ -192,6 +203,7 @@ def _details(run: _Run) -> str:
     if run.result:
         parts += ["<h2>Confusion</h2>", _confusion(run.result)]
         parts += ["<h2>Worst mistakes</h2>", _mistakes(run)]
+    parts += ["<h2>What the network sees in training</h2>", _crops(run)]
     parts += ["<h2>First-layer filters</h2>", _filters(run)]
     if damaged:
         parts += ["<h2>Damaged images, skipped</h2>", _table(damaged, header=["step", "image"])]

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from inception import UserError, checkpoint, evaluate, monitor, optim, parallel, report
-from inception.data import loader, sampling, sources
+from inception import UserError, checkpoint, evaluate, monitor, optim, parallel, report, samples
+from inception.data import loader, sources
 from inception.model import GoogLeNet
 from inception.step import TrainState, create_state, train_step
 
@@ -131,18 +131,9 @@ def _state_and_step(
 
 
 def _batches(config: ConfigDict, source: sources.Source, start_step: int, total_steps: int) -> Any:
-    sample = sampling.training_sampler(
-        config.data.sampler,
-        input_px=config.input_px,
-        resize_px=config.data.resize_px,
-        area_range=config.data.area_range,
-        aspect_range=config.data.aspect_range,
-        mirror=config.data.mirror,
-        interpolations=config.data.interpolations,
-    )
     return loader.train_batches(
         source,
-        sample=sample,
+        sample=samples.training_sampler(config),
         decoder=config.data.decoder,
         seed=config.data.seed,
         start_step=start_step,

@@ -30,18 +30,7 @@ class DamagedImageError(Exception):
     """An image that cannot be decoded; the text says which and why."""
 
 
-class Pixels(Protocol):
-    """uint8 [h, w, 3] or [h, w]: an array, or what reads rows of one when they are asked for."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
-
-    def __array__(self) -> np.ndarray: ...
-
-
-Record = bytes | np.ndarray | Pixels
+Record = bytes | np.ndarray  # an encoded image, or pixels: uint8 [h, w] or [h, w, 3]
 
 
 class Picture(Protocol):
@@ -101,7 +90,7 @@ def decode(data: Record, name: str, *, max_megapixels: float) -> Image.Image:
         DamagedImageError: no image, a truncated one, or too large a one.
     """
     if not isinstance(data, bytes):
-        return Image.fromarray(np.asarray(data)).convert("RGB")
+        return Image.fromarray(data).convert("RGB")
     try:
         image = Image.open(io.BytesIO(data))
         _check_size(*image.size, name, max_megapixels)
@@ -159,13 +148,13 @@ class FastPicture:
 
             self._region = region
         else:
-            pixels: Pixels | np.ndarray = (
+            pixels = (
                 np.asarray(decode(data, name, max_megapixels=max_megapixels))
                 if isinstance(data, bytes)
                 else data
             )
             self.size = (pixels.shape[1], pixels.shape[0])
-            self._region = lambda left, top, right, bottom: pixels[top:bottom][:, left:right]
+            self._region = lambda left, top, right, bottom: pixels[top:bottom, left:right]
 
     def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
         left, top, right, bottom = box or (0, 0, *self.size)

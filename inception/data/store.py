@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import sys
 import time
-from typing import Any, BinaryIO
+from typing import Any
 
 import grain
 import numpy as np
@@ -28,8 +28,11 @@ class Store:
 
     PATH/store.json describes it; PATH/SPLIT.bin holds the images one after the other,
     PATH/SPLIT.npz where each begins ('offsets', int64 [n + 1]), its 'labels', int32 [n], and its
-    'shapes', int32 [n, 2], height and width. Reading is one pread an image: safe in threads, and
-    a file cut short is an error where a memory map would kill the process.
+    'shapes', int32 [n, 2], height and width. The images are mapped into memory: of plain pixels
+    only the rows that are used are read.
+
+    NOTE: the pages count as the process's memory though the system may drop them at any time, and
+    a file that is cut short while it is open kills the process.
     """
 
     def __init__(self, path: str, split: str):
@@ -56,17 +59,18 @@ class Store:
             with np.load(root / f"{split}.npz") as index:
                 self._offsets, self._labels = index["offsets"], index["labels"]
                 self._shapes = index["shapes"] if about["format"] == "rgb" else None
-            self._file = (root / f"{split}.bin").open("rb", buffering=0)
+            size = (root / f"{split}.bin").stat().st_size
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"config.data.path={path} is damaged ({error}): prepare it again"
             ) from error
-        size = os.fstat(self._file.fileno()).st_size
         if size != self._offsets[-1]:
             raise UserError(
                 f"{self._where}.bin has {size} bytes where {self._offsets[-1]} were written: copy "
                 "or prepare it again"
             )
+        mapped = np.memmap(root / f"{split}.bin", np.uint8, "r") if size else np.empty(0)
+        self._bytes = np.asarray(mapped)
         self.classes = tuple(about["classes"])
 
     def __len__(self) -> int:
@@ -75,40 +79,13 @@ class Store:
     def __getitem__(self, index: int) -> tuple[images.Record, int]:
         start, end = self._offsets[index : index + 2].tolist()
         label = int(self._labels[index])
-        if self._shapes is not None:
-            height, width = self._shapes[index].tolist()
-            return StoredPixels(self._file, start, (height, width, 3)), label
-        return _pread(self._file, end - start, start), label
+        if self._shapes is None:
+            return self._bytes[start:end].tobytes(), label
+        height, width = self._shapes[index].tolist()
+        return self._bytes[start:end].reshape(height, width, 3), label
 
     def name(self, index: int) -> str:
         return f"{self._where} record {index}"
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredPixels:
-    """uint8 [h, w, 3] in a file, of which only the rows asked for are read."""
-
-    file: BinaryIO
-    offset: int
-    shape: tuple[int, int, int]
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        height, width, channels = self.shape
-        first, last, _ = rows.indices(height)
-        row = width * channels
-        data = _pread(self.file, (last - first) * row, self.offset + first * row)
-        return np.frombuffer(data, np.uint8).reshape(last - first, width, channels)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        del dtype, copy
-        return self[:]
-
-
-def _pread(file: BinaryIO, size: int, offset: int) -> bytes:
-    data = os.pread(file.fileno(), size, offset)
-    if len(data) != size:
-        raise OSError(f"{file.name} ends early")
-    return data
 
 
 @dataclasses.dataclass(frozen=True)
