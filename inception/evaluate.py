@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -92,16 +91,6 @@ def open_split(config: ConfigDict, split: str) -> sources.Source:
         examples=config.data.examples,
         classes=config.model.classes,
     )
-
-
-def check_classes(trained: Sequence[str], evaluated: Sequence[str]) -> None:
-    """Raises UserError where two splits number their classes differently."""
-    if tuple(trained) != tuple(evaluated):
-        odd = sorted(set(trained) ^ set(evaluated))
-        raise UserError(
-            f"config.data: the training and the evaluation split differ in their classes "
-            f"({', '.join(odd[:5])}): each needs a folder in both"
-        )
 
 
 class Evaluator:
@@ -223,7 +212,7 @@ def run(config: ConfigDict, workdir: str, *, split: str = "", best: bool = False
     evaluator = Evaluator(config, mesh, split=split or config.data.eval_split)
     written = pathlib.Path(workdir, "eval.json")
     if written.exists():
-        check_classes(json.loads(written.read_text())["classes"], evaluator.source.classes)
+        sources.check_classes(json.loads(written.read_text())["classes"], evaluator.source.classes)
     state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
     checkpoints.close()
     kept = state["average"] or {key: state[key] for key in ("params", "batch_stats")}

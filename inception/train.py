@@ -167,7 +167,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
     parallel.check_batch_size(batch_size, mesh)
     evaluator = evaluate.Evaluator(config, mesh, split=config.data.eval_split)
     source = evaluate.open_split(config, config.data.train_split)
-    evaluate.check_classes(source.classes, evaluator.source.classes)
+    sources.check_classes(source.classes, evaluator.source.classes)
 
     steps_per_epoch = len(source) / batch_size
     total_steps = round(config.optim.epochs * steps_per_epoch)

@@ -41,16 +41,16 @@ def _all_or_nothing(output: str) -> Iterator[pathlib.Path]:
     Raises:
         UserError: OUTPUT is there already, cannot be written, or another process works on it.
     """
-    final = pathlib.Path(output).expanduser().absolute()
-    work = final.with_name(f"{final.name}.incomplete")
     try:
+        final = pathlib.Path(output).expanduser().resolve()
+        work = final.with_name(f"{final.name}.incomplete")
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise UserError(
                 f"--output={output} is not empty: choose a new folder, or empty this one"
             )
         work.mkdir(parents=True, exist_ok=True)
         lock = os.open(work, os.O_RDONLY)
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:  # also a path without a name
         raise UserError(f"--output={output} cannot be written: {error}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,7 +125,11 @@ def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
         raise UserError(f"--name={name}: TFDS has no such set; the nearest are {', '.join(near)}")
     absl.logging.set_verbosity(absl.logging.ERROR)  # ImageNet's test split is not wanted
-    builder = tfds.builder(name, data_dir=str(work), file_format="array_record")
+    try:
+        builder = tfds.builder(name, data_dir=str(work), file_format="array_record")
+    except Exception as error:  # a version or a config that is not there, in many words
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"--name={name}: {reason}") from error
     if builder.name == IMAGENET:
         _check_tars(tars, builder.info.features["label"].names, work)
         splits = [  # what TFDS takes for its progress bars' totals
@@ -154,10 +158,13 @@ def _label_or_damage(source: sources.Source, index: int) -> int | str:
     try:
         with Image.open(io.BytesIO(record)) as image:
             plain = image.format == "JPEG" and image.mode in ("L", "RGB")
+    except OSError:
+        plain = False
+    try:
         if not plain or b"\xff\xd9" not in record[-64:]:
             images.decode(record, name, max_megapixels=MEGAPIXELS)
-    except (OSError, images.DamagedImageError) as error:
-        return str(error) if name in str(error) else f"{name}: {error}"
+    except images.DamagedImageError as error:
+        return str(error)
     return label
 
 
@@ -201,7 +208,11 @@ def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
         names = [split["name"] for split in info["splits"]]
         return {name: sources.Tfds(str(path), "", name) for name in names}
     found = [p.name for p in path.iterdir() if p.name in sources.SPLITS] if path.is_dir() else []
-    return {name: sources.Folder(str(path), name) for name in found or ("train", "val")}
+    splits: dict[str, sources.Source] = {
+        name: sources.Folder(str(path), name) for name in sorted(found) or ("train", "val")
+    }
+    sources.check_classes(*(split.classes for split in splits.values()))
+    return splits
 
 
 def prepare(

@@ -2,6 +2,7 @@
 
 import difflib
 import pathlib
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -226,6 +227,17 @@ class Synthetic:
 
     def name(self, index: int) -> str:
         return f"synthetic image {index}"
+
+
+def check_classes(first: Sequence[str], *others: Sequence[str]) -> None:
+    """Raises UserError where two splits number their classes differently."""
+    for other in others:
+        if tuple(first) != tuple(other):
+            odd = sorted(set(first) ^ set(other))
+            raise UserError(
+                f"config.data: the splits differ in their classes ({', '.join(odd[:5])}): each "
+                "needs a folder in all of them"
+            )
 
 
 def open_source(

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import sys
 import time
+import zipfile
 from typing import Any
 
 import grain
@@ -38,8 +39,8 @@ class Store:
     def __init__(self, path: str, split: str):
         root = pathlib.Path(path).expanduser()
         try:
-            about = json.loads((root / "store.json").read_text())
-        except (OSError, ValueError) as error:
+            about = dict(json.loads((root / "store.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(
                 f"config.data.path={path} is no store (store.json: {error}): write one with "
                 "launch.py prepare --short_side"
@@ -60,7 +61,7 @@ class Store:
                 self._offsets, self._labels = index["offsets"], index["labels"]
                 self._shapes = index["shapes"] if about["format"] == "rgb" else None
             size = (root / f"{split}.bin").stat().st_size
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"config.data.path={path} is damaged ({error}): prepare it again"
             ) from error
@@ -101,10 +102,12 @@ class _Encoder:
     def __call__(self, index: int) -> tuple[bytes, int, tuple[int, int]] | str:
         try:
             image, label = self.decode(index)
+            small = self.shrink(image)
+            return self.encode(small), label, (small.height, small.width)
         except images.DamagedImageError as error:
             return str(error)
-        small = self.shrink(image)
-        return self.encode(small), label, (small.height, small.width)
+        except OSError as error:  # what a JPEG cannot hold: more than 65,500 px across
+            return f"{self.source.name(index)}: {error}"
 
     def decode(self, index: int) -> tuple[Image.Image, int]:
         name = self.source.name(index)
@@ -140,10 +143,10 @@ def _probe(encoder: _Encoder) -> tuple[float, float]:
     for index in np.linspace(0, len(encoder.source) - 1, count).astype(int).tolist():
         try:
             image, _ = encoder.decode(index)
-        except images.DamagedImageError:
+            small = encoder.shrink(image)
+            data = encoder.encode(small)
+        except (images.DamagedImageError, OSError):
             continue
-        small = encoder.shrink(image)
-        data = encoder.encode(small)
         stored = small if encoder.format == "rgb" else Image.open(io.BytesIO(data)).convert("RGB")
         box = sampling.inception_crop(
             *image.size,
