@@ -251,7 +251,7 @@ def parser() -> argparse.ArgumentParser:
         "--source",
         default="",
         metavar="DIR",
-        help="instead: a folder of class folders, or of a version that TFDS prepared",
+        help="instead: a folder of class folders, or what TFDS prepared",
     )
     sub.add_argument("--output", required=True, metavar="DIR", help="a new folder")
     sub.add_argument(
@@ -323,7 +323,7 @@ def main(argv: list[str]) -> int:
         print(f"launch.py {args.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"launch.py {args.command}: interrupted; what was saved is kept", file=sys.stderr)
+        print(f"launch.py {args.command}: interrupted", file=sys.stderr)
         return 1
     if args.json:
         print(json.dumps(result))

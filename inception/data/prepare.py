@@ -44,6 +44,8 @@ def _all_or_nothing(output: str) -> Iterator[pathlib.Path]:
     try:
         final = pathlib.Path(output).expanduser().resolve()
         work = final.with_name(f"{final.name}.incomplete")
+        if not output or final.is_mount():
+            raise UserError(f"--output={output}: name a new folder; a mount point cannot be one")
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise UserError(
                 f"--output={output} is not empty: choose a new folder, or empty this one"
@@ -73,7 +75,7 @@ def _members(path: pathlib.Path) -> list[tarfile.TarInfo]:
     try:
         with tarfile.open(path, "r:") as tar:
             return tar.getmembers()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"--tars={path.parent}: there is no {path.name} in it: ImageNet's two tars "
             f"({', '.join(TARS)}) come from image-net.org, after registration"
@@ -131,6 +133,8 @@ def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"--name={name}: {reason}") from error
     if builder.name == IMAGENET:
+        if not tars:
+            raise UserError(f"--name={name} cannot be downloaded: give --tars")
         _check_tars(tars, builder.info.features["label"].names, work)
         splits = [  # what TFDS takes for its progress bars' totals
             tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=0)
@@ -194,7 +198,7 @@ def _check_records(splits: dict[str, sources.Source], threads: int, name: str) -
         elif expected:
             line += ", as ILSVRC-2012 has"
         if len(classes) < len(source.classes):
-            line += f"; {len(source.classes) - len(classes)} classes have no image in it"
+            line += f"; {len(source.classes) - len(classes)} of its classes without an image"
         print(line + (f"; {len(bad)} cannot be read" if bad else ""))
     for line in rejected[:20]:
         print(f"WARNING: {line}", file=sys.stderr)
@@ -203,11 +207,16 @@ def _check_records(splits: dict[str, sources.Source], threads: int, name: str) -
 
 def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
     """Every split of a set that TFDS has prepared, or of a folder of images."""
-    if (path / "dataset_info.json").exists():
-        info = json.loads((path / "dataset_info.json").read_text())
-        names = [split["name"] for split in info["splits"]]
-        return {name: sources.Tfds(str(path), "", name) for name in names}
-    found = [p.name for p in path.iterdir() if p.name in sources.SPLITS] if path.is_dir() else []
+    versions = [*path.glob("dataset_info.json"), *path.glob("*/*/dataset_info.json")]
+    if len(versions) > 1:
+        raise UserError(f"there are {', '.join(sorted(str(v.parent) for v in versions))}: name one")
+    if versions:
+        try:
+            names = [split["name"] for split in json.loads(versions[0].read_text())["splits"]]
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{versions[0]} is damaged: prepare it again") from error
+        return {name: sources.Tfds(str(versions[0].parent), "", name) for name in names}
+    found = [p.name for p in path.glob("*/") if p.name in sources.SPLITS]
     splits: dict[str, sources.Source] = {
         name: sources.Folder(str(path), name) for name in sorted(found) or ("train", "val")
     }
@@ -232,8 +241,7 @@ def prepare(
     Args:
         tars: a folder with ImageNet's two tars, or what another set wants downloaded by hand.
         name: of a TFDS set, to be downloaded if there are no tars; '' is imagenet2012.
-        source: in place of both, what is there: a folder of class folders, or the folder of a
-            version that TFDS prepared.
+        source: in place of both, what is there: a folder of class folders, or what TFDS prepared.
         short_side: of the store's images, pixels.
         quality, format: see `store.write_store`.
 
@@ -249,13 +257,17 @@ def prepare(
     if not 1 <= quality <= 100:
         raise UserError(f"--quality={quality}: from 1 to 100")
     with _all_or_nothing(output) as work:
-        if source:
-            prepared = pathlib.Path(source).expanduser()
-        else:
-            prepared = _prepare_tfds(name or IMAGENET, tars, work)
-        splits = _open_all(prepared)
+        try:
+            prepared = (
+                pathlib.Path(source).expanduser()
+                if source
+                else _prepare_tfds(name or IMAGENET, tars, work)
+            )
+            splits = _open_all(prepared)
+        except (UserError, RuntimeError) as error:  # RuntimeError: ~ of no known user
+            raise UserError(f"--source={source}: {error}" if source else str(error)) from error
         if short_side is None:
-            return _check_records(splits, threads, name or IMAGENET)
+            return _check_records(splits, threads, (name or IMAGENET).split(":")[0])
         result = store.write_store(
             splits,
             work,

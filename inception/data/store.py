@@ -39,16 +39,17 @@ class Store:
     def __init__(self, path: str, split: str):
         root = pathlib.Path(path).expanduser()
         try:
-            about = dict(json.loads((root / "store.json").read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            about = json.loads((root / "store.json").read_text())
+            written_by = about["version"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"config.data.path={path} is no store (store.json: {error}): write one with "
                 "launch.py prepare --short_side"
             ) from error
-        if about.get("version") != VERSION:
+        if written_by != VERSION:
             raise UserError(
                 f"config.data.path={path} was written by another version of this program (store "
-                f"{about.get('version')}, this one reads {VERSION}): prepare it again"
+                f"{written_by}, this one reads {VERSION}): prepare it again"
             )
         if split not in about["splits"]:
             raise UserError(
