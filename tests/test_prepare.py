@@ -319,6 +319,8 @@ def interrupted(flags: list[str], output: pathlib.Path, number: int) -> tuple[in
     child = subprocess.Popen(
         [sys.executable, "launch.py", "prepare", *flags, f"--output={output}"],
         cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell's background jobs ignore ctrl-C, and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     growing = output.with_name(f"{output.name}.incomplete") / "train.bin"
     while child.poll() is None and not (growing.exists() and growing.stat().st_size):
