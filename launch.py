@@ -189,8 +189,9 @@ def prepare(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
     )
     kind = "store" if args.short_side else f"tfds --config.data.name={args.name or 'imagenet2012'}"
     print(
-        f"Train on it: --config.data.path={args.output} --config.data.source={kind}; its splits "
-        f"are {', '.join(result['splits'])}"
+        f"Train on it: --config.data.path={args.output} --config.data.source={kind} "
+        f"--config.data.eval_split={list(result['splits'])[-1]}, and its number of classes as "
+        "--config.model.classes"
     )
     return result
 
@@ -265,7 +266,7 @@ def parser() -> argparse.ArgumentParser:
         "--format",
         choices=("jpeg", "rgb"),
         default="jpeg",
-        help="of the store: rgb is plain pixels, 7 to 9 times the bytes and no decoding",
+        help="of the store: rgb is plain pixels, 9 to 10 times the bytes and no decoding",
     )
 
     sub = command("report", report, "one HTML page about one run or several", config=None)

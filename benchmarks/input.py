@@ -46,6 +46,7 @@ COMPARISONS = (
     ("JPEG store: fast against exact", "ours jpeg", "ours jpeg, exact", None, None),
     ("pixel store: fast against exact", "ours rgb", "ours rgb, exact", None, None),
     ("JPEG store: bilinear against all four", "ours jpeg", "ours jpeg, mixed", None, None),
+    ("pixel store: bilinear against all four", "ours rgb", "ours rgb, mixed", None, None),
 )
 
 

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import evaluate, pixels
+from inception import UserError, evaluate, pixels
 from inception.data import images, sampling
 
 ROWS, COLUMNS = 5, 8  # images; the whole one, then crops of it
@@ -35,7 +35,7 @@ def training_crops(config: ConfigDict) -> np.ndarray:
         uint8 [rows, 8, px, px, 3], px at most 112.
 
     Raises:
-        UserError: the set cannot be opened.
+        UserError: the set cannot be opened, or has no image that is whole.
     """
     source = evaluate.open_split(config, config.data.train_split)
     sample = training_sampler(config)
@@ -47,7 +47,7 @@ def training_crops(config: ConfigDict) -> np.ndarray:
             picture = images.open_picture(
                 source[index][0],
                 source.name(index),
-                decoder=config.data.decoder,
+                decoder=config.data.get("decoder", "exact"),  # runs of before had no other
                 max_megapixels=config.data.max_megapixels,
             )
             picture.resize(crops[0], "area")
@@ -66,4 +66,6 @@ def training_crops(config: ConfigDict) -> np.ndarray:
         )
         if len(rows) == ROWS:
             break
-    return np.stack(rows) if rows else np.zeros((0, COLUMNS, 1, 1, 3), np.uint8)
+    if not rows:
+        raise UserError("every training image is damaged")
+    return np.stack(rows)

@@ -203,6 +203,17 @@ def test_the_144_against_a_second_derivation(portrait: bool) -> None:
         np.testing.assert_array_equal(view, wanted)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_ends_of_a_long_strip_are_seen(turned: bool) -> None:
+    strip = np.full((20, 400, 3), (0, 255, 0), np.uint8)
+    strip[:, :20], strip[:, 190:210], strip[:, -20:] = (255, 0, 0), (255, 255, 255), (0, 0, 255)
+    image = Image.fromarray(strip.swapaxes(0, 1) if turned else strip)
+    for crops in (10, 144):
+        made = all_views(image, crops, input_px=16, resize_px=20)
+        colors = {tuple(v[8, 8].tolist()) for v in made}
+        assert colors == {(255, 0, 0), (255, 255, 255), (0, 0, 255)}, crops
+
+
 def test_impossible_views() -> None:
     with pytest.raises(UserError, match="7 crops: choose one of 1, 10, 144"):
         all_views(tagged(30, 30), 7)

@@ -112,6 +112,26 @@ def test_tfds_is_read_without_tensorflow(prepared: pathlib.Path) -> None:
     assert "tensorflow" not in sys.modules
 
 
+def test_a_damaged_record_is_an_oserror(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(prepared / "colors" / "1.0.0", tmp_path / "set")
+    (file,) = (tmp_path / "set").glob("*-train.array_record*")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3 : len(data) // 3 + 40] = bytes(40)
+    file.write_bytes(data)
+    source = sources.open_source("tfds", path=str(tmp_path / "set"), split="train")
+
+    def damage(index: int) -> str:
+        try:
+            source[index]
+        except OSError as error:
+            return str(error)
+        return ""
+
+    lines = [damage(i) for i in range(len(source))]
+    assert any(lines) and not all(lines)
+    assert not any("\n" in line for line in lines)
+
+
 def test_tfds_that_is_not_there_is_named(prepared: pathlib.Path) -> None:
     for path, name in ((prepared, "colours"), (prepared / "nowhere", "colors"), (prepared, "")):
         with pytest.raises(UserError, match=r"config\.data\.path=.*config\.data\.name="):

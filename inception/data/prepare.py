@@ -156,8 +156,11 @@ def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
 
 def _label_or_damage(source: sources.Source, index: int) -> int | str:
     """The record's label, or what is wrong with it; what is no plain JPEG is decoded whole."""
-    record, label = source[index]
     name = source.name(index)
+    try:
+        record, label = source[index]
+    except OSError as error:
+        return f"{name}: {error}"
     assert isinstance(record, bytes), record
     try:
         with Image.open(io.BytesIO(record)) as image:
@@ -207,7 +210,10 @@ def _check_records(splits: dict[str, sources.Source], threads: int, name: str) -
 
 def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
     """Every split of a set that TFDS has prepared, or of a folder of images."""
-    versions = [*path.glob("dataset_info.json"), *path.glob("*/*/dataset_info.json")]
+    if (path / "store.json").exists():
+        raise UserError("this is a store already; give what it was made from")
+    depths = ("", "*/", "*/*/", "*/*/*/")  # a version, a set, TFDS's folder, sets with configs
+    versions = [found for depth in depths for found in path.glob(f"{depth}dataset_info.json")]
     if len(versions) > 1:
         raise UserError(f"there are {', '.join(sorted(str(v.parent) for v in versions))}: name one")
     if versions:

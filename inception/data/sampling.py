@@ -1,5 +1,6 @@
 """Which part of an image the network sees: the training samplers, the views of evaluation."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -130,27 +131,28 @@ def check_resize(resize: str, crops: int = 1) -> None:
 def _resized(image: Image.Image, px: int, resize: str) -> Image.Image:
     """The shorter side ('short') or both ('squash') become px.
 
-    NOTE: of an image longer than 8 times its width only the middle is resized, for the crops see
-    no more: a strip of a few pixels' width would become gigabytes.
+    NOTE: of an image longer than 9 times its width only the ends and the middle are resized, for
+    the crops see no more: a strip of a few pixels' width would become gigabytes.
     """
     if resize == "squash":
         return image.resize((px, px), Image.Resampling.BILINEAR)
     short, long = min(image.size), max(image.size)
-    if long > 8 * short:
-        cut = (long - 8 * short) // 2
-        across = cut if image.width == long else 0
-        down = cut if image.height == long else 0
-        image = image.crop((across, down, image.width - across, image.height - down))
+    if long > 9 * short:
+        part, pixels = 3 * short, np.asarray(image)
+        axis = 1 if image.width == long else 0
+        starts = (0, (long - part) // 2, long - part)
+        parts = [pixels.take(range(start, start + part), axis) for start in starts]
+        image = Image.fromarray(np.concatenate(parts, axis))
     scale = px / min(image.size)
     size = max(px, round(image.width * scale)), max(px, round(image.height * scale))
     return image.resize(size, Image.Resampling.BILINEAR)
 
 
-def _corners_and_centre(image: Image.Image, px: int) -> list[Image.Image]:
+def _corners_and_centre(image: Image.Image, px: int) -> Iterator[Image.Image]:
     """The centre, then the four corners."""
     right, bottom = image.width - px, image.height - px
     places = [(right // 2, bottom // 2), (0, 0), (right, 0), (0, bottom), (right, bottom)]
-    return [image.crop((left, top, left + px, top + px)) for left, top in places]
+    return (image.crop((left, top, left + px, top + px)) for left, top in places)
 
 
 def _squares(image: Image.Image) -> list[Image.Image]:
@@ -179,18 +181,23 @@ def views(
         UserError: another number of crops, an unknown way to resize.
     """
     check_resize(resize, crops)
-    if crops == 144:
-        crop_list = []
-        for eighths in (8, 9, 10, 11):
-            for square in _squares(_resized(image, resize_px * eighths // 8, resize)):
-                crop_list += _corners_and_centre(square, input_px)
-                crop_list.append(square.resize((input_px, input_px), Image.Resampling.BILINEAR))
-    else:
-        crop_list = _corners_and_centre(_resized(image, resize_px, resize), input_px)
-    for crop in crop_list[:1] if crops == 1 else crop_list:
+    for crop in itertools.islice(_crops(image, crops, input_px, resize_px, resize), crops):
         yield np.asarray(crop)
         if crops > 1:
             yield np.asarray(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+
+
+def _crops(
+    image: Image.Image, crops: int, input_px: int, resize_px: int, resize: str
+) -> Iterator[Image.Image]:
+    """The views that are not mirrored; of a single one, and four more."""
+    if crops < 144:
+        yield from _corners_and_centre(_resized(image, resize_px, resize), input_px)
+        return
+    for eighths in (8, 9, 10, 11):
+        for square in _squares(_resized(image, resize_px * eighths // 8, resize)):
+            yield from _corners_and_centre(square, input_px)
+            yield square.resize((input_px, input_px), Image.Resampling.BILINEAR)
 
 
 def center_view(image: Image.Image, *, input_px: int, resize_px: int, resize: str) -> np.ndarray:

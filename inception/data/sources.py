@@ -154,15 +154,15 @@ class Tfds:
         import tensorflow_datasets as tfds
 
         where = f"config.data.path={path} config.data.name={name}"
+        root = pathlib.Path(path).expanduser()
         try:
             if name:
                 builder = tfds.core.read_only_builder.builder_from_files(
-                    name, data_dir=path, file_format="array_record"
+                    name, data_dir=str(root), file_format="array_record"
                 )
             else:
-                builder = tfds.builder_from_directory(path)
+                builder = tfds.builder_from_directory(str(root))
         except Exception as error:
-            root = pathlib.Path(path).expanduser()
             there = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
             near = difflib.get_close_matches(name.split(":")[0], there, n=1, cutoff=0.0)
             found = f"there is {', '.join(there[:20])}" if there else "no such folder, or empty"
@@ -195,7 +195,10 @@ class Tfds:
         return len(self._records)
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
-        example = self._records[index]
+        try:
+            example = self._records[index]
+        except RuntimeError as error:  # a damaged block of the file
+            raise OSError(" ".join(str(error).split())[:200]) from error
         return example[self._image_key], int(example[self._label_key])
 
     def name(self, index: int) -> str:
