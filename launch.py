@@ -103,20 +103,9 @@ def _check_numbers(config: ConfigDict, name: str) -> None:
 
 def run_config(workdir: str, overrides: list[str]) -> ConfigDict:
     """The config that the run in `workdir` was started with."""
-    path = pathlib.Path(workdir) / "config.json"
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"--workdir={workdir} is not a run: it has no config.json") from error
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    from inception import checkpoint
 
-    def tuples(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: tuples(v) for k, v in value.items()}
-        return tuple(value) if isinstance(value, list) else value
-
-    return apply_overrides(ConfigDict(tuples(content)), overrides)
+    return apply_overrides(ConfigDict(checkpoint.read_config(workdir)), overrides)
 
 
 def train(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:

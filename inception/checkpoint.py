@@ -2,10 +2,11 @@
 
 import contextlib
 import hashlib
+import json
 import pathlib
 import shutil
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,6 +34,67 @@ def digest(tree: Any) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
+
+
+def read_config(workdir: str) -> dict[str, Any]:
+    """WORKDIR/config.json, what the run was started with or `convert` wrote; lists as tuples.
+
+    Raises:
+        UserError: no such file, or a damaged one.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir} is neither a run nor converted: no config.json") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: tuples(v) for k, v in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return tuples(content)
+
+
+def write_classes(workdir: str, classes: tuple[str, ...]) -> None:
+    """WORKDIR/classes.txt: what the labels 0, 1, ... stand for, a line each."""
+    pathlib.Path(workdir, "classes.txt").write_text("".join(f"{c}\n" for c in classes))
+
+
+class Trained(NamedTuple):
+    """What a folder holds that `train` or `convert` wrote.
+
+    config: as `read_config`; classes: what the labels stand for, such as WordNet ids or a data
+    folder's class folders; variables: {'params', 'batch_stats'}, numpy arrays, the Polyak average
+    if there is one; step: of the checkpoint.
+    """
+
+    config: dict[str, Any]
+    classes: tuple[str, ...]
+    variables: Any
+    step: int
+
+
+def load(workdir: str, *, best: bool = False) -> Trained:
+    """The newest whole checkpoint in a folder, or the best, ready for inference.
+
+    Raises:
+        UserError: none there, or all damaged.
+    """
+    config = read_config(workdir)
+    try:
+        classes = tuple(pathlib.Path(workdir, "classes.txt").read_text().splitlines())
+    except OSError as error:
+        raise UserError(f"{workdir} has no readable classes.txt: train writes it") from error
+    checkpoints = Checkpoints(workdir, read_only=True)
+    if not checkpoints.steps():
+        raise UserError(f"{workdir} has no checkpoint: train first")
+    state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
+    checkpoints.close()
+    variables = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
+    return Trained(config, classes, jax.device_get(variables), int(state["step"]))
 
 
 class Checkpoints:

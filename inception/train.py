@@ -168,6 +168,8 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
     evaluator = evaluate.Evaluator(config, mesh, split=config.data.eval_split)
     source = evaluate.open_split(config, config.data.train_split)
     sources.check_classes(source.classes, evaluator.source.classes)
+    unused = range(len(source.classes), config.model.classes)
+    checkpoint.write_classes(workdir, (*source.classes, *(f"class {i}" for i in unused)))
 
     steps_per_epoch = len(source) / batch_size
     total_steps = round(config.optim.epochs * steps_per_epoch)
