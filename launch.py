@@ -122,19 +122,34 @@ def train(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 
 def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    trained = run_config(args.workdir, [])
-    config = (
-        load_config(args.config, overrides) if args.config else run_config(args.workdir, overrides)
-    )
-    for knob, value in trained.model.items():
-        if config.model[knob] != value:
-            raise UserError(
-                f"config.model.{knob}={config.model[knob]}, but --workdir={args.workdir} was "
-                f"trained with {value}"
-            )
-    from inception import evaluate
+    if bool(args.workdir) == bool(args.checkpoints):
+        raise CommandLineError("give --workdir=DIR, or --checkpoints=DIR,DIR,... for an ensemble")
+    workdirs = [w for w in (args.workdir or args.checkpoints).split(",") if w]
+    configs = []
+    for workdir in workdirs:
+        trained = run_config(workdir, [])
+        config = (
+            load_config(args.config, overrides) if args.config else run_config(workdir, overrides)
+        )
+        for knob, value in trained.model.items():
+            if config.model[knob] != value:
+                raise UserError(
+                    f"config.model.{knob}={config.model[knob]}, but {workdir} was trained with "
+                    f"{value}"
+                )
+        configs.append(config)
+    from inception import evaluate, results
 
-    result = evaluate.run(config, args.workdir, split=args.split, best=args.best)
+    result = evaluate.run(
+        configs,
+        workdirs,
+        split=args.split,
+        best=args.best,
+        crops=args.crops,
+        predictions=args.predictions,
+        per_class=args.per_class,
+    )
+    print(results.table_3(result["table"]))
     print(
         f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "
         f"{result['count']} images"
@@ -185,6 +200,11 @@ def prepare(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
     return result
 
 
+def integers(text: str) -> list[int]:
+    """'1,10' -> [1, 10]; for argparse."""
+    return [int(number) for number in text.split(",")]
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
     top = argparse.ArgumentParser(
@@ -219,11 +239,23 @@ def parser() -> argparse.ArgumentParser:
     sub = command(
         "eval",
         evaluate,
-        "exact top-1 and top-5 error of a run's newest checkpoint",
+        "exact top-1 and top-5 error of the newest checkpoint, as in the paper's Table 3",
         config="",
         knobs="the run's own",
     )
-    sub.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+    sub.add_argument("--workdir", default="", metavar="DIR", help="a run, or converted weights")
+    sub.add_argument(
+        "--checkpoints", default="", metavar="DIR,DIR,...", help="instead: an ensemble"
+    )
+    sub.add_argument(
+        "--crops",
+        type=integers,
+        default=[1],
+        metavar="N,...",
+        help="1 (default), 10 or 144 crops an image; several come out of one pass",
+    )
+    sub.add_argument("--predictions", default="", metavar="FILE", help="a JSON line an image")
+    sub.add_argument("--per_class", default="", metavar="FILE", help="CSV of accuracy by class")
     sub.add_argument("--split", default="", help="default: config.data.eval_split")
     sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
 

@@ -1,84 +1,18 @@
-"""Exact top-1 and top-5 over a whole split."""
+"""Exact top-1 and top-5 over a whole split: one network or several, 1, 10 or 144 crops."""
 
-import collections
-import dataclasses
 import functools
-import json
-import pathlib
+from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from inception import UserError, checkpoint, parallel, pixels
+from inception import UserError, checkpoint, inference, parallel, results
 from inception.data import loader, sampling, sources
-from inception.model import GoogLeNet
 
-TOP = 5
-MISTAKES = 24  # kept in eval.json, for the page
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """The outcome for each image of a split, in its order; averages are taken from it.
-
-    labels: int32 [n]; top: int32 [n, 5], the likeliest classes, best first (fewer if there are
-    fewer classes); probabilities: float32 [n, 5], theirs; losses: float32 [n], -log p(label).
-    """
-
-    labels: np.ndarray
-    top: np.ndarray
-    probabilities: np.ndarray
-    losses: np.ndarray
-
-    @property
-    def count(self) -> int:
-        return len(self.labels)
-
-    def accuracy(self, k: int) -> float:
-        """Share of the images whose label is among the first k, 0-1."""
-        return int((self.top[:, :k] == self.labels[:, None]).sum()) / self.count
-
-    def metrics(self) -> dict[str, float | int]:
-        """{'loss', 'top1', 'top5': 0-1, 'count': images}."""
-        return {
-            "loss": float(self.losses.sum(dtype=np.float64)) / self.count,
-            "top1": self.accuracy(1),
-            "top5": self.accuracy(TOP),
-            "count": self.count,
-        }
-
-    def result(self) -> dict[str, float | int]:
-        """What the command line reports; errors in percent."""
-        return {
-            "top1_error": 100 * (1 - self.accuracy(1)),
-            "top5_error": 100 * (1 - self.accuracy(TOP)),
-            "count": self.count,
-            "crops": 1,
-            "models": 1,
-        }
-
-
-def eval_step(
-    variables: Any, batch: dict[str, jax.Array], *, model: nn.Module, normalization: str
-) -> dict[str, jax.Array]:
-    """One batch -> the likeliest classes, their probabilities, the label's loss, by row."""
-    images = pixels.normalize(batch["image"], method=normalization)
-    logits: Any = model.apply(variables, images, train=False)
-    log_p = jax.nn.log_softmax(logits["main"])
-    best, top = jax.lax.top_k(log_p, min(TOP, log_p.shape[-1]))
-    losses = -jnp.take_along_axis(log_p, batch["label"][:, None], axis=-1)[:, 0]
-    return {
-        "index": batch["index"],
-        "label": batch["label"],
-        "top": top,
-        "probability": jnp.exp(best),
-        "loss": losses,
-    }
+# labels, top, probabilities, losses: as in results.Evaluation
+Outcomes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def open_split(config: ConfigDict, split: str) -> sources.Source:
@@ -94,129 +28,169 @@ def open_split(config: ConfigDict, split: str) -> sources.Source:
 
 
 class Evaluator:
-    """Variables -> Evaluation, over every example of one split exactly once."""
+    """Variables -> Evaluation, over every example of one split exactly once.
 
-    def __init__(self, config: ConfigDict, mesh: Any, *, split: str):
-        sampling.check_sizes(config.input_px, config.data.resize_px)
-        sampling.check_resize(config.data.resize)
+    Args:
+        config: of the data, and of the network unless `networks` says otherwise.
+        crops: some of 1, 10, 144; all come out of one pass.
+        networks: the configs of several networks that see the same images.
+        classes: what the networks' outputs stand for, if more than the set has.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        mesh: Any,
+        *,
+        split: str,
+        crops: Sequence[int] = (1,),
+        networks: Sequence[ConfigDict] = (),
+        classes: Sequence[str] = (),
+    ):
         if config.run.eval_batch_size < 1:
             raise UserError(
                 f"config.run.eval_batch_size={config.run.eval_batch_size}: must be at least 1"
             )
-        self._mesh = mesh
-        self._split = split
-        self.source = open_split(config, split)
-        devices = mesh.devices.size
-        view = functools.partial(
-            sampling.center_view,
-            input_px=config.input_px,
-            resize_px=config.data.resize_px,
-            resize=config.data.resize,
+        self.split = split
+        self._views = sampling.Views(
+            tuple(sorted(set(crops))), config.input_px, config.data.resize_px, config.data.resize
         )
+        self.source = open_split(config, split)
+        if classes:
+            self.source = sources.as_classes(self.source, classes)
+        devices = mesh.devices.size
         batch_size = -(-config.run.eval_batch_size // devices) * devices
-        rng = np.random.default_rng(0)
         shape = (batch_size, config.input_px, config.input_px, 3)
         self._noise = {
-            "image": rng.integers(0, 256, shape, np.uint8),
+            "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
             "label": np.zeros(batch_size, np.int32),
             "index": np.full(batch_size, -1, np.int32),
+            "members": np.zeros((batch_size, len(self._views.crops)), np.float32),
         }
         self._batches = functools.partial(
             loader.eval_batches,
             self.source,
-            view=view,
-            input_px=config.input_px,
+            views=self._views,
             batch_size=batch_size,
             classes=config.model.classes,
             max_megapixels=config.data.max_megapixels,
             workers=config.run.workers,
         )
-        step = functools.partial(
-            eval_step,
-            model=GoogLeNet(**config.model),
-            normalization=config.data.normalization,
-        )
-        self._step = parallel.jit_over_batch(step, mesh, donate=False)
+        self._networks = inference.Networks(networks or [config], mesh)
 
     def check_finite(self, variables: Any) -> None:
         """Raises UserError where the outputs on a batch of noise are not finite."""
-        self._run(variables, self._noise)
+        for _ in self._networks.outputs([variables], [self._noise]):
+            pass
 
-    def _run(self, variables: Any, batch: loader.Batch) -> dict[str, np.ndarray]:
-        rows = jax.device_get(self._step(variables, parallel.to_global(batch, self._mesh)))
-        if not np.isfinite(rows["loss"]).all():
-            raise UserError(
-                "the network's outputs are not finite. Lower config.optim.learning_rate, or give "
-                "it a longer config.optim.warmup_epochs, and start in a new --workdir; what was "
-                "saved before is kept"
-            )
-        return rows
+    def __call__(self, variables: Any) -> results.Evaluation:
+        """The one network at the most crops that were asked for; raises as `table`."""
+        return self.table([variables])[-1]
 
-    def __call__(self, variables: Any) -> Evaluation:
-        """Raises RuntimeError if not every example was there exactly once, UserError where the
-        outputs are not finite or an image is damaged."""
-        outputs = [
-            self._run(variables, batch)
-            for batch in tqdm.tqdm(self._batches(), desc="evaluate", leave=False, mininterval=1)
-        ]
-        rows = {key: np.concatenate([o[key] for o in outputs]) for key in outputs[0]}
-        real = np.flatnonzero(rows["index"] >= 0)  # -1 is padding
-        order = real[np.argsort(rows["index"][real], kind="stable")]
-        if not np.array_equal(rows["index"][order], np.arange(len(self.source))):
-            raise RuntimeError(f"evaluated {len(order)} images of {len(self.source)}")
-        return Evaluation(*(rows[k][order] for k in ("label", "top", "probability", "loss")))
+    def table(self, variables: Sequence[Any]) -> list[results.Evaluation]:
+        """An Evaluation for each number of crops: of each network, and of all together.
 
-    def write_json(self, workdir: str, evaluation: Evaluation, *, step: int) -> None:
-        """WORKDIR/eval.json: the result, the confusion counts, the worst mistakes."""
-        wrong = np.flatnonzero(evaluation.top[:, 0] != evaluation.labels)
-        worst = wrong[np.argsort(-evaluation.losses[wrong], kind="stable")][:MISTAKES]
-        pairs = collections.Counter(
-            zip(evaluation.labels.tolist(), evaluation.top[:, 0].tolist(), strict=True)
-        )
-        content = {
-            **evaluation.result(),
-            "split": self._split,
-            "step": step,
-            "classes": self.source.classes,
-            "confusion": [[*pair, count] for pair, count in sorted(pairs.items())],
-            "mistakes": [
-                {
-                    "index": int(i),
-                    "name": self.source.name(int(i)),
-                    "label": int(evaluation.labels[i]),
-                    "guesses": [
-                        [int(c), round(float(p), 4)]
-                        for c, p in zip(evaluation.top[i], evaluation.probabilities[i], strict=True)
-                    ],
-                }
-                for i in worst
-            ],
-        }
-        pathlib.Path(workdir, "eval.json").write_text(json.dumps(content) + "\n")
+        Raises:
+            RuntimeError: an example that was not there exactly once.
+            UserError: outputs that are not finite, a damaged image.
+        """
+        seen: list[np.ndarray] = []
+        parts: list[list[Outcomes]] = []  # by block of images, then by row of the table
+        with tqdm.tqdm(
+            total=len(self.source), desc="evaluate", unit="img", leave=False, mininterval=1
+        ) as bar:
+            for block in self._networks.probabilities(
+                variables, self._batches(), crops=self._views.crops
+            ):
+                seen.append(block.images)
+                each = [*block.values, block.values.mean(0)] if len(variables) > 1 else block.values
+                parts.append([_outcomes(p, block.labels) for by_crops in each for p in by_crops])
+                bar.update(len(block.images))
+        if not np.array_equal(np.concatenate(seen), np.arange(len(self.source))):
+            raise RuntimeError(f"evaluated {sum(map(len, seen))} images of {len(self.source)}")
+        models = [1] * len(variables) + [len(variables)] * (len(variables) > 1)
+        table = []
+        for k, crops in enumerate(self._views.crops):
+            for i, n in enumerate(models):
+                row = (part[i * len(self._views.crops) + k] for part in parts)
+                labels, top, best, losses = (np.concatenate(c) for c in zip(*row, strict=True))
+                table.append(results.Evaluation(labels, top, best, losses, crops, n))
+        return table
 
 
-def run(config: ConfigDict, workdir: str, *, split: str = "", best: bool = False) -> dict[str, Any]:
-    """Evaluates the newest checkpoint of `workdir`, or the best, on a split of its set.
+def _outcomes(p: np.ndarray, labels: np.ndarray) -> Outcomes:
+    """Of some images, from probabilities [n, classes] and labels [n]."""
+    top = np.argsort(-p, axis=-1, kind="stable")[:, : results.TOP].astype(np.int32)
+    best = np.take_along_axis(p, top, -1).astype(np.float32)
+    right = np.take_along_axis(p, labels[:, None], -1)[:, 0]
+    losses = -np.log(np.maximum(right, np.finfo(np.float64).tiny)).astype(np.float32)
+    return labels, top, best, losses
+
+
+def check_alike(workdirs: Sequence[str], configs: Sequence[ConfigDict]) -> None:
+    """Raises UserError where networks cannot see the same views of an image."""
+    for knob in ("input_px", "data.resize", "data.resize_px", "model.classes"):
+        first, *others = (functools.reduce(getattr, knob.split("."), c) for c in configs)
+        for workdir, other in zip(workdirs[1:], others, strict=True):
+            if other != first:
+                raise UserError(
+                    f"config.{knob} is {first} in {workdirs[0]} and {other} in {workdir}: an "
+                    "ensemble sees the same images; give it on the command line, or leave one out"
+                )
+
+
+def run(
+    configs: Sequence[ConfigDict],
+    workdirs: Sequence[str],
+    *,
+    split: str = "",
+    best: bool = False,
+    crops: Sequence[int] = (1,),
+    predictions: str = "",
+    per_class: str = "",
+) -> dict[str, Any]:
+    """Evaluates the newest checkpoints of folders, or the best, together on one split.
+
+    Args:
+        configs: of each folder; the first's names the data.
+        predictions, per_class: files to write, of the last row of the table.
 
     Returns:
-        `Evaluation.result`: 'top1_error' and 'top5_error' in percent, 'count', 'crops', 'models'.
+        `Evaluation.result` of the last row: all networks, the most crops; and 'table', all rows.
 
     Raises:
-        UserError: no checkpoint, a damaged one, an image that cannot be read.
+        UserError: no checkpoint, a damaged one, networks that do not go together, an image that
+            cannot be read.
     """
-    checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
-    steps = checkpoints.steps()
-    if not steps:
-        raise UserError(f"--workdir={workdir} has no checkpoint: train first")
+    check_alike(workdirs, configs)
+    for path in filter(None, (predictions, per_class)):
+        open(path, "a").close()  # sooner an error now than after hours
+    trained = [checkpoint.load(workdir, best=best) for workdir in workdirs]
+    for workdir, other in zip(workdirs, trained, strict=True):
+        if other.classes != trained[0].classes:
+            raise UserError(f"{workdir} and {workdirs[0]} differ in their classes.txt")
     mesh = parallel.make_mesh()
-    evaluator = Evaluator(config, mesh, split=split or config.data.eval_split)
-    written = pathlib.Path(workdir, "eval.json")
-    if written.exists():
-        sources.check_classes(json.loads(written.read_text())["classes"], evaluator.source.classes)
-    state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
-    checkpoints.close()
-    kept = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
-    evaluation = evaluator(parallel.replicate(kept, mesh))
-    if not (split or best):  # eval.json is the run's own result
-        evaluator.write_json(workdir, evaluation, step=int(state["step"]))
-    return evaluation.result()
+    evaluator = Evaluator(
+        configs[0],
+        mesh,
+        split=split or configs[0].data.eval_split,
+        crops=crops,
+        networks=configs,
+        classes=trained[0].classes,
+    )
+    table = evaluator.table([parallel.replicate(t.variables, mesh) for t in trained])
+    rows = [e.row() for e in table]
+    if len(workdirs) > 1:
+        for i, row in enumerate(rows):
+            row["name"] = [*workdirs, "together"][i % (len(workdirs) + 1)]
+    last = table[-1]
+    own = configs[0].data.to_dict() == trained[0].config["data"] and not (split or best)
+    if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
+        results.write_json(
+            workdirs[0], last, source=evaluator.source, split=evaluator.split, step=trained[0].step
+        )
+    if predictions:
+        results.write_predictions(predictions, last, evaluator.source)
+    if per_class:
+        results.write_per_class(per_class, last, evaluator.source)
+    return {**last.result(), "table": rows}

@@ -160,12 +160,8 @@ def _seen(source: sources.Source, config: ConfigDict, mistake: dict[str, Any]) -
         mistake["name"],
         max_megapixels=config.data.max_megapixels,
     )
-    return sampling.center_view(
-        image,
-        input_px=config.input_px,
-        resize_px=config.data.resize_px,
-        resize=config.data.resize,
-    )
+    views = sampling.Views((1,), config.input_px, config.data.resize_px, config.data.resize)
+    return views.of(image)[0]
 
 
 def _filters(run: _Run) -> str:

@@ -11,7 +11,17 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from inception import UserError, checkpoint, evaluate, monitor, optim, parallel, report, samples
+from inception import (
+    UserError,
+    checkpoint,
+    evaluate,
+    monitor,
+    optim,
+    parallel,
+    report,
+    results,
+    samples,
+)
 from inception.data import loader, sources
 from inception.model import GoogLeNet
 from inception.step import TrainState, create_state, train_step
@@ -236,7 +246,9 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
             "damaged": damaged,
             **evaluation.result(),
         }
-    evaluator.write_json(workdir, evaluation, step=total_steps)
+    results.write_json(
+        workdir, evaluation, source=evaluator.source, split=evaluator.split, step=total_steps
+    )
     report.write_page([workdir], f"{workdir}/report.html")
     return result
 
@@ -255,7 +267,7 @@ def _loop(
     eval_every: int,
     save_every: int,
     log_every: int,
-) -> tuple[TrainState, evaluate.Evaluation]:
+) -> tuple[TrainState, results.Evaluation]:
     """Evaluates and saves the state that is there, then takes the next batch and steps."""
     with _StopOnSignal() as stop:
         for step in range(start_step, total_steps + 1):

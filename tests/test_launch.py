@@ -261,7 +261,7 @@ sys.exit(launch.main({train_args(tmp_path / "run")!r}))
         (("--config.data.normalization=x",), "config.data.normalization=x: choose one of"),
         (("--config.optim.schedule=x",), "config.optim.schedule=x: choose one of"),
         (("--config.run.eval_batch_size=0",), "config.run.eval_batch_size=0: must be at least 1"),
-        (("--config.data.resize=x",), "config.data.resize=x: choose short or squash"),
+        (("--config.data.resize=x",), "config.data.resize=x: choose one of short, squash"),
         (("--config.run.workers=0",), "config.run.workers=0: all, or from 1 to 256"),
         (("--config.run.log_every_steps=0",), "config.run.log_every_steps=0: must be at least 1"),
         (("--config.run.keep_checkpoints=0",), "config.run.keep_checkpoints=0: must be at least 1"),

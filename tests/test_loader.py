@@ -9,7 +9,6 @@ import hypothesis.strategies as st
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
 from inception import UserError
 from inception.data import loader, sampling, sources
@@ -36,13 +35,9 @@ def train_batches(source, **changes):
 
 
 def eval_batches(source, **changes):
-    def view(image: Image.Image) -> np.ndarray:
-        return sampling.center_view(image, input_px=PX, resize_px=PX, resize="short")
-
     choices = {"batch_size": 8, "classes": 10, "workers": 2}
-    return loader.eval_batches(
-        source, view=view, input_px=PX, max_megapixels=10.0, **{**choices, **changes}
-    )
+    choices |= {"views": sampling.Views((1,), PX, PX, "short")}
+    return loader.eval_batches(source, max_megapixels=10.0, **{**choices, **changes})
 
 
 @hypothesis.settings(deadline=None)

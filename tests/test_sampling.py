@@ -108,17 +108,17 @@ def test_caffes_sampler_squashes_and_crops(photo: Image.Image, rng: np.random.Ge
 
 
 def test_centre_views(photo: Image.Image) -> None:
-    short = sampling.center_view(photo, input_px=8, resize_px=10, resize="short")
+    (short,) = all_views(photo, 1, input_px=8, resize_px=10)
     resized = np.asarray(photo.resize((15, 10), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(short, resized[1:9, 3:11])
-    squash = sampling.center_view(photo, input_px=8, resize_px=10, resize="squash")
+    (squash,) = all_views(photo, 1, input_px=8, resize_px=10, resize="squash")
     resized = np.asarray(photo.resize((10, 10), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(squash, resized[1:9, 1:9])
 
 
 def test_the_middle_of_a_long_strip_is_seen(rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 256, (400, 10, 3)).astype(np.uint8)
-    view = sampling.center_view(Image.fromarray(pixels), input_px=10, resize_px=10, resize="short")
+    (view,) = all_views(Image.fromarray(pixels), 1, input_px=10, resize_px=10)
     np.testing.assert_array_equal(view, pixels[195:205])
 
 
@@ -126,8 +126,8 @@ def test_the_middle_of_a_long_strip_is_seen(rng: np.random.Generator) -> None:
 @hypothesis.settings(deadline=None, max_examples=30)
 def test_views_have_their_size_whatever_the_images(width: int, height: int) -> None:
     image = Image.new("RGB", (width, height))
-    for resize in ("short", "squash"):
-        view = sampling.center_view(image, input_px=16, resize_px=17, resize=resize)
+    for resize in sampling.RESIZES:
+        (view,) = all_views(image, 1, input_px=16, resize_px=17, resize=resize)
         assert view.shape == (16, 16, 3)
 
 
@@ -160,7 +160,7 @@ def tagged(width: int, height: int) -> Image.Image:
 
 def all_views(image: Image.Image, crops: int, **changes) -> list[np.ndarray]:
     choices = {"input_px": 224, "resize_px": 256, "resize": "short", **changes}
-    return list(sampling.views(image, crops, **choices))
+    return list(sampling.Views((crops,), **choices).of(image))
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500)])
@@ -214,11 +214,53 @@ def test_the_ends_of_a_long_strip_are_seen(turned: bool) -> None:
         assert colors == {(255, 0, 0), (255, 255, 255), (0, 0, 255)}, crops
 
 
+@hypothesis.given(
+    size=st.tuples(st.integers(1, 900), st.integers(1, 900)),
+    input_px=st.integers(1, 40),
+    margin=st.integers(0, 17),
+)
+@hypothesis.settings(deadline=None, max_examples=60)
+def test_the_single_view_and_the_ten_are_among_the_144(
+    size: tuple[int, int], input_px: int, margin: int
+) -> None:
+    views = sampling.Views((1, 10, 144), input_px, input_px + margin, "short")
+    members = views.members(size)
+    assert members.shape == (144, 3) and members.sum(0).tolist() == [1, 10, 144]
+    rows = views.places(size, 144)
+    for column, crops in enumerate((1, 10)):
+        mine = [p for p, is_mine in zip(rows, members[:, column], strict=True) if is_mine]
+        assert set(mine) == set(views.places(size, crops))
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (333, 333)])
+def test_rows_can_be_made_from_anywhere(size: tuple[int, int]) -> None:
+    image = tagged(*size)
+    made = all_views(image, 144)
+    views = sampling.Views((144,), 224, 256, "short")
+    for start in (0, 35, 36, 101, 143):
+        out = np.empty((min(4, 144 - start), 224, 224, 3), np.uint8)
+        views.fill(image, start, out)
+        np.testing.assert_array_equal(out, made[start : start + 4])
+
+
+def test_central_crop_is_tf_slims() -> None:
+    """87.5% of both sides, then squashed: nearly Caffe's squash and crop, resized once."""
+    image = tagged(512, 256)
+    (view,) = all_views(image, 1, resize="central_crop")
+    box = (32, 16, 480, 240)
+    expected = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR, box=box))
+    np.testing.assert_array_equal(view, expected)
+    squash = all_views(image, 10, resize="squash")
+    for a, b in zip(all_views(image, 10, resize="central_crop"), squash, strict=True):
+        assert np.abs(a.astype(int) - b).max() <= 2
+
+
 def test_impossible_views() -> None:
-    with pytest.raises(UserError, match="7 crops: choose one of 1, 10, 144"):
+    with pytest.raises(UserError, match="--crops=7: choose from 1, 10, 144"):
         all_views(tagged(30, 30), 7)
-    with pytest.raises(UserError, match="squash"):
-        all_views(tagged(30, 30), 144, resize="squash")
+    for resize in ("squash", "central_crop"):
+        with pytest.raises(UserError, match=f"config.data.resize=short, not {resize}"):
+            all_views(tagged(30, 30), 144, resize=resize)
     with pytest.raises(UserError, match=r"config\.data\.resize=x"):
         all_views(tagged(30, 30), 1, resize="x")
 

@@ -1,10 +1,13 @@
 """Batches as a function of (seed, step), sharded over processes, through Grain."""
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import grain
 import numpy as np
@@ -14,6 +17,7 @@ from inception import UserError
 from inception.data import images, sampling
 from inception.data.sources import Source
 
+T = TypeVar("T")
 Batch = dict[str, np.ndarray]
 MAX_THREADS = 256
 
@@ -82,8 +86,8 @@ class _Reader:
     def _batches(self) -> _Batches:
         return _Batches((self.batch_size // self.processes, self.input_px, self.input_px, 3))
 
-    def read(self, index: int, fill: Callable[[images.Record, str], None]) -> int:
-        """Calls fill(record, name) and returns the label; DamagedImageError if neither can be."""
+    def read(self, index: int, use: Callable[[images.Record, str], T]) -> tuple[int, T]:
+        """The label, and use(record, name); DamagedImageError if there is no record."""
         name = self.source.name(index)
         try:
             record, label = self.source[index]
@@ -91,10 +95,9 @@ class _Reader:
                 raise UserError(
                     f"{name}: label {label} is out of range for config.model.classes={self.classes}"
                 )
-            fill(record, name)
+            return label, use(record, name)
         except OSError as error:
             raise images.DamagedImageError(f"{name}: {error.strerror or error}") from error
-        return label
 
     def rows(self) -> slice:
         """This process's rows of the global batch."""
@@ -135,37 +138,75 @@ class _TrainBatch(_Reader):
         """Reads the example, or in place of a damaged one the next whole one after it."""
         for offset in range(len(self.source)):
             try:
-                return self.read((index + offset) % len(self.source), fill)
+                return self.read((index + offset) % len(self.source), fill)[0]
             except images.DamagedImageError as error:
                 damaged.append(str(error))
         raise UserError(f"every image is damaged; the last: {damaged[-1]}")
 
 
+class _Shared:
+    """What several batches need of one image is made once, by the first that asks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[int, tuple[concurrent.futures.Future, int]] = {}
+
+    def get(self, index: int, uses: int, make: Callable[[int], T]) -> T:
+        """make(index), which is forgotten after `uses` calls."""
+        with self._lock:
+            future, left = self._held.pop(index, (concurrent.futures.Future(), uses))
+            if left > 1:
+                self._held[index] = (future, left - 1)
+        if left == uses:
+            try:
+                future.set_result(make(index))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+
 @dataclasses.dataclass(frozen=True)
 class _EvalBatch(_Reader):
-    view: Callable[[Image.Image], np.ndarray]
+    views: sampling.Views
+    shared: _Shared = dataclasses.field(default_factory=_Shared)
 
     def __call__(self, step: int) -> Batch:
-        rows = self.rows()
-        positions = step * self.batch_size + np.arange(rows.start, rows.stop)
-        index = np.where(positions < len(self.source), positions, -1).astype(np.int32)
+        rows, each = self.rows(), self.views.rows
+        first = step * self.batch_size + rows.start
+        stop = first + rows.stop - rows.start
+        index = np.arange(first, stop) // each
+        index = np.where(index < len(self.source), index, -1).astype(np.int32)
         pixels = self._batches.take()
         pixels[index < 0] = 0
         labels = np.zeros(len(index), np.int32)
-        for row in np.flatnonzero(index >= 0):
-            try:
-                labels[row] = self.read(
-                    int(index[row]), functools.partial(self._fill, out=pixels[row])
-                )
-            except images.DamagedImageError as error:
-                raise UserError(
-                    f"{error}. Evaluation skips no image, for its result would not be exact: "
-                    "mend or remove the file"
-                ) from error
-        return {"image": pixels, "label": labels, "index": index}
+        members = np.zeros((len(index), len(self.views.crops)), np.float32)
+        for i in range(first // each, min(-(-stop // each), len(self.source))):
+            low, high = max(i * each, first), min((i + 1) * each, stop)
+            mine, views = slice(low - first, high - first), slice(low - i * each, high - i * each)
+            label, image = self.shared.get(i, self._batches_with(i), self._open)
+            labels[mine] = label
+            members[mine] = self.views.members(image.size)[views]
+            self.views.fill(image, views.start, pixels[mine])
+        return {"image": pixels, "label": labels, "index": index, "members": members}
 
-    def _fill(self, record: images.Record, name: str, *, out: np.ndarray) -> None:
-        out[:] = self.view(images.decode(record, name, max_megapixels=self.max_megapixels))
+    def _batches_with(self, index: int) -> int:
+        """How many of this process's batches have a row of the image."""
+        first, last = index * self.views.rows, (index + 1) * self.views.rows - 1
+        rows, size = self.rows(), self.batch_size
+        return sum(
+            step * size + rows.start <= last and first < step * size + rows.stop
+            for step in range(first // size, last // size + 1)
+        )
+
+    def _open(self, index: int) -> tuple[int, Image.Image]:
+        decode = functools.partial(images.decode, max_megapixels=self.max_megapixels)
+        try:
+            return self.read(index, decode)
+        except images.DamagedImageError as error:
+            raise UserError(
+                f"{error}. Evaluation skips no image, for its result would not be exact: mend or "
+                "remove the file"
+            ) from error
 
 
 def threads(workers: int | str) -> int:
@@ -232,25 +273,29 @@ def train_batches(
 def eval_batches(
     source: Source,
     *,
-    view: Callable[[Image.Image], np.ndarray],
+    views: sampling.Views,
     batch_size: int,
-    input_px: int,
     classes: int,
     max_megapixels: float,
     workers: int | str,
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[Batch]:
-    """This process's share of the whole split, in order, every process the same count of batches.
+    """This process's share of all views of the whole split, in order, cut into batches.
+
+    A batch holds as many rows as it says, whatever the number of views: those of one image may
+    lie in several. Each image is read and decoded once. Every process has the same count of
+    batches.
 
     Yields:
-        {'image': uint8 [batch_size / processes, px, px, 3], 'label': int32 [the same],
-        'index': int32, the example's position in the split, or -1 for padding}.
+        {'image': uint8 [batch_size / processes, px, px, 3], 'label': int32 [the same], 'index':
+        int32, the image's position in the split, or -1 for padding, 'members': float32
+        [the same, len(views.crops)], how often the row counts among each of the crops}.
 
     Raises:
         UserError: a damaged image, a label out of range, an impossible worker count.
     """
     batch = _EvalBatch(
-        source, input_px, classes, max_megapixels, batch_size, process, processes, view
+        source, views.input_px, classes, max_megapixels, batch_size, process, processes, views
     )
-    return _iterate(batch, 0, -(-len(source) // batch_size), workers)
+    return _iterate(batch, 0, -(-len(source) * views.rows // batch_size), workers)

@@ -1,8 +1,9 @@
 """Which part of an image the network sees: the training samplers, the views of evaluation."""
 
-import itertools
+import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from inception.data.images import INTERPOLATIONS, Picture
 ATTEMPTS = 10  # at a crop that fits into the image
 UNIFORMS = 2 * ATTEMPTS + 4  # random numbers that a training sampler takes for one image
 VIEWS = (1, 10, 144)  # crops of one image in the paper's Table 3
+RESIZES = ("short", "squash", "central_crop")
+BILINEAR = Image.Resampling.BILINEAR
 
 Sampler = Callable[[Picture, np.ndarray, np.ndarray], None]
 
@@ -118,88 +121,157 @@ def check_sizes(input_px: int, resize_px: int) -> None:
         )
 
 
-def check_resize(resize: str, crops: int = 1) -> None:
-    """Raises UserError for an unknown way to resize, or one that the crops cannot have."""
-    if resize not in ("short", "squash"):
-        raise UserError(f"config.data.resize={resize}: choose short or squash")
-    if crops not in VIEWS:
-        raise UserError(f"{crops} crops: choose one of {', '.join(map(str, VIEWS))}")
-    if crops == 144 and resize == "squash":
-        raise UserError("config.data.resize=squash: 144 crops need the image's own aspect: short")
+class Place(NamedTuple):
+    """One crop: the image's shorter side made `px`, a box of that, and whether it is mirrored."""
+
+    px: int
+    box: tuple[int, int, int, int]  # left, top, right, bottom
+    mirrored: bool
 
 
-def _resized(image: Image.Image, px: int, resize: str) -> Image.Image:
-    """The shorter side ('short') or both ('squash') become px.
-
-    NOTE: of an image longer than 9 times its width only the ends and the middle are resized, for
-    the crops see no more: a strip of a few pixels' width would become gigabytes.
-    """
-    if resize == "squash":
-        return image.resize((px, px), Image.Resampling.BILINEAR)
-    short, long = min(image.size), max(image.size)
-    if long > 9 * short:
-        part, pixels = 3 * short, np.asarray(image)
-        axis = 1 if image.width == long else 0
-        starts = (0, (long - part) // 2, long - part)
-        parts = [pixels.take(range(start, start + part), axis) for start in starts]
-        image = Image.fromarray(np.concatenate(parts, axis))
-    scale = px / min(image.size)
-    size = max(px, round(image.width * scale)), max(px, round(image.height * scale))
-    return image.resize(size, Image.Resampling.BILINEAR)
-
-
-def _corners_and_centre(image: Image.Image, px: int) -> Iterator[Image.Image]:
-    """The centre, then the four corners."""
-    right, bottom = image.width - px, image.height - px
-    places = [(right // 2, bottom // 2), (0, 0), (right, 0), (0, bottom), (right, bottom)]
-    return (image.crop((left, top, left + px, top + px)) for left, top in places)
-
-
-def _squares(image: Image.Image) -> list[Image.Image]:
-    """The paper's three: left, centre and right; of portraits top, centre and bottom."""
-    side, long = min(image.size), max(image.size)
-    starts = (0, (long - side) // 2, long - side)
-    if image.width == long:
-        return [image.crop((start, 0, start + side, side)) for start in starts]
-    return [image.crop((0, start, side, start + side)) for start in starts]
-
-
-def views(
-    image: Image.Image, crops: int, *, input_px: int, resize_px: int, resize: str
-) -> Iterator[np.ndarray]:
-    """What evaluation averages over: `crops` arrays, uint8 [input_px, input_px, 3].
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """What evaluation averages over: uint8 [input_px, input_px, 3], so many of each image.
 
     1: the image resized, its centre. 10: centre and four corners, each also mirrored. 144: the
     paper's, section 7: at 4 scales (the shorter side resize_px times 8/8, 9/8, 10/8 and 11/8:
     256, 288, 320, 352) 3 squares, and of each the centre, the four corners and the whole square
-    resized to input_px, each also mirrored. The first is the single view except among the 144.
+    resized to input_px, each also mirrored. The single view is the first of the ten, and those
+    are among the 144: whoever asks for all three pays for 144.
 
     Args:
+        crops: some of 1, 10, 144.
         resize: 'short': the shorter side becomes resize_px. 'squash': both sides do (Caffe).
+            'central_crop': as squash, but crop first and resize once (TF-slim: with 224 of 256
+            px the central 87.5% of both sides).
 
     Raises:
-        UserError: another number of crops, an unknown way to resize.
+        UserError: a choice that does not exist.
     """
-    check_resize(resize, crops)
-    for crop in itertools.islice(_crops(image, crops, input_px, resize_px, resize), crops):
-        yield np.asarray(crop)
-        if crops > 1:
-            yield np.asarray(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
+    crops: tuple[int, ...]
+    input_px: int
+    resize_px: int
+    resize: str
 
-def _crops(
-    image: Image.Image, crops: int, input_px: int, resize_px: int, resize: str
-) -> Iterator[Image.Image]:
-    """The views that are not mirrored; of a single one, and four more."""
-    if crops < 144:
-        yield from _corners_and_centre(_resized(image, resize_px, resize), input_px)
-        return
-    for eighths in (8, 9, 10, 11):
-        for square in _squares(_resized(image, resize_px * eighths // 8, resize)):
-            yield from _corners_and_centre(square, input_px)
-            yield square.resize((input_px, input_px), Image.Resampling.BILINEAR)
+    def __post_init__(self) -> None:
+        check_sizes(self.input_px, self.resize_px)
+        if self.resize not in RESIZES:
+            raise UserError(f"config.data.resize={self.resize}: choose one of {', '.join(RESIZES)}")
+        for crops in self.crops:
+            if crops not in VIEWS:
+                raise UserError(f"--crops={crops}: choose from {', '.join(map(str, VIEWS))}")
+        if 144 in self.crops and self.resize != "short":
+            raise UserError(
+                f"--crops=144 needs the image's own aspect: config.data.resize=short, not "
+                f"{self.resize}"
+            )
 
+    @property
+    def rows(self) -> int:
+        """How many crops of one image the network sees."""
+        return max(self.crops)
 
-def center_view(image: Image.Image, *, input_px: int, resize_px: int, resize: str) -> np.ndarray:
-    """The one view of single-crop evaluation, uint8 [input_px, input_px, 3]; see `views`."""
-    return next(views(image, 1, input_px=input_px, resize_px=resize_px, resize=resize))
+    def places(self, size: tuple[int, int], crops: int) -> list[Place]:
+        """The crops of an image of (width, height)."""
+        eighths = (8, 9, 10, 11) if crops == 144 else (8,)
+        places = []
+        for px in (self.resize_px * n // 8 for n in eighths):
+            width, height = self._resized_size(size, px)
+            squares = self._squares(width, height) if crops == 144 else [(0, 0, width, height)]
+            for square in squares:
+                boxes = self._centre_and_corners(square, px)
+                for box in [*boxes, square] if crops == 144 else boxes:
+                    places += [Place(px, box, False), Place(px, box, True)]
+        return places[:crops]
+
+    def members(self, size: tuple[int, int]) -> np.ndarray:
+        """How often each row counts among each of `crops`, float32 [rows, len(crops)].
+
+        More than once where crops coincide; a column sums to its number of crops.
+        """
+        rows = self.places(size, self.rows)
+        members = np.zeros((len(rows), len(self.crops)), np.float32)
+        for column, crops in enumerate(self.crops):
+            if crops == self.rows:
+                members[:, column] = 1
+            else:
+                mine = [rows.index(place) for place in self.places(size, crops)]
+                np.add.at(members, (mine, column), 1)
+        return members
+
+    def of(self, image: Image.Image) -> np.ndarray:
+        """All rows of an RGB image, uint8 [rows, input_px, input_px, 3]."""
+        out = np.empty((self.rows, self.input_px, self.input_px, 3), np.uint8)
+        self.fill(image, 0, out)
+        return out
+
+    def fill(self, image: Image.Image, start: int, out: np.ndarray) -> None:
+        """Writes the rows from `start` on into `out`, as many as fit: uint8 [n, px, px, 3]."""
+        px = 0
+        for row, place in zip(out, self.places(image.size, self.rows)[start:], strict=False):
+            if self.resize == "central_crop":
+                view = np.asarray(self._central(image, place))
+            else:
+                if place.px != px:
+                    px, resized = place.px, self._resized(image, place.px)
+                    pixels = np.asarray(resized)
+                left, top, right, bottom = place.box
+                view = pixels[top:bottom, left:right]
+                if view.shape != row.shape:
+                    whole = resized.crop(place.box)
+                    view = np.asarray(whole.resize((self.input_px,) * 2, BILINEAR))
+            if place.mirrored:
+                cv2.flip(view, 1, dst=row)
+            else:
+                row[:] = view
+
+    def _resized_size(self, size: tuple[int, int], px: int) -> tuple[int, int]:
+        """NOTE: of an image longer than 9 times its width only the ends and the middle are used,
+        for the crops see no more: a strip of a few pixels' width would become gigabytes."""
+        if self.resize != "short":
+            return px, px
+        short = min(size)
+        width, height = (min(side, 9 * short) for side in size)
+        scale = px / short
+        return max(px, round(width * scale)), max(px, round(height * scale))
+
+    def _resized(self, image: Image.Image, px: int) -> Image.Image:
+        short, long = min(image.size), max(image.size)
+        if self.resize == "short" and long > 9 * short:
+            part, pixels = 3 * short, np.asarray(image)
+            axis = 1 if image.width == long else 0
+            starts = (0, (long - part) // 2, long - part)
+            parts = [pixels.take(range(start, start + part), axis) for start in starts]
+            return Image.fromarray(np.concatenate(parts, axis)).resize(
+                self._resized_size(image.size, px), BILINEAR
+            )
+        return image.resize(self._resized_size(image.size, px), BILINEAR)
+
+    def _central(self, image: Image.Image, place: Place) -> Image.Image:
+        left, top, right, bottom = (side / place.px for side in place.box)
+        width, height = image.size
+        box = (left * width, top * height, right * width, bottom * height)
+        return image.resize((self.input_px,) * 2, BILINEAR, box=box)
+
+    @staticmethod
+    def _squares(width: int, height: int) -> list[tuple[int, int, int, int]]:
+        """The paper's three: left, centre and right; of portraits top, centre and bottom."""
+        side, long = min(width, height), max(width, height)
+        starts = (0, (long - side) // 2, long - side)
+        if width == long:
+            return [(start, 0, start + side, side) for start in starts]
+        return [(0, start, side, start + side) for start in starts]
+
+    def _centre_and_corners(
+        self, area: tuple[int, int, int, int], px: int
+    ) -> list[tuple[int, int, int, int]]:
+        left, top, right, bottom = area
+        right, bottom = right - self.input_px, bottom - self.input_px
+        # Centred in the central square: to the pixel the same crop as the 144's.
+        x, y = (
+            low + (high - low + self.input_px - px) // 2 + (px - self.input_px) // 2
+            for low, high in ((left, right), (top, bottom))
+        )
+        places = [(x, y), (left, top), (right, top), (left, bottom), (right, bottom)]
+        return [(x, y, x + self.input_px, y + self.input_px) for x, y in places]

@@ -232,6 +232,43 @@ class Synthetic:
         return f"synthetic image {index}"
 
 
+class _Relabelled:
+    """A source with the labels of other classes, among which are all of its own."""
+
+    def __init__(self, source: Source, classes: tuple[str, ...]):
+        self.classes = classes
+        self._source = source
+        self._labels = [classes.index(c) for c in source.classes]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> tuple[Record, int]:
+        record, label = self._source[index]
+        return record, self._labels[label]
+
+    def name(self, index: int) -> str:
+        return self._source.name(index)
+
+
+def as_classes(source: Source, classes: Sequence[str]) -> Source:
+    """The source, labelled as a network of `classes` labels its outputs; by the classes' names.
+
+    The source may have fewer classes, such as ten of ImageNet's.
+
+    Raises:
+        UserError: it has one that the network does not know.
+    """
+    odd = sorted(set(source.classes) - set(classes))
+    if odd:
+        raise UserError(
+            f"config.data: the set has classes that the network does not know: "
+            f"{', '.join(odd[:5])}; the network's are in its classes.txt"
+        )
+    same = tuple(source.classes) == tuple(classes)
+    return source if same else _Relabelled(source, tuple(classes))
+
+
 def check_classes(first: Sequence[str], *others: Sequence[str]) -> None:
     """Raises UserError where two splits number their classes differently."""
     for other in others:
