@@ -4,6 +4,7 @@
 import argparse
 import contextlib
 import difflib
+import itertools
 import json
 import math
 import os
@@ -157,6 +158,42 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     return result
 
 
+def predict(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
+    import tqdm
+
+    from inception import predict
+
+    paths = predict.find(args.images)
+    predictor = predict.Predictor(*args.checkpoint.split(","), best=args.best)
+    predictions, rejected, drawn = [], [], set()
+    if args.cam:
+        pathlib.Path(args.cam).mkdir(parents=True, exist_ok=True)
+    for prediction in tqdm.tqdm(
+        predictor.each(paths, topk=args.topk, crops=args.crops),
+        total=len(paths),
+        unit="img",
+        leave=False,
+        disable=len(paths) < 10,
+    ):
+        if "error" in prediction:
+            rejected.append(prediction["error"])
+            continue
+        predictions.append(prediction)
+        if not args.json:
+            tqdm.tqdm.write(prediction["image"])
+            for c in prediction["classes"]:
+                tqdm.tqdm.write(f"  {c['probability']:7.2%}  {c['name']}")
+        if args.cam:
+            stem = pathlib.Path(prediction["image"]).stem
+            number = next(n for n in itertools.count(1) if (stem, n) not in drawn)
+            drawn.add((stem, number))
+            prediction["cam"] = f"{args.cam}/{stem}{f'-{number}' * (number > 1)}.png"
+            predictor.draw(prediction).save(prediction["cam"])
+    for line in rejected:
+        print(f"launch.py predict: {line}", file=sys.stderr)
+    return {"predictions": predictions, "rejected": rejected}
+
+
 def report(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
     from inception import report
 
@@ -259,6 +296,26 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", default="", help="default: config.data.eval_split")
     sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
 
+    sub = command("predict", predict, "what is in pictures: the likeliest classes", config=None)
+    sub.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="DIR[,DIR...]",
+        help="a run, or converted weights; several are an ensemble",
+    )
+    sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
+    sub.add_argument("--topk", type=int, default=5, help="classes of each (default: 5)")
+    sub.add_argument("--crops", type=int, default=1, help="1 (default), 10 or 144, averaged")
+    sub.add_argument(
+        "--cam",
+        default="",
+        metavar="DIR",
+        help="draw where each of these classes was seen in the central crop, a PNG an image",
+    )
+    sub.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="a file, a folder, or a .txt with a path a line"
+    )
+
     sub = command(
         "prepare",
         prepare,
@@ -349,7 +406,7 @@ def main(argv: list[str]) -> int:
         return 1
     if args.json:
         print(json.dumps(result))
-    return 0
+    return 1 if args.command == "predict" and result["rejected"] else 0
 
 
 if __name__ == "__main__":

@@ -127,16 +127,29 @@ def _outcomes(p: np.ndarray, labels: np.ndarray) -> Outcomes:
     return labels, top, best, losses
 
 
-def check_alike(workdirs: Sequence[str], configs: Sequence[ConfigDict]) -> None:
-    """Raises UserError where networks cannot see the same views of an image."""
-    for knob in ("input_px", "data.resize", "data.resize_px", "model.classes"):
+def check_alike(
+    workdirs: Sequence[str], configs: Sequence[ConfigDict], classes: Sequence[Sequence[str]]
+) -> None:
+    """Raises UserError where networks cannot see the same views, or name other classes."""
+    for knob in ("input_px", "data.resize", "data.resize_px"):
         first, *others = (functools.reduce(getattr, knob.split("."), c) for c in configs)
         for workdir, other in zip(workdirs[1:], others, strict=True):
             if other != first:
                 raise UserError(
                     f"config.{knob} is {first} in {workdirs[0]} and {other} in {workdir}: an "
-                    "ensemble sees the same images; give it on the command line, or leave one out"
+                    "ensemble sees the same images; leave one out"
                 )
+    for workdir, other_classes in zip(workdirs, classes, strict=True):
+        if len(other_classes) != len(classes[0]):
+            raise UserError(
+                f"{workdirs[0]} has {len(classes[0])} classes and {workdir} {len(other_classes)}: "
+                "an ensemble has the same; leave one out"
+            )
+        if tuple(other_classes) != tuple(classes[0]):
+            raise UserError(
+                f"{workdirs[0]} and {workdir} have other classes, or in another order: see their "
+                "classes.txt; leave one out"
+            )
 
 
 def run(
@@ -162,13 +175,10 @@ def run(
         UserError: no checkpoint, a damaged one, networks that do not go together, an image that
             cannot be read.
     """
-    check_alike(workdirs, configs)
     for path in filter(None, (predictions, per_class)):
         open(path, "a").close()  # sooner an error now than after hours
     trained = [checkpoint.load(workdir, best=best) for workdir in workdirs]
-    for workdir, other in zip(workdirs, trained, strict=True):
-        if other.classes != trained[0].classes:
-            raise UserError(f"{workdir} and {workdirs[0]} differ in their classes.txt")
+    check_alike(workdirs, configs, [t.classes for t in trained])
     mesh = parallel.make_mesh()
     evaluator = Evaluator(
         configs[0],

@@ -9,26 +9,17 @@ import shutil
 
 import jax
 import numpy as np
-import optax
 import pytest
 from PIL import Image
 
 import launch
-from inception import UserError, checkpoint, evaluate, inference, parallel, pixels, results
+from inception import UserError, evaluate, inference, parallel, pixels, results
 from inception.data import images, loader, sampling, sources
 from inception.model import GoogLeNet
-from inception.step import create_state
 from tests import tiny
 
 PX = 33
 SMALL = ("--config.data.resize_px=40", f"--config.input_px={PX}", "--config.model.heads=False")
-
-
-def variables(config, seed: int):
-    """A first state with random running statistics aside: what a checkpoint holds."""
-    model = GoogLeNet(**config.model)
-    state = create_state(model, optax.identity(), seed=seed, input_px=PX, polyak_decay=0.0)
-    return jax.device_get(state.raw_variables())
 
 
 def folder(photos: pathlib.Path, *overrides: str):
@@ -62,7 +53,7 @@ def test_every_crop_count_and_the_ensemble_in_one_pass(
 ) -> None:
     """Batches smaller and larger than the 144 crops of an image: the same numbers."""
     config = folder(photos, f"--config.run.eval_batch_size={rows_a_batch}")
-    members = [variables(config, seed) for seed in (0, 1)]
+    members = [tiny.variables(config, seed) for seed in (0, 1)]
     mesh = parallel.make_mesh()
     evaluator = evaluate.Evaluator(
         config, mesh, split="val", crops=(144, 1, 10), networks=[config, config]
@@ -82,7 +73,7 @@ def test_every_crop_count_and_the_ensemble_in_one_pass(
 @pytest.mark.parametrize("resize", sampling.RESIZES)
 def test_ten_crops_with_each_way_to_resize(photos: pathlib.Path, resize: str) -> None:
     config = folder(photos, f"--config.data.resize={resize}")
-    weights = variables(config, 0)
+    weights = tiny.variables(config, 0)
     evaluator = evaluate.Evaluator(config, parallel.make_mesh(), split="val", crops=(10,))
     means, labels = by_hand(config, [weights], 10)
     losses = evaluator(weights).losses
@@ -126,7 +117,7 @@ def test_each_image_is_read_once_and_each_row_is_there_once(
 def test_rows_that_are_missing_are_an_error(photos: pathlib.Path) -> None:
     config = folder(photos, "--config.run.eval_batch_size=8")
     evaluator = evaluate.Evaluator(config, parallel.make_mesh(), split="val", crops=(10,))
-    weights = variables(config, 0)
+    weights = tiny.variables(config, 0)
     whole = list(evaluator._batches())
     for missing, message in ((3, "10 crops"), (-1, "lacks some of its 10 crops")):
         left = [b for i, b in enumerate(whole) if i != missing % len(whole)]
@@ -142,7 +133,7 @@ def test_rows_that_are_missing_are_an_error(photos: pathlib.Path) -> None:
 
 def test_outputs_that_are_not_finite_are_an_error(photos: pathlib.Path) -> None:
     config = folder(photos)
-    weights = jax.tree.map(lambda x: x * np.nan, variables(config, 0))
+    weights = jax.tree.map(lambda x: x * np.nan, tiny.variables(config, 0))
     evaluator = evaluate.Evaluator(config, parallel.make_mesh(), split="val")
     for call in (evaluator, evaluator.check_finite):
         with pytest.raises(UserError, match="not finite"):
@@ -189,20 +180,12 @@ def test_table_3_stands_beside_the_papers() -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Three tiny networks as train leaves them, the third twice as wide."""
-    made = []
-    for i, width in enumerate((0.05, 0.05, 0.1)):
-        config = tiny.config(*SMALL, f"--config.model.width={width}")
-        workdir = tmp_path_factory.mktemp("runs") / f"run{i}"
-        workdir.mkdir()
-        (workdir / "config.json").write_text(json.dumps(json.loads(config.to_json())))
-        checkpoint.write_classes(str(workdir), ("colour 0", "colour 1", "colour 2"))
-        saved = checkpoint.Checkpoints(str(workdir))
-        state = {**variables(config, i), "average": {}, "step": np.zeros((), np.int32)}
-        saved.save(0, state)
-        saved.close()
-        made.append(str(workdir))
-    return made
+    """Three tiny networks, the third twice as wide."""
+    root = tmp_path_factory.mktemp("runs")
+    return [
+        tiny.write_run(root / str(i), tiny.config(*SMALL, f"--config.model.width={w}"), seed=i)
+        for i, w in enumerate((0.05, 0.05, 0.1))
+    ]
 
 
 def test_eval_of_an_ensemble_writes_what_is_asked_for(runs, tmp_path, capfd) -> None:
@@ -252,14 +235,16 @@ def test_what_does_not_go_together_is_named(runs, tmp_path, capfd) -> None:
     shutil.copytree(runs[1], other)
     (other / "classes.txt").write_text("colour 0\ncolour 2\ncolour 1\n")
     both = f"--checkpoints={runs[0]},{other}"
-    assert "differ in their classes.txt" in fails(capfd, both)
-    (other / "classes.txt").unlink()
-    assert "no readable classes.txt" in fails(capfd, both)
+    assert "have other classes, or in another order" in fails(capfd, both)
+    (other / "classes.txt").write_text("colour 0\n")
+    assert "has 3 classes and" in fails(capfd, both)
     config = json.loads((other / "config.json").read_text())
     config["input_px"] = 37
     (other / "config.json").write_text(json.dumps(config))
     line = fails(capfd, both)
     assert "config.input_px is 33 in" in line and "37 in" in line
+    (other / "classes.txt").unlink()
+    assert "no readable classes.txt" in fails(capfd, both)
     (other / "config.json").write_text("{")
     assert "config.json cannot be read" in fails(capfd, both)
     assert "no config.json" in fails(capfd, f"--checkpoints={runs[0]},{tmp_path}/none")
@@ -305,4 +290,4 @@ def test_one_strange_image_is_as_many_crops_as_any(tmp_path: pathlib.Path) -> No
         Image.new("RGB", size, (i, 9, 9)).save(tmp_path / "set" / "val" / "ant" / f"{i}.png")
     config = folder(tmp_path / "set")
     evaluator = evaluate.Evaluator(config, parallel.make_mesh(), split="val", crops=(1, 10, 144))
-    assert evaluator(variables(config, 0)).count == 4
+    assert evaluator(tiny.variables(config, 0)).count == 4

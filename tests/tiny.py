@@ -1,10 +1,17 @@
 """A network and a run so small that tests can train them."""
 
 import pathlib
+from typing import Any
 
+import jax
+import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 import launch
+from inception import checkpoint
+from inception.model import GoogLeNet
+from inception.step import create_state
 
 EXPERIMENT = str(pathlib.Path(__file__).parents[1] / "experiments" / "digits.py")
 # 16 images of noise around three colours, two steps an epoch: every part of a run, in seconds.
@@ -25,3 +32,28 @@ OVERRIDES = (
 
 def config(*overrides: str) -> ConfigDict:
     return launch.load_config(EXPERIMENT, [*OVERRIDES, *overrides])
+
+
+def variables(config: ConfigDict, seed: int) -> Any:
+    """Random weights, {'params', 'batch_stats'}."""
+    state = create_state(
+        GoogLeNet(**config.model),
+        optax.identity(),
+        seed=seed,
+        input_px=config.input_px,
+        polyak_decay=0.0,
+    )
+    return jax.device_get(state.raw_variables())
+
+
+def write_run(workdir: pathlib.Path, config: ConfigDict, *, seed: int = 0) -> str:
+    """A folder as train leaves it, with random weights; returns its path."""
+    workdir.mkdir()
+    (workdir / "config.json").write_text(config.to_json())
+    checkpoint.write_classes(
+        str(workdir), tuple(f"colour {i}" for i in range(config.model.classes))
+    )
+    saved = checkpoint.Checkpoints(str(workdir))
+    saved.save(0, {**variables(config, seed), "average": {}, "step": np.zeros((), np.int32)})
+    saved.close()
+    return str(workdir)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from inception import UserError
 
@@ -72,14 +72,14 @@ def _check_size(width: int, height: int, name: str, max_megapixels: float) -> No
         )
 
 
-def decode(data: Record, name: str, *, max_megapixels: float) -> Image.Image:
+def decode(data: Record, name: str, *, max_megapixels: float, upright: bool = False) -> Image.Image:
     """JPEG, PNG, WebP and whatever else Pillow reads, of any mode -> RGB.
 
     Grey, palette and CMYK pictures are converted, 16-bit ones scaled to 8 bits, transparency is
     dropped, of an animation the first frame is taken.
 
-    NOTE: an EXIF orientation is ignored, as by TensorFlow and torchvision: ImageNet's published
-    numbers were trained and evaluated so.
+    NOTE: an EXIF orientation is ignored unless `upright`, as by TensorFlow and torchvision:
+    ImageNet's published numbers were trained and evaluated so.
 
     Args:
         data: an encoded image, or pixels as uint8 [h, w] or [h, w, 3].
@@ -92,8 +92,10 @@ def decode(data: Record, name: str, *, max_megapixels: float) -> Image.Image:
     if not isinstance(data, bytes):
         return Image.fromarray(data).convert("RGB")
     try:
-        image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data))
         _check_size(*image.size, name, max_megapixels)
+        if upright:
+            image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
         return image.convert("RGB")

@@ -1,0 +1,82 @@
+"""Class activation maps: where in a picture the network saw a class, and pictures of that.
+
+Zhou et al., "Learning Deep Features for Discriminative Localization" (2016): with global average
+pooling before the classifier, the classifier applied to every place of the last grid is a map
+whose mean is the logit.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from inception import pixels
+from inception.model import TABLE_1, GoogLeNet
+
+LAST = list(TABLE_1)[-1]  # 5b
+TILE_PX = 224  # at least; of one map in a picture
+CAPTION_PX = 22
+
+
+def maps(model: Mapping[str, Any], variables: Any, images: Any, *, normalization: str) -> Any:
+    """The classifier at each place of 5b's grid, float32 [b, h, w, classes].
+
+    The mean over h and w is the logit.
+
+    Args:
+        model: GoogLeNet's fields.
+        images: uint8 [b, px, px, 3].
+    """
+    return np.asarray(_compiled(tuple(sorted(model.items())), normalization)(variables, images))
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(model: tuple[tuple[str, Any], ...], normalization: str) -> Any:
+    network = GoogLeNet(**dict(model))
+
+    def apply(variables: Any, images: jax.Array) -> jax.Array:
+        _, state = network.apply(
+            variables,
+            pixels.normalize(images, method=normalization),
+            train=False,
+            capture_intermediates=lambda module, _: module.name == LAST,
+            mutable=["intermediates"],
+        )
+        (features,) = state["intermediates"][LAST]["__call__"]  # [b, h, w, 1024]
+        classifier = variables["params"]["classifier"]
+        places = features.astype(jnp.float32) @ classifier["kernel"][None, None]
+        return places + classifier["bias"][None, None, None]
+
+    return jax.jit(apply)
+
+
+def draw(crop: np.ndarray, activation: np.ndarray, captions: Sequence[str]) -> Image.Image:
+    """The crop, then each map over it from blue (lowest) to red, captions below.
+
+    Args:
+        crop: uint8 [px, px, 3].
+        activation: [n, h, w], any range; each is stretched to its own.
+        captions: n + 1; the first is the crop's.
+    """
+    px = max(TILE_PX, len(crop))
+    crop = cv2.resize(crop, (px, px), interpolation=cv2.INTER_CUBIC)
+    tiles = [crop]
+    for one in activation:
+        large = cv2.resize(one.astype(np.float32), (px, px), interpolation=cv2.INTER_CUBIC)
+        low, high = float(large.min()), float(large.max())
+        heat = np.round((large - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
+        colored = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+        tiles.append(cv2.addWeighted(crop, 0.5, colored, 0.5, 0))
+    sheet = Image.new("RGB", ((px + 4) * len(tiles) - 4, px + CAPTION_PX), "white")
+    font, pen = ImageFont.load_default(size=13), ImageDraw.Draw(sheet)
+    for i, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        sheet.paste(Image.fromarray(tile), (i * (px + 4), 0))
+        while font.getlength(caption) > px:
+            caption = caption.removesuffix("...")[:-1] + "..."
+        pen.text((i * (px + 4), px + 3), caption, font=font, fill="black")
+    return sheet

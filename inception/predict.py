@@ -1,0 +1,199 @@
+"""Classes of pictures, by one network or several: the Python API and what `launch.py predict` runs.
+
+from inception.predict import Predictor
+
+predictor = Predictor("weights/bvlc")  # or several folders: an ensemble
+predictions = predictor(["cat.jpg"])  # [{'image': ..., 'classes': [{'id', 'name', ...}]}]
+"""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from inception import UserError, cam, checkpoint, inference, parallel
+from inception.data import imagenet, images, loader, sampling, sources
+from inception.evaluate import check_alike
+
+Picture = str | pathlib.Path | Image.Image | np.ndarray
+
+
+class Pictures:
+    """Pictures as a source of upright RGB pixels; one that cannot be read is black and noted."""
+
+    classes: tuple[str, ...] = ("",)
+
+    def __init__(self, pictures: Sequence[Picture], *, max_megapixels: float):
+        self._pictures = pictures
+        self._max_megapixels = max_megapixels
+        self.rejected: dict[int, str] = {}  # why, by index
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        try:
+            return self._pixels(index), 0
+        except (OSError, images.DamagedImageError) as error:
+            self.rejected[index] = str(error)
+            return np.zeros((1, 1, 3), np.uint8), 0
+
+    def _pixels(self, index: int) -> np.ndarray:
+        picture = self._pictures[index]
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+                raise images.DamagedImageError(
+                    f"{self.name(index)}: {picture.dtype} {picture.shape} is no uint8 [h, w] or "
+                    "[h, w, 3]"
+                )
+            picture = Image.fromarray(picture)
+        if isinstance(picture, Image.Image):
+            return np.asarray(picture.convert("RGB"))
+        data = pathlib.Path(picture).read_bytes()
+        name, limit = self.name(index), self._max_megapixels
+        return np.asarray(images.decode(data, name, max_megapixels=limit, upright=True))
+
+    def name(self, index: int) -> str:
+        picture = self._pictures[index]
+        return str(picture) if isinstance(picture, str | pathlib.Path) else f"picture {index}"
+
+
+def find(paths: Sequence[str]) -> list[str]:
+    """Picture files from files, folders at any depth, and lists: .txt files, a path a line.
+
+    Raises:
+        UserError: nothing there, a folder without pictures.
+    """
+    found: list[str] = []
+    for path in map(pathlib.Path, paths):
+        if path.is_dir():
+            inside = sorted(
+                str(p)
+                for p in path.rglob("*")
+                if p.suffix.lower() in sources.SUFFIXES and p.is_file()
+            )
+            if not inside:
+                kinds = ", ".join(sorted(sources.SUFFIXES))
+                raise UserError(f"{path}: no picture in this folder ({kinds})")
+            found += inside
+        elif path.suffix == ".txt":
+            try:
+                listed = [line for line in path.read_text().splitlines() if line.strip()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{path}: cannot be read as a list of pictures: {error}") from error
+            if not listed:
+                raise UserError(f"{path}: an empty list")
+            found += listed
+        else:
+            found.append(str(path))
+    return found
+
+
+class Predictor:
+    """What `train` or `convert` left in a folder, or an ensemble of several, for use on pictures.
+
+    Args:
+        workdirs: folders with config.json, classes.txt and checkpoints/.
+        best: of each the best checkpoint, not the newest.
+
+    Raises:
+        UserError: no checkpoint, or networks that do not go together.
+    """
+
+    def __init__(self, *workdirs: str, best: bool = False):
+        trained = [checkpoint.load(workdir, best=best) for workdir in workdirs]
+        self._configs = [ConfigDict(t.config) for t in trained]
+        check_alike(workdirs, self._configs, [t.classes for t in trained])
+        self.classes = trained[0].classes
+        self.names = imagenet.names(self.classes)
+        self._config = self._configs[0]
+        self._mesh = parallel.make_mesh()
+        self._networks = inference.Networks(self._configs, self._mesh)
+        self._variables = [parallel.replicate(t.variables, self._mesh) for t in trained]
+
+    def __call__(
+        self, pictures: Sequence[Picture], *, topk: int = 5, crops: int = 1
+    ) -> list[dict[str, Any]]:
+        """The likeliest classes of each picture.
+
+        Args:
+            pictures: paths, PIL images, or uint8 arrays [h, w] or [h, w, 3] (RGB).
+            topk: how many classes of each.
+            crops: 1, 10 or 144, averaged as in evaluation.
+
+        Returns:
+            [{'image': its path or number, 'classes': [{'id': class index, 'name', 'probability'}]}]
+
+        Raises:
+            UserError: a picture that cannot be read; nothing that is possible.
+        """
+        predictions = list(self.each(pictures, topk=topk, crops=crops))
+        for prediction in predictions:
+            if "error" in prediction:
+                raise UserError(prediction["error"])
+        return predictions
+
+    def each(
+        self, pictures: Sequence[Picture], *, topk: int = 5, crops: int = 1
+    ) -> Iterator[dict[str, Any]]:
+        """As a call, one after another; of a picture that cannot be read {'image', 'error'}."""
+        if topk < 1:
+            raise UserError(f"--topk={topk}: must be at least 1")
+        data, run = self._config.data, self._config.run
+        views = sampling.Views((crops,), self._config.input_px, data.resize_px, data.resize)
+        source = Pictures(pictures, max_megapixels=data.max_megapixels)
+        devices = self._mesh.devices.size
+        rows = min(run.eval_batch_size, max(1, len(source) * crops))
+        batches = loader.eval_batches(
+            source,
+            views=views,
+            batch_size=-(-rows // devices) * devices,
+            classes=len(self.classes),
+            max_megapixels=data.max_megapixels,
+            workers=run.workers,
+        )
+        for block in self._networks.probabilities(self._variables, batches, crops=(crops,)):
+            for index, p in zip(block.images.tolist(), block.values.mean(0)[0], strict=True):
+                if index in source.rejected:
+                    yield {"image": source.name(index), "error": source.rejected[index]}
+                    continue
+                top = np.argsort(-p, kind="stable")[:topk].tolist()
+                yield {
+                    "image": source.name(index),
+                    "classes": [
+                        {"id": i, "name": self.names[i], "probability": float(p[i])} for i in top
+                    ],
+                }
+
+    def class_activation_maps(
+        self, picture: Picture, classes: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where in the single central crop the evidence for classes lies; see `cam.maps`.
+
+        Of several networks the mean of their maps.
+
+        Returns:
+            The crop, uint8 [px, px, 3]; maps, float32 [len(classes), h, w].
+        """
+        data = self._config.data
+        source = Pictures([picture], max_megapixels=data.max_megapixels)
+        pixels, _ = source[0]
+        if source.rejected:
+            raise UserError(source.rejected[0])
+        views = sampling.Views((1,), self._config.input_px, data.resize_px, data.resize)
+        crop = views.of(Image.fromarray(pixels))
+        maps = [
+            cam.maps(c.model, v, crop, normalization=c.data.normalization)
+            for c, v in zip(self._configs, self._variables, strict=True)
+        ]
+        return crop[0], np.mean(maps, 0)[0][:, :, list(classes)].transpose(2, 0, 1)
+
+    def draw(self, prediction: dict[str, Any]) -> Image.Image:
+        """The central crop of a predicted file, and over it the map of each of its classes."""
+        classes = prediction["classes"]
+        crop, maps = self.class_activation_maps(prediction["image"], [c["id"] for c in classes])
+        captions = [f"{c['name']} {c['probability']:.1%}" for c in classes]
+        return cam.draw(crop, maps, [pathlib.Path(prediction["image"]).stem, *captions])
