@@ -11,6 +11,7 @@ import os
 import pathlib
 import runpy
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -28,21 +29,26 @@ class CommandLineError(Exception):
     """The command line is wrong: exit status 2."""
 
 
+def experiment(path: str) -> dict[str, Any]:
+    """What an experiment file defines: get_config(), perhaps sweep()."""
+    if not pathlib.Path(path).is_file():  # from another folder the project's own are meant
+        path = str(HERE / path) if (HERE / path).is_file() else path
+    if not pathlib.Path(path).is_file():
+        known = sorted(f"experiments/{p.name}" for p in HERE.glob("experiments/[!_]*.py"))
+        raise CommandLineError(f"--config={path}: no such file; there are {', '.join(known)}")
+    defined = runpy.run_path(path)
+    if "get_config" not in defined:
+        raise CommandLineError(f"--config={path} defines no get_config()")
+    return defined
+
+
 def load_config(path: str, overrides: list[str]) -> ConfigDict:
     """get_config() of the experiment file, locked, with --config.any.knob=VALUE applied.
 
     Raises:
         CommandLineError: no such file, a misspelt knob, a value of the wrong type.
     """
-    if not pathlib.Path(path).is_file():  # from another folder the project's own are meant
-        path = str(HERE / path) if (HERE / path).is_file() else path
-    if not pathlib.Path(path).is_file():
-        known = sorted(f"experiments/{p.name}" for p in HERE.glob("experiments/[!_]*.py"))
-        raise CommandLineError(f"--config={path}: no such file; there are {', '.join(known)}")
-    experiment = runpy.run_path(path)
-    if "get_config" not in experiment:
-        raise CommandLineError(f"--config={path} defines no get_config()")
-    return apply_overrides(experiment["get_config"](), overrides)
+    return apply_overrides(experiment(path)["get_config"](), overrides)
 
 
 def apply_overrides(config: ConfigDict, overrides: list[str]) -> ConfigDict:
@@ -156,6 +162,42 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         f"{result['count']} images"
     )
     return result
+
+
+def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    defined = experiment(args.config)
+    if "sweep" not in defined:
+        raise CommandLineError(f"--config={args.config} defines no sweep()")
+    points = []
+    for number, knobs in enumerate(defined["sweep"]()):
+        changes = [*overrides, *(f"--config.{knob}={value}" for knob, value in knobs.items())]
+        load_config(args.config, changes)  # a wrong one is found before the first has run
+        points.append({"overrides": knobs, "workdir": f"{args.workdir}/{number}", "result": None})
+        points[-1]["command"] = [
+            *("train", f"--config={args.config}", f"--workdir={points[-1]['workdir']}", *changes)
+        ]
+    failed = []
+    for number, point in enumerate(points):
+        command = point.pop("command")
+        print(f"[{number + 1} of {len(points)}] python launch.py {shlex.join(command)}")
+        if args.dry_run:
+            continue
+        child = subprocess.Popen(
+            [sys.executable, str(HERE / "launch.py"), *command, "--json"], stdout=subprocess.PIPE
+        )
+        try:
+            out, _ = child.communicate()
+        except KeyboardInterrupt:
+            child.wait()  # ctrl-C reached it too: it saves what it has
+            raise
+        if child.returncode:
+            failed.append(point["workdir"])
+            continue
+        point["result"] = json.loads(out.splitlines()[-1])
+        print(f"top-1 error {point['result']['top1_error']:.2f}%")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(points)} failed: {', '.join(failed)}; see above")
+    return {"points": points}
 
 
 def predict(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
@@ -295,6 +337,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--per_class", default="", metavar="FILE", help="CSV of accuracy by class")
     sub.add_argument("--split", default="", help="default: config.data.eval_split")
     sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
+
+    sub = command(
+        "sweep",
+        sweep,
+        "train every point of the experiment's sweep(), one after another; goes on likewise",
+        config="experiments/ensemble.py",
+    )
+    sub.add_argument("--workdir", required=True, metavar="DIR", help="a folder of runs: 0, 1, ...")
+    sub.add_argument("--dry_run", action="store_true", help="print the commands alone")
 
     sub = command("predict", predict, "what is in pictures: the likeliest classes", config=None)
     sub.add_argument(

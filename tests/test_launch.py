@@ -54,7 +54,7 @@ def train_args(workdir: pathlib.Path, *overrides: str) -> list[str]:
 def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
     shown = process("--help")
     assert shown.returncode == 0
-    for command in ("train", "eval", "report", "audit"):
+    for command in ("train", "eval", "predict", "sweep", "report", "audit"):
         assert command in shown.stdout
         one = process(command, "--help")
         assert one.returncode == 0 and "--json" in one.stdout
@@ -182,6 +182,40 @@ def test_report_of_one_run_and_of_two(trained, tmp_path, capfd) -> None:
         assert outside not in html
     assert all(t[1] == "#" or t[1:6] == "data:" for t in html.split("href=")[1:])
     assert "is not a run" in fails(capfd, ["report", str(tmp_path), "--output=x.html"], status=1)
+
+
+def test_the_seven_of_the_paper_share_their_first_weights(tmp_path, capfd) -> None:
+    args = ["sweep", "--config=experiments/ensemble.py", f"--workdir={tmp_path}/x", "--dry_run"]
+    assert launch.main([*args, "--json"]) == 0
+    points = json.loads(capfd.readouterr().out)["points"]
+    knobs = [point["overrides"] for point in points]
+    assert len(knobs) == 7 and len({k["data.seed"] for k in knobs}) == 7
+    assert [k.get("model.width", 1.0) > 1 for k in knobs] == [False] * 6 + [True]
+    assert not any("seed" in k for k in knobs) and not (tmp_path / "x").exists()
+    assert "defines no sweep" in fails(
+        capfd, ["sweep", f"--config={tiny.EXPERIMENT}", f"--workdir={tmp_path}/x"], status=2
+    )
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_every_point_and_names_the_broken(tmp_path) -> None:
+    (tmp_path / "pair.py").write_text(
+        "from experiments import digits\nget_config = digits.get_config\n"
+        "def sweep():\n    yield {'data.seed': 1}\n    yield {'data.seed': 2}\n"
+    )
+    args = ["sweep", f"--config={tmp_path}/pair.py", f"--workdir={tmp_path}/runs", "--json",
+            *tiny.OVERRIDES, "--config.optim.epochs=1."]  # fmt: skip
+    done = process(*args)
+    assert done.returncode == 0, done.stderr
+    points = json.loads(done.stdout)["points"]
+    digests = [point["result"]["params_digest"] for point in points]
+    assert digests[0] != digests[1]
+    assert [pathlib.Path(point["workdir"]).name for point in points] == ["0", "1"]
+    (tmp_path / "runs" / "0" / "config.json").write_text("{")
+    broken = process(*args)
+    assert broken.returncode == 1
+    last = broken.stderr.strip().splitlines()[-1]
+    assert "1 of 2 failed" in last and "runs/0" in last
 
 
 # What goes wrong while it runs
