@@ -96,7 +96,7 @@ def open_split(config: ConfigDict, split: str) -> sources.Source:
 class Evaluator:
     """Variables -> Evaluation, over every example of one split exactly once."""
 
-    def __init__(self, config: ConfigDict, mesh: Any, *, split: str):
+    def __init__(self, config: ConfigDict, mesh: Any, *, split: str, classes: tuple[str, ...] = ()):
         sampling.check_sizes(config.input_px, config.data.resize_px)
         sampling.check_resize(config.data.resize)
         if config.run.eval_batch_size < 1:
@@ -105,7 +105,8 @@ class Evaluator:
             )
         self._mesh = mesh
         self._split = split
-        self.source = open_split(config, split)
+        source = open_split(config, split)
+        self.source = sources.as_classes(source, classes) if classes else source
         devices = mesh.devices.size
         view = functools.partial(
             sampling.center_view,
@@ -204,19 +205,12 @@ def run(config: ConfigDict, workdir: str, *, split: str = "", best: bool = False
     Raises:
         UserError: no checkpoint, a damaged one, an image that cannot be read.
     """
-    checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
-    steps = checkpoints.steps()
-    if not steps:
-        raise UserError(f"--workdir={workdir} has no checkpoint: train first")
+    trained = checkpoint.load(workdir, best=best)
     mesh = parallel.make_mesh()
-    evaluator = Evaluator(config, mesh, split=split or config.data.eval_split)
-    written = pathlib.Path(workdir, "eval.json")
-    if written.exists():
-        sources.check_classes(json.loads(written.read_text())["classes"], evaluator.source.classes)
-    state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
-    checkpoints.close()
-    kept = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
-    evaluation = evaluator(parallel.replicate(kept, mesh))
+    evaluator = Evaluator(
+        config, mesh, split=split or config.data.eval_split, classes=trained.classes
+    )
+    evaluation = evaluator(parallel.replicate(trained.variables, mesh))
     if not (split or best):  # eval.json is the run's own result
-        evaluator.write_json(workdir, evaluation, step=int(state["step"]))
+        evaluator.write_json(workdir, evaluation, step=trained.step)
     return evaluation.result()

@@ -243,6 +243,42 @@ def check_classes(first: Sequence[str], *others: Sequence[str]) -> None:
             )
 
 
+class _Relabelled:
+    """A source under other labels: those of the same classes in a longer list."""
+
+    def __init__(self, source: Source, classes: tuple[str, ...]):
+        self.classes = classes
+        self._source = source
+        self._labels = [classes.index(name) for name in source.classes]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> tuple[Record, int]:
+        record, label = self._source[index]
+        return record, self._labels[label]
+
+    def name(self, index: int) -> str:
+        return self._source.name(index)
+
+
+def as_classes(source: Source, classes: tuple[str, ...]) -> Source:
+    """The source with the labels that `classes` gives its classes: its own or more, in any order.
+
+    Raises:
+        UserError: the source has a class that is none of them.
+    """
+    if source.classes == classes:
+        return source
+    odd = sorted(set(source.classes) - set(classes))
+    if odd:
+        raise UserError(
+            f"config.data: {', '.join(odd[:5])} {'is' if len(odd) == 1 else 'are'} none of the "
+            f"{len(classes)} classes that the network knows ({', '.join(classes[:3])}, ...)"
+        )
+    return _Relabelled(source, classes)
+
+
 def open_source(
     source: str, *, split: str, path: str = "", name: str = "", examples: int = 0, classes: int = 0
 ) -> Source:
