@@ -320,7 +320,7 @@ def link_photos(photos: list[pathlib.Path], root: pathlib.Path) -> None:
 
 def evaluate(capfd, workdir: pathlib.Path, photos: pathlib.Path) -> dict:
     args = ["eval", f"--workdir={workdir}", "--config.data.source=folder", f"--config.data.path={photos}",
-            "--config.data.eval_split=val", "--config.run.eval_batch_size=24"]  # fmt: skip
+            "--config.data.eval_split=val", "--config.run.eval_batch_size=40"]  # fmt: skip
     assert launch.main([*args, "--json"]) == 0
     return json.loads(capfd.readouterr().out.splitlines()[-1])
 
