@@ -23,6 +23,7 @@ from inception import UserError
 
 HERE = pathlib.Path(__file__).parent
 DEFAULT_CONFIG = "experiments/digits.py"
+BASE_CONFIG = "experiments/base.py"
 
 
 class CommandLineError(Exception):
@@ -279,6 +280,32 @@ def prepare(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
     return result
 
 
+def convert(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    load_config(BASE_CONFIG, overrides)  # a wrong knob ends it before the file is read
+    from inception.pretrained import convert
+
+    weights = convert.read(args.source, args.input)
+    knobs = [f"--config.{knob}={value}" for knob, value in weights.knobs.items()]
+    config = load_config(BASE_CONFIG, [*knobs, *overrides])
+    result = convert.write(weights, config, args.output)
+    print(
+        f"{result['parameters']:,} parameters, {config.model.classes} classes, "
+        f"{'with' if config.model.heads else 'without'} auxiliary heads: {args.output}"
+    )
+    for key, why in (
+        ("ignored", "the network has no place for"),
+        ("missing", "the network could have, and the file lacks"),
+    ):
+        if names := result[key]:
+            more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+            print(f"{key}, what {why}: {', '.join(names[:12])}{more}")
+    print(
+        f"Evaluate it: launch.py eval --workdir={args.output} --config.data.source=folder "
+        "--config.data.path=FOLDER --config.data.eval_split=val"
+    )
+    return result
+
+
 def integers(text: str) -> list[int]:
     """'1,10' -> [1, 10]; for argparse."""
     return [int(number) for number in text.split(",")]
@@ -398,6 +425,22 @@ def parser() -> argparse.ArgumentParser:
         help="of the store: rgb is plain pixels, 9 to 10 times the bytes and no decoding",
     )
 
+    sub = command(
+        "convert",
+        convert,
+        "published weights of another framework -> a checkpoint of ours",
+        config="",
+        knobs=f"{BASE_CONFIG} with the weights' own network and input",
+    )
+    sub.add_argument("--source", required=True, choices=("caffe", "torchvision"))
+    sub.add_argument(
+        "--input",
+        required=True,
+        metavar="FILE",
+        help="bvlc_googlenet.caffemodel; or torchvision's googlenet, .pth or .safetensors",
+    )
+    sub.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+
     sub = command("report", report, "one HTML page about one run or several", config=None)
     sub.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
     sub.add_argument("--output", required=True, metavar="FILE.html", help="the page to write")
@@ -406,7 +449,7 @@ def parser() -> argparse.ArgumentParser:
         "audit",
         audit,
         "parameters and operations, row by row, beside the paper's",
-        config="experiments/base.py",
+        config=BASE_CONFIG,
     )
     return top
 

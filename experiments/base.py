@@ -19,6 +19,9 @@ def get_config() -> ConfigDict:
     config.model.width = 1.0  # times every number of filters; the ensemble had one wider model
     config.model.biases = True  # of the convolutions; Caffe and the paper's time had them
     config.model.heads = True  # auxiliary classifiers on 4a and 4d, in training only
+    config.model.conv5x5_px = 5  # paper, Table 1; 3: TF-slim's and torchvision's networks
+    config.model.pool4_px = 3  # the max pool after 4e; paper, Table 1; 2: likewise theirs
+    config.model.head_pool = "strided"  # 5x5/3; paper, section 5; adaptive: torchvision's, to 4x4
     config.model.dropout = 0.4  # paper, Table 1
     config.model.head_dropout = 0.7  # paper, section 5
     config.model.initializer = "he"  # xavier is Caffe's, and left the trunk dead for several people

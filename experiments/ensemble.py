@@ -12,8 +12,6 @@ runs/ensemble/2,runs/ensemble/3,runs/ensemble/4,runs/ensemble/5,runs/ensemble/6
 Expected: top-5 error 6.67% at 144 crops, the paper's; not yet run on ImageNet.
 """
 
-from collections.abc import Iterator
-
 from ml_collections import ConfigDict
 
 from experiments import base
@@ -23,8 +21,7 @@ def get_config() -> ConfigDict:
     return base.get_config()
 
 
-def sweep() -> Iterator[dict[str, int | float]]:
+def sweep() -> list[dict[str, int | float]]:
     """One point a model. The seed of the weights stays: the wider one cannot share them."""
-    for i in range(6):
-        yield {"data.seed": i}
-    yield {"data.seed": 6, "model.width": 1.25}
+    alike: list[dict[str, int | float]] = [{"data.seed": i} for i in range(6)]
+    return [*alike, {"data.seed": 6, "model.width": 1.25}]

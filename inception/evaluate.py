@@ -45,7 +45,7 @@ class Evaluator:
         split: str,
         crops: Sequence[int] = (1,),
         networks: Sequence[ConfigDict] = (),
-        classes: Sequence[str] = (),
+        classes: tuple[str, ...] = (),
     ):
         if config.run.eval_batch_size < 1:
             raise UserError(

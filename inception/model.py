@@ -36,14 +36,15 @@ TABLE_1 = {
     "5b": Filters(384, 192, 384, 48, 128, 128),
 }
 CONV1, CONV2_REDUCE, CONV2 = 64, 64, 192  # the filters before 3a
-POOL_AFTER = ("3b", "4e")
 HEADS_ON = ("4a", "4d")
 HEAD_CONV, HEAD_HIDDEN = 128, 1024
+HEAD_GRID = 4  # what the heads' convolution reads, at 224 px or after adaptive pooling
 # A head's 5x5 pool stands on 4a's grid, which is the input halved four times, rounded up.
 SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1
 
 MODULES = ("reduced", "naive")
 NORMS = ("lrn", "batch", "none")
+HEAD_POOLS = ("strided", "adaptive")
 INITIALIZERS = {
     # (kernels, biases of everything but the classifiers)
     "he": (nn.initializers.he_normal(), nn.initializers.zeros),
@@ -105,6 +106,7 @@ class Inception(nn.Module):
     filters: Filters
     conv: functools.partial
     naive: bool = False
+    conv5x5_px: int = 5
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -115,7 +117,9 @@ class Inception(nn.Module):
 
         branch1x1 = self.conv(f.conv1x1, 1, name="1x1")(x, train)
         branch3x3 = self.conv(f.conv3x3, 3, name="3x3")(reduce(f.reduce3x3, "3x3_reduce"), train)
-        branch5x5 = self.conv(f.conv5x5, 5, name="5x5")(reduce(f.reduce5x5, "5x5_reduce"), train)
+        branch5x5 = self.conv(f.conv5x5, self.conv5x5_px, name="5x5")(
+            reduce(f.reduce5x5, "5x5_reduce"), train
+        )
         pool = ops.max_pool(x, stride=1)
         if not self.naive:
             pool = self.conv(f.pool_proj, 1, name="pool_proj")(pool, train)
@@ -125,7 +129,7 @@ class Inception(nn.Module):
 class AuxiliaryHead(nn.Module):
     """The classifier on 4a and on 4d that only training has, paper section 5.
 
-    [b, h, w, c] with h, w >= 5 -> logits float32 [b, classes].
+    [b, h, w, c] -> logits float32 [b, classes]; the strided pool needs h, w >= 5.
     """
 
     classes: int
@@ -134,10 +138,14 @@ class AuxiliaryHead(nn.Module):
     conv_filters: int = HEAD_CONV
     hidden: int = HEAD_HIDDEN
     dropout: float = 0.7
+    pool: str = "strided"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = ops.avg_pool(x, window=5, stride=3)  # [b, 4, 4, 512 or 528] at 224 px
+        if self.pool == "strided":
+            x = ops.avg_pool(x, window=5, stride=3)  # [b, 4, 4, 512 or 528] at 224 px
+        else:
+            x = ops.adaptive_avg_pool(x, outputs=HEAD_GRID)  # the same at any
         x = self.conv(self.conv_filters, 1, name="conv")(x, train)  # [b, 4, 4, 128]
         x = x.reshape(x.shape[0], -1)  # [b, 2048]
         _, bias_init = INITIALIZERS[self.conv.keywords["initializer"]]
@@ -160,6 +168,9 @@ class GoogLeNet(nn.Module):
         width: multiplies every number of filters; the paper's ensemble had one wider model.
         biases: of the convolutions. BatchNorm's offset takes their place.
         heads: auxiliary classifiers in training.
+        conv5x5_px: kernel of the convolutions called 5x5: 5, or 3 as in TF-slim and torchvision.
+        pool4_px: window of the max pool after 4e: 3, or 2 likewise.
+        head_pool: 'strided' (5x5/3, the paper's) or 'adaptive' (to 4x4, torchvision's).
         dropout: share of the 1024 averaged features dropped before the classifier.
         head_dropout: the same in the auxiliary heads.
         initializer: 'he' (normal, fan-in, biases 0) or 'xavier' (Caffe's; biases .2).
@@ -175,6 +186,9 @@ class GoogLeNet(nn.Module):
     width: float = 1.0
     biases: bool = True
     heads: bool = True
+    conv5x5_px: int = 5
+    pool4_px: int = 3
+    head_pool: str = "strided"
     dropout: float = 0.4
     head_dropout: float = 0.7
     initializer: str = "he"
@@ -184,11 +198,15 @@ class GoogLeNet(nn.Module):
         for knob, value, choices in (
             ("module", self.module, MODULES),
             ("norm", self.norm, NORMS),
+            ("conv5x5_px", self.conv5x5_px, (3, 5)),
+            ("pool4_px", self.pool4_px, (2, 3)),
+            ("head_pool", self.head_pool, HEAD_POOLS),
             ("initializer", self.initializer, tuple(INITIALIZERS)),
             ("dtype", self.dtype, ("float32", "bfloat16")),
         ):
             if value not in choices:
-                raise UserError(f"config.model.{knob}={value}: choose one of {', '.join(choices)}")
+                known = ", ".join(map(str, choices))
+                raise UserError(f"config.model.{knob}={value}: choose one of {known}")
         for knob in ("classes", "width"):
             if getattr(self, knob) <= 0:
                 raise UserError(f"config.model.{knob}={getattr(self, knob)}: must be above 0")
@@ -202,7 +220,8 @@ class GoogLeNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
         heads = HEADS_ON if self.heads and train else ()
-        if heads and min(x.shape[1:3]) < SMALLEST_PX_WITH_HEADS:
+        strided = heads and self.head_pool == "strided"
+        if strided and min(x.shape[1:3]) < SMALLEST_PX_WITH_HEADS:
             raise UserError(
                 f"config.input_px={min(x.shape[1:3])} is too small for the auxiliary heads, whose "
                 f"5x5 pool needs a grid of 5x5: the smallest is {SMALLEST_PX_WITH_HEADS}, or turn "
@@ -233,7 +252,7 @@ class GoogLeNet(nn.Module):
         x = ops.max_pool(lrn(x), stride=2)  # [b, 28, 28, 192]
         for row, filters in TABLE_1.items():
             wide = Filters(*map(scale, filters))
-            x = Inception(wide, conv, self.module == "naive", name=row)(x, train)
+            x = Inception(wide, conv, self.module == "naive", self.conv5x5_px, name=row)(x, train)
             if row in heads:
                 logits[row] = AuxiliaryHead(
                     self.classes,
@@ -242,10 +261,13 @@ class GoogLeNet(nn.Module):
                     scale(HEAD_CONV),
                     scale(HEAD_HIDDEN),
                     self.head_dropout,
+                    self.head_pool,
                     name=f"head_{row}",
                 )(x, train)
-            if row in POOL_AFTER:
-                x = ops.max_pool(x, stride=2)  # [b, 14, 14, 480] after 3b, [b, 7, 7, 832] after 4e
+            if row == "3b":
+                x = ops.max_pool(x, stride=2)  # [b, 14, 14, 480]
+            if row == "4e":
+                x = ops.max_pool(x, stride=2, window=self.pool4_px)  # [b, 7, 7, 832]
         x = x.mean(axis=(1, 2))  # [b, 1024]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         logits["main"] = dense(self.classes, name="classifier")(x).astype(jnp.float32)

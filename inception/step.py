@@ -44,6 +44,13 @@ def create_state(
     key = jax.random.fold_in(jax.random.key(seed), INIT)
     images = jnp.zeros((1, input_px, input_px, 3))
     variables = model.init({"params": key, "dropout": key}, images, train=True)
+    return first_state(variables, tx, polyak_decay=polyak_decay)
+
+
+def first_state(
+    variables: Any, tx: optax.GradientTransformation, *, polyak_decay: float
+) -> TrainState:
+    """The state before the first step from {'params', and with BatchNorm 'batch_stats'}."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     average = {"params": params, "batch_stats": batch_stats} if polyak_decay > 0 else {}
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), average)

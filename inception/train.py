@@ -87,7 +87,8 @@ def claim_workdir(config: dict[str, Any], workdir: str) -> None:
         raise UserError(f"{path} is damaged ({error}): choose another --workdir") from error
 
 
-def _optimizer(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> tuple[Any, Any]:
+def optimizer(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> tuple[Any, Any]:
+    """(learning-rate schedule, optax transform) that config.optim asks for."""
     schedule = optim.learning_rate_schedule(
         config.optim.schedule,
         learning_rate=config.optim.learning_rate,
@@ -191,7 +192,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
     log_every = config.run.log_every_steps
     if log_every < 1:
         raise UserError(f"config.run.log_every_steps={log_every}: must be at least 1")
-    schedule, tx = _optimizer(config, steps_per_epoch, total_steps)
+    schedule, tx = optimizer(config, steps_per_epoch, total_steps)
 
     with contextlib.ExitStack() as closing:
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.run.keep_checkpoints)

@@ -82,3 +82,10 @@ def test_other_networks_are_counted_too() -> None:
     wide = audit.audit(GoogLeNet(width=1.2, heads=False, norm="batch"), input_px=128)
     assert wide["total"]["params"] == wide["total"]["params_with_heads"] > 6_998_552 * 1.3
     assert not any(row["name"].startswith("head") for row in wide["rows"])
+
+
+def test_torchvisions_network_has_its_published_counts() -> None:
+    """6,624,904 parameters and 1.498 GMACs in its own documentation."""
+    total = audit.audit(GoogLeNet(norm="batch", conv5x5_px=3, pool4_px=2), input_px=224)["total"]
+    assert total["params"] == 6_624_904
+    assert round(total["macs"] / 1e9, 3) == 1.498

@@ -255,19 +255,6 @@ def test_what_does_not_go_together_is_named(runs, tmp_path, capfd) -> None:
     assert "no/p.jsonl" in fails(capfd, f"--workdir={runs[0]}", nowhere)
 
 
-def test_a_set_with_some_of_the_classes_is_labelled_as_the_network_is(photos) -> None:
-    source = sources.open_source("folder", path=str(photos), split="val")
-    classes = ("cow", "cat", "ant", "dog", "bee")
-    relabelled = sources.as_classes(source, classes)
-    assert relabelled.classes == classes and len(relabelled) == len(source)
-    for i in range(len(source)):
-        assert classes[relabelled[i][1]] == source.classes[source[i][1]]
-        assert relabelled.name(i) == source.name(i)
-    assert sources.as_classes(source, source.classes) is source
-    with pytest.raises(UserError, match=r"does not know: bee, cat"):
-        sources.as_classes(source, ("ant", "cow"))
-
-
 def test_softmax_is_averaged_not_logits() -> None:
     """Two crops of one image, logits (0, 10) and (4, 0): the mean of probabilities prefers 1."""
 

@@ -188,6 +188,9 @@ def size(tree) -> int:
         ({}, 13_378_280),
         ({"heads": False}, 6_998_552),
         ({"heads": False, "biases": False}, 6_991_272),
+        # torchvision's own number, without and with heads.
+        ({"heads": False, "norm": "batch", "conv5x5_px": 3}, 6_624_904),
+        ({"norm": "batch", "conv5x5_px": 3, "head_pool": "adaptive", "pool4_px": 2}, 13_004_888),
     ],
 )
 def test_parameter_counts(choices: dict, parameters: int) -> None:
@@ -251,10 +254,11 @@ def test_smallest_input_with_heads() -> None:
         init(GoogLeNet(), 64)
     init(GoogLeNet(heads=False), 32)
     init(GoogLeNet(), 64, train=False)
+    assert size(init(GoogLeNet(head_pool="adaptive"), 17)["params"]) == 13_378_280
 
 
 @pytest.mark.parametrize(
-    "choice", [{"module": "x"}, {"norm": "x"}, {"initializer": "x"}, {"dtype": "x"}, {"classes": 0}, {"width": 0.0}, {"dropout": 1.0}]
+    "choice", [{"module": "x"}, {"norm": "x"}, {"initializer": "x"}, {"dtype": "x"}, {"conv5x5_px": 4}, {"pool4_px": 1}, {"head_pool": "x"}, {"classes": 0}, {"width": 0.0}, {"dropout": 1.0}]
 )  # fmt: skip
 def test_impossible_choices_name_the_knob(choice: dict) -> None:
     with pytest.raises(UserError, match=rf"config\.model\.{next(iter(choice))}="):

@@ -1,5 +1,7 @@
 """Local response normalisation and max pool against plain numpy and the framework."""
 
+import math
+
 import flax.linen as nn
 import hypothesis
 import hypothesis.strategies as st
@@ -46,26 +48,27 @@ def test_lrn_keeps_bfloat16() -> None:
     )
 
 
-@hypothesis.settings(deadline=None, max_examples=12)
+@hypothesis.settings(deadline=None, max_examples=20)
 @hypothesis.given(
     height=st.integers(1, 12),
     width=st.integers(1, 12),
     stride=st.sampled_from([1, 2]),
+    window=st.sampled_from([2, 3]),
     ties=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_max_pool_and_its_gradient_are_the_frameworks(
-    height: int, width: int, stride: int, ties: bool, seed: int
+    height: int, width: int, stride: int, window: int, ties: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(2, height, width, 3))
     x = jnp.asarray(np.round(x).clip(0) if ties else x, jnp.float32)
 
     def ours(x: jax.Array) -> jax.Array:
-        return ops.max_pool(x, stride=stride)
+        return ops.max_pool(x, stride=stride, window=window)
 
     def flax(x: jax.Array) -> jax.Array:
-        return nn.max_pool(x, (3, 3), (stride, stride), "SAME")
+        return nn.max_pool(x, (window, window), (stride, stride), "SAME")
 
     expected, expected_vjp = jax.vjp(flax, x)
     got, got_vjp = jax.vjp(ours, x)
@@ -74,3 +77,25 @@ def test_max_pool_and_its_gradient_are_the_frameworks(
     gradient = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
     # The same places get the same gradients, summed in another order.
     np.testing.assert_allclose(got_vjp(gradient)[0], expected_vjp(gradient)[0], atol=1e-5)
+
+
+@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.given(height=st.integers(1, 17), width=st.integers(1, 17), outputs=st.integers(1, 5))
+def test_adaptive_avg_pool_averages_the_cells_of_torchs(
+    height: int, width: int, outputs: int
+) -> None:
+    """Cell by cell in float64; tests/test_pretrained.py compares with torch's own."""
+    x = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
+    got = ops.adaptive_avg_pool(jnp.asarray(x), outputs=outputs)
+    assert got.shape == (2, outputs, outputs, 3) and got.dtype == jnp.float32
+    for i in range(outputs):
+        top, bottom = math.floor(i * height / outputs), math.ceil((i + 1) * height / outputs)
+        for j in range(outputs):
+            left, right = math.floor(j * width / outputs), math.ceil((j + 1) * width / outputs)
+            cell = x[:, top:bottom, left:right].astype(np.float64).mean((1, 2))
+            np.testing.assert_allclose(got[:, i, j], cell, atol=1e-5)
+
+
+def test_adaptive_avg_pool_keeps_bfloat16() -> None:
+    x = jnp.ones((1, 6, 6, 2), jnp.bfloat16)
+    assert ops.adaptive_avg_pool(x, outputs=4).dtype == jnp.bfloat16

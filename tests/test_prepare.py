@@ -21,6 +21,7 @@ from PIL import Image
 import launch
 from inception import UserError
 from inception.data import images, prepare, sources
+from inception.data.output import all_or_nothing
 from tests.test_launch import ENVIRONMENT, ROOT, fails, process
 
 STRAYS = {"n01739381": "n01739381_1309.JPEG", "n02105855": "n02105855_2933.JPEG"}
@@ -149,9 +150,9 @@ def test_an_empty_folder_there_already_or_a_link_to_one_is_filled(
 
 def test_two_at_once_do_not_mix(photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
     output, work = tmp_path / "out", tmp_path / "out.incomplete"
-    with prepare._all_or_nothing(str(output)) as first:
+    with all_or_nothing(str(output)) as first:
         (first / "half").write_text("done")
-        with pytest.raises(UserError, match="another prepare is writing there"):
+        with pytest.raises(UserError, match="another process is writing there"):
             run(output, source=str(photos))
         assert (work / "half").exists() and not output.exists()
     assert [p.name for p in output.iterdir()] == ["half"] and not work.exists()
@@ -180,7 +181,7 @@ def test_too_small_a_disk_is_told_before_the_work(
     write_tars(tmp_path / "tars", {"a": [photo(0)], "b": [photo(1)]}, [photo(2)])
     with (
         pytest.raises(UserError, match=r"preparing takes about .* 0\.0 GB free: choose another"),
-        prepare._all_or_nothing(str(tmp_path / "out")) as work,
+        all_or_nothing(str(tmp_path / "out")) as work,
     ):
         prepare._check_tars(str(tmp_path / "tars"), ["a", "b"], work)
     nothing_at(tmp_path / "out")
@@ -278,7 +279,7 @@ def test_what_is_wrong_with_the_tars_is_named(tmp_path: pathlib.Path, spoil, mes
     spoil(tars)
     with (
         pytest.raises(UserError, match=message) as caught,
-        prepare._all_or_nothing(str(tmp_path / "out")) as work,
+        all_or_nothing(str(tmp_path / "out")) as work,
     ):
         prepare._check_tars(str(tars), ["a", "b"], work)
     assert "\n" not in str(caught.value)

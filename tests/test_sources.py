@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from inception import UserError
-from inception.data import images, sources
+from inception.data import imagenet, images, sources
 
 
 def test_digits_are_all_there_and_split_by_class() -> None:
@@ -150,3 +150,37 @@ def test_synthetic_is_a_function_of_the_index() -> None:
     assert (a[7][0] != other[7][0]).any()
     with pytest.raises(UserError, match=r"config\.data\.source=x: choose one of"):
         sources.open_source("x", split="train")
+
+
+def test_a_source_takes_the_labels_of_a_longer_list(photos: pathlib.Path) -> None:
+    source = sources.Folder(str(photos), "val")
+    assert sources.as_classes(source, ("ant", "bee", "cat")) is source
+    classes = ("bee", "dog", "cat", "ant")
+    view = sources.as_classes(source, classes)
+    assert view.classes == classes and len(view) == len(source) == 6
+    for i in range(len(view)):
+        record, label = view[i]
+        assert record == source[i][0] and view.name(i) == source.name(i)
+        assert (
+            classes[label] == source.classes[source[i][1]] == pathlib.Path(view.name(i)).parent.name
+        )
+
+
+def test_classes_that_the_network_does_not_know_are_named(photos: pathlib.Path) -> None:
+    source = sources.Folder(str(photos), "val")
+    with pytest.raises(UserError, match=r"ant, cat are none of the 2 classes .* \(bee, dog, ...\)"):
+        sources.as_classes(source, ("bee", "dog"))
+
+
+def test_imagenets_classes_have_names() -> None:
+    assert len(set(imagenet.CLASSES)) == 1000 and sorted(imagenet.CLASSES) == list(imagenet.CLASSES)
+    assert imagenet.names(["n01440764", "colour 1", "n03126707"]) == ["tench", "colour 1", "crane"]
+    every = imagenet.names(imagenet.CLASSES)
+    assert all(every) and len(set(every)) == 999  # two are just "crane"
+
+
+def test_imagenets_classes_are_in_caffes_order(shared_data: pathlib.Path) -> None:
+    lines = (shared_data / "bvlc_googlenet" / "synset_words.txt").read_text().splitlines()
+    assert tuple(line.split()[0] for line in lines) == imagenet.CLASSES
+    for line, name in zip(lines, imagenet.names(imagenet.CLASSES), strict=True):
+        assert line.split(" ", 1)[1].startswith(name), line

@@ -5,7 +5,6 @@ TensorFlow is needed here alone, by TFDS's builders.
 
 import contextlib
 import difflib
-import fcntl
 import functools
 import importlib.util
 import io
@@ -15,7 +14,6 @@ import pathlib
 import shutil
 import sys
 import tarfile
-from collections.abc import Iterator
 from typing import Any
 
 import absl.logging
@@ -25,50 +23,12 @@ from PIL import Image
 
 from inception import UserError
 from inception.data import images, loader, sources, store
+from inception.data.output import all_or_nothing
 
 IMAGENET = "imagenet2012"
 TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 IMAGENET_COUNTS = {"train": 1_281_167, "validation": 50_000}
 MEGAPIXELS = 1000.0  # a larger picture is left out
-
-
-@contextlib.contextmanager
-def _all_or_nothing(output: str) -> Iterator[pathlib.Path]:
-    """A folder OUTPUT.incomplete to work in, which becomes OUTPUT when all is done.
-
-    What an interrupted start has left in it goes first.
-
-    Raises:
-        UserError: OUTPUT is there already, cannot be written, or another process works on it.
-    """
-    try:
-        final = pathlib.Path(output).expanduser().resolve()
-        work = final.with_name(f"{final.name}.incomplete")
-        if not output or final.is_mount():
-            raise UserError(f"--output={output}: name a new folder; a mount point cannot be one")
-        if final.exists() and (not final.is_dir() or any(final.iterdir())):
-            raise UserError(
-                f"--output={output} is not empty: choose a new folder, or empty this one"
-            )
-        work.mkdir(parents=True, exist_ok=True)
-        lock = os.open(work, os.O_RDONLY)
-    except (OSError, ValueError, RuntimeError) as error:  # also a path without a name
-        raise UserError(f"--output={output} cannot be written: {error}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise UserError(f"--output={output}: another prepare is writing there") from error
-    try:
-        for left in work.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield work
-        work.replace(final)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
 
 
 def _members(path: pathlib.Path) -> list[tarfile.TarInfo]:
@@ -262,7 +222,7 @@ def prepare(
         raise UserError(f"--short_side={short_side}: at least 1 pixel")
     if not 1 <= quality <= 100:
         raise UserError(f"--quality={quality}: from 1 to 100")
-    with _all_or_nothing(output) as work:
+    with all_or_nothing(output) as work:
         try:
             prepared = (
                 pathlib.Path(source).expanduser()

@@ -232,13 +232,24 @@ class Synthetic:
         return f"synthetic image {index}"
 
 
+def check_classes(first: Sequence[str], *others: Sequence[str]) -> None:
+    """Raises UserError where two splits number their classes differently."""
+    for other in others:
+        if tuple(first) != tuple(other):
+            odd = sorted(set(first) ^ set(other))
+            raise UserError(
+                f"config.data: the splits differ in their classes ({', '.join(odd[:5])}): each "
+                "needs a folder in all of them"
+            )
+
+
 class _Relabelled:
-    """A source with the labels of other classes, among which are all of its own."""
+    """A source under other labels: those of the same classes in a longer list."""
 
     def __init__(self, source: Source, classes: tuple[str, ...]):
         self.classes = classes
         self._source = source
-        self._labels = [classes.index(c) for c in source.classes]
+        self._labels = [classes.index(name) for name in source.classes]
 
     def __len__(self) -> int:
         return len(self._source)
@@ -251,33 +262,21 @@ class _Relabelled:
         return self._source.name(index)
 
 
-def as_classes(source: Source, classes: Sequence[str]) -> Source:
-    """The source, labelled as a network of `classes` labels its outputs; by the classes' names.
-
-    The source may have fewer classes, such as ten of ImageNet's.
+def as_classes(source: Source, classes: tuple[str, ...]) -> Source:
+    """The source with the labels that `classes` gives its classes: its own or more, in any order.
 
     Raises:
-        UserError: it has one that the network does not know.
+        UserError: the source has a class that is none of them.
     """
+    if source.classes == classes:
+        return source
     odd = sorted(set(source.classes) - set(classes))
     if odd:
         raise UserError(
-            f"config.data: the set has classes that the network does not know: "
-            f"{', '.join(odd[:5])}; the network's are in its classes.txt"
+            f"config.data: {', '.join(odd[:5])} {'is' if len(odd) == 1 else 'are'} none of the "
+            f"{len(classes)} classes that the network knows ({', '.join(classes[:3])}, ...)"
         )
-    same = tuple(source.classes) == tuple(classes)
-    return source if same else _Relabelled(source, tuple(classes))
-
-
-def check_classes(first: Sequence[str], *others: Sequence[str]) -> None:
-    """Raises UserError where two splits number their classes differently."""
-    for other in others:
-        if tuple(first) != tuple(other):
-            odd = sorted(set(first) ^ set(other))
-            raise UserError(
-                f"config.data: the splits differ in their classes ({', '.join(odd[:5])}): each "
-                "needs a folder in all of them"
-            )
+    return _Relabelled(source, classes)
 
 
 def open_source(

@@ -1,0 +1,49 @@
+"""Folders that are written as a whole or not at all."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+from inception import UserError
+
+
+@contextlib.contextmanager
+def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
+    """A folder OUTPUT.incomplete to work in, which becomes OUTPUT when all is done.
+
+    What an interrupted start has left in it goes first.
+
+    Raises:
+        UserError: OUTPUT is there already, cannot be written, or another process works on it.
+    """
+    try:
+        final = pathlib.Path(output).expanduser().resolve()
+        work = final.with_name(f"{final.name}.incomplete")
+        if not output or final.is_mount():
+            raise UserError(f"--output={output}: name a new folder; a mount point cannot be one")
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise UserError(
+                f"--output={output} is not empty: choose a new folder, or empty this one"
+            )
+        work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work, os.O_RDONLY)
+    except (OSError, ValueError, RuntimeError) as error:  # also a path without a name
+        raise UserError(f"--output={output} cannot be written: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise UserError(f"--output={output}: another process is writing there") from error
+    try:
+        for left in work.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield work
+        work.replace(final)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)

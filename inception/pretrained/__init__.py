@@ -1,0 +1,1 @@
+"""Other frameworks' published weights -> checkpoints of ours, one file a format."""

@@ -1,0 +1,107 @@
+"""Caffe's bvlc_googlenet.caffemodel: a NetParameter of V1 or of current layers."""
+
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from inception import UserError
+from inception.model import TABLE_1
+
+_BRANCHES = ("1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj")
+LAYERS = {  # the names in BVLC's train_val.prototxt
+    "conv1": "conv1/7x7_s2",
+    "conv2_reduce": "conv2/3x3_reduce",
+    "conv2": "conv2/3x3",
+    **{f"{row}/{branch}": f"inception_{row}/{branch}" for row in TABLE_1 for branch in _BRANCHES},
+    "classifier": "loss3/classifier",
+    **{
+        f"head_{row}/{layer}": f"{head}/{layer}"
+        for row, head in (("4a", "loss1"), ("4d", "loss2"))
+        for layer in ("conv", "fc", "classifier")
+    },
+}
+PARTS = {"Conv_0/kernel": ":0", "Conv_0/bias": ":1", "kernel": ":0", "bias": ":1"}
+KNOBS = {"data.normalization": "mean", "data.resize": "squash", "data.resize_px": 256}
+
+# What is needed of Caffe's caffe.proto.
+MESSAGES = {
+    "BlobShape": "repeated int64 dim = 1",
+    "BlobProto": "optional int64 num = 1; optional int64 channels = 2; optional int64 height = 3;"
+    "optional int64 width = 4; repeated float data = 5; optional BlobShape shape = 7;"
+    "repeated double double_data = 8",
+    "V1LayerParameter": "optional string name = 4; repeated BlobProto blobs = 6",
+    "LayerParameter": "optional string name = 1; repeated BlobProto blobs = 7",
+    "NetParameter": "repeated V1LayerParameter layers = 2; repeated LayerParameter layer = 100",
+}
+
+
+@functools.cache
+def net_parameter() -> Any:
+    """The protobuf class of a .caffemodel, of the fields in MESSAGES."""
+    file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
+    kinds = descriptor_pb2.FieldDescriptorProto
+    for message, fields in MESSAGES.items():
+        described = file.message_type.add(name=message)
+        for line in fields.split(";"):
+            label, kind, name, _, number = line.split()
+            field = described.field.add(name=name, number=int(number))
+            field.label = kinds.Label.Value(f"LABEL_{label.upper()}")
+            if kind in MESSAGES:
+                field.type, field.type_name = kinds.TYPE_MESSAGE, f".caffe.{kind}"
+            else:
+                field.type = kinds.Type.Value(f"TYPE_{kind.upper()}")
+                field.options.packed = label == "repeated"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("caffe.NetParameter"))
+
+
+def _array(blob: Any, *, bias: bool) -> np.ndarray:
+    """A blob as float32 [out, in, h, w], [out, in] or [out]; ValueError if its shape is another's.
+
+    Old blobs always have four axes, in their own fields or in `shape`: the first ones are 1.
+    """
+    values = np.asarray(blob.data or blob.double_data, np.float32)
+    shape = list(blob.shape.dim) or [blob.num, blob.channels, blob.height, blob.width]
+    axes = 1 if bias else 2 if shape[:2] == [1, 1] else 4
+    while len(shape) > axes and shape[0] == 1:
+        shape = shape[1:]
+    return values.reshape(shape)
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+    """The weights ('LAYER:0') and biases ('LAYER:1') of a .caffemodel, float32 in Caffe's layout.
+
+    NOTE: Caffe's images are BGR: the input channels of conv1 are turned round to RGB.
+
+    Raises:
+        UserError: no such file, a damaged one, one that holds no weights.
+    """
+    net = net_parameter()()
+    try:
+        net.ParseFromString(pathlib.Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"--input={path} cannot be read: {error.strerror or error}") from error
+    except DecodeError as error:
+        raise UserError(
+            f"--input={path} is damaged, or no .caffemodel: download it again"
+        ) from error
+    arrays = {}
+    for layer in (*net.layers, *net.layer):
+        for i, blob in enumerate(layer.blobs):
+            try:
+                arrays[f"{layer.name}:{i}"] = _array(blob, bias=i > 0)
+            except ValueError as error:
+                raise UserError(f"--input={path} is damaged: {layer.name}: {error}") from error
+    if not arrays:
+        raise UserError(
+            f"--input={path} holds no layer with weights: take the .caffemodel, not the .prototxt"
+        )
+    conv1 = f"{LAYERS['conv1']}:0"
+    if conv1 in arrays and arrays[conv1].ndim == 4:
+        arrays[conv1] = arrays[conv1][:, ::-1]
+    return arrays

@@ -1,0 +1,159 @@
+"""PyTorch's files of tensors, read without PyTorch and without running what is in them.
+
+They are pickles, and a pickle may call any function. Here it reaches the few harmless ones that a
+state_dict needs; the first other name in it ends the reading. tinygrad's torch_load, a library for
+the same, needs a C compiler and lets every name of numpy through, some of which run code.
+"""
+
+import collections
+import io
+import pickle
+import zipfile
+from typing import Any, BinaryIO, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from inception import UserError
+
+MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER: the older format, of one stream
+DTYPES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": jnp.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+class _Tensor(NamedTuple):
+    """A tensor before its storage is read: in the older format the numbers come last."""
+
+    storage: Any  # ('storage', type, key, device, elements), and in the older format a view
+    offset: Any  # this and the strides count elements
+    shape: Any
+    strides: Any
+
+
+def _tensor(*args: Any) -> _Tensor:
+    return _Tensor(*args[:4])  # then requires_grad, hooks, metadata
+
+
+def _parameter(*args: Any) -> Any:
+    return args[0]
+
+
+NAMES = {  # all that a pickle may name; a storage is a string, which nothing can call
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    **{("torch", storage): storage for storage in DTYPES},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in NAMES:
+            raise UserError(f"names {module}.{name}, which is no part of a state_dict of tensors")
+        return NAMES[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        return pid
+
+
+def _array(tensor: _Tensor, storages: dict[str, bytes]) -> np.ndarray:
+    """A view into the storage; ValueError where it would reach beyond."""
+    _, kind, key, _, elements, *view = tensor.storage
+    if any(view):  # PyTorch before 0.4
+        raise ValueError("a storage that is part of another")
+    flat = np.frombuffer(storages[key], DTYPES[kind], elements)
+    offset, shape, strides = tensor.offset, tuple(tensor.shape), tuple(tensor.strides)
+    numbers = (offset, *shape, *strides)
+    if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(shape) != len(strides):
+        raise ValueError(f"a tensor of shape {shape} with strides {strides} at {offset}")
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if 0 not in shape and last >= len(flat):
+        raise ValueError(f"a tensor ends at {last} of {len(flat)} elements")
+    return np.lib.stride_tricks.as_strided(
+        flat[offset:], shape, [stride * flat.itemsize for stride in strides], writeable=False
+    )
+
+
+def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
+    with zipfile.ZipFile(file) as archive:
+        (index,) = (name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"])
+        folder = index.removesuffix("data.pkl")
+        if f"{folder}byteorder" in archive.namelist():
+            order = archive.read(f"{folder}byteorder")
+            if order != b"little":
+                raise ValueError(f"byte order {order!r}")
+        content = _Unpickler(io.BytesIO(archive.read(index))).load()
+        inside = f"{folder}data/"
+        keys = [name for name in archive.namelist() if name.startswith(inside)]
+        return content, {name.removeprefix(inside): archive.read(name) for name in keys}
+
+
+def _read_stream(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
+    """Magic number, version, machine, content, keys; then each storage: int64 count, numbers."""
+
+    def load() -> Any:
+        return _Unpickler(file).load()
+
+    if load() != MAGIC:
+        raise ValueError("no magic number")
+    load()
+    if not load()["little_endian"]:
+        raise ValueError("byte order big")
+    content = load()
+    kinds = {}
+    for value in content.values() if isinstance(content, dict) else ():
+        if isinstance(value, _Tensor):
+            _, kind, key, *_ = value.storage
+            kinds[key] = DTYPES[kind]
+    storages = {}
+    for key in load():
+        count = int.from_bytes(file.read(8), "little")
+        size = count * np.dtype(kinds[key]).itemsize
+        storages[key] = file.read(size)
+    return content, storages
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+    """The tensors of a state_dict as torch.save writes it, by name; both its formats.
+
+    Returns:
+        Read-only views of the dtypes and shapes in the file, bfloat16 as JAX's.
+
+    Raises:
+        UserError: no such file, a damaged one, one that holds something else than tensors.
+    """
+    try:
+        with open(path, "rb") as file:
+            is_zip = zipfile.is_zipfile(file)
+            file.seek(0)
+            content, storages = (_read_zip if is_zip else _read_stream)(file)
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}")
+        odd = [key for key, value in content.items() if not isinstance(value, _Tensor)]
+        if odd:
+            raise ValueError(f"its '{odd[0]}' is no tensor")
+        return {str(name): _array(tensor, storages) for name, tensor in content.items()}
+    except UserError as error:
+        raise UserError(
+            f"--input={path} {error} and may run any code: refused. Save model.state_dict(), or "
+            "take the published file"
+        ) from error
+    except OSError as error:
+        raise UserError(f"--input={path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"--input={path} is damaged, or no state_dict that torch.save wrote ({reason}): "
+            "download it again, or save model.state_dict()"
+        ) from error
