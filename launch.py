@@ -185,6 +185,19 @@ def prepare(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
     return result
 
 
+def export(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
+    from inception import export
+
+    if pathlib.Path(args.output).suffix not in export.FORMATS:
+        *others, last = export.FORMATS
+        raise CommandLineError(
+            f"--output={args.output}: its suffix chooses the format: {', '.join(others)} or {last}"
+        )
+    result = export.run(args.checkpoint, args.output)
+    print(f"wrote {result['file']}: {result['parameters']:,} parameters")
+    return result
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
     top = argparse.ArgumentParser(
@@ -256,6 +269,19 @@ def parser() -> argparse.ArgumentParser:
         choices=("jpeg", "rgb"),
         default="jpeg",
         help="of the store: rgb is plain pixels, 9 to 10 times the bytes and no decoding",
+    )
+
+    sub = command(
+        "export", export, "a trained network as one file, for other programs", config=None
+    )
+    sub.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="what train or convert wrote"
+    )
+    sub.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="the suffix chooses the format: .safetensors, .stablehlo or .onnx",
     )
 
     sub = command("report", report, "one HTML page about one run or several", config=None)
