@@ -311,6 +311,19 @@ def integers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
+def export(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
+    from inception import export
+
+    if pathlib.Path(args.output).suffix not in export.FORMATS:
+        *others, last = export.FORMATS
+        raise CommandLineError(
+            f"--output={args.output}: its suffix chooses the format: {', '.join(others)} or {last}"
+        )
+    result = export.run(args.checkpoint, args.output)
+    print(f"wrote {result['file']}: {result['parameters']:,} parameters")
+    return result
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
     top = argparse.ArgumentParser(
@@ -440,6 +453,19 @@ def parser() -> argparse.ArgumentParser:
         help="bvlc_googlenet.caffemodel; or torchvision's googlenet, .pth or .safetensors",
     )
     sub.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+
+    sub = command(
+        "export", export, "a trained network as one file, for other programs", config=None
+    )
+    sub.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="what train or convert wrote"
+    )
+    sub.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="the suffix chooses the format: .safetensors, .stablehlo or .onnx",
+    )
 
     sub = command("report", report, "one HTML page about one run or several", config=None)
     sub.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")

@@ -37,7 +37,9 @@ def local_response_normalization(
     before_and_after = [(0, 0)] * (x.ndim - 1) + [(size // 2, size // 2)]
     padded = jnp.pad(squares, before_and_after)
     channels = x.shape[-1]
-    energy = sum(padded[..., d : d + channels] for d in range(size))
+    # Not padded[..., d : d + channels]: in a batch of unknown size, as in an exported network,
+    # that becomes a gather.
+    energy = sum(lax.slice_in_dim(padded, d, d + channels, axis=-1) for d in range(size))
     scale = jnp.power(k + alpha / size * energy, -beta)
     return x * scale.astype(x.dtype)
 
