@@ -327,6 +327,8 @@ def test_the_recipe_on_a_folder_of_photos(
         "leaves the choice to you: give --config.data.path=... --config.init_from=... "
         "--config.model.classes=..."
     )
+    scratch = ["--config.init_from=", "--config.data.path=photos", "--config.model.classes=3"]
+    assert launch.load_config(FINETUNE, scratch).init_from == ""
     small = ["--config.model.width=0.05", "--config.model.norm=batch", "--config.data.normalization=symmetric",
              "--config.input_px=65", "--config.data.resize_px=65", "--config.optim.batch_size=8"]  # fmt: skip
     done = process(*recipe, *small, f"--config.init_from={trained}", f"--config.data.path={photos}",
