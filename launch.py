@@ -47,9 +47,14 @@ def load_config(path: str, overrides: list[str]) -> ConfigDict:
     """get_config() of the experiment file, locked, with --config.any.knob=VALUE applied.
 
     Raises:
-        CommandLineError: no such file, a misspelt knob, a value of the wrong type.
+        CommandLineError: no such file, a misspelt knob, a value of the wrong type, or none where
+            the experiment leaves the choice to the user.
     """
-    return apply_overrides(experiment(path)["get_config"](), overrides)
+    config = apply_overrides(experiment(path)["get_config"](), overrides)
+    if open_knobs := _open_knobs(config, "config"):
+        flags_to_give = " ".join(f"--{name}=..." for name in open_knobs)
+        raise CommandLineError(f"--config={path} leaves the choice to you: give {flags_to_give}")
+    return config
 
 
 def apply_overrides(config: ConfigDict, overrides: list[str]) -> ConfigDict:
@@ -81,6 +86,18 @@ def _knobs(config: ConfigDict, prefix: str) -> list[str]:
     for key, value in config.items():
         name = f"{prefix}.{key}"
         names += _knobs(value, name) if isinstance(value, ConfigDict) else [name]
+    return names
+
+
+def _open_knobs(config: ConfigDict, prefix: str) -> list[str]:
+    """Placeholders that nothing has filled."""
+    names = []
+    for key, value in config.items():
+        name = f"{prefix}.{key}"
+        if isinstance(value, ConfigDict):
+            names += _open_knobs(value, name)
+        elif value is None:
+            names.append(name)
     return names
 
 

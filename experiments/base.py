@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # initial weights and dropout; order and sampling have data.seed
     config.input_px = 224  # paper, section 5; with heads at least 65
+    config.init_from = ""  # a run's folder or a converted one: starts with its weights
 
     config.model = ConfigDict()
     config.model.classes = 1000  # ILSVRC-2014; labels must be below it
@@ -26,6 +27,7 @@ def get_config() -> ConfigDict:
     config.model.head_dropout = 0.7  # paper, section 5
     config.model.initializer = "he"  # xavier is Caffe's, and left the trunk dead for several people
     config.model.dtype = "float32"  # of the computation; bfloat16 on TPU and GPU
+    config.model.frozen_through = ""  # conv1, conv2_reduce, conv2, 3a to 5b: training leaves it be
 
     config.loss = ConfigDict()
     config.loss.head_weight = 0.3  # of each auxiliary loss; paper, section 5
@@ -45,6 +47,7 @@ def get_config() -> ConfigDict:
     config.optim.weight_decay = 2e-4  # L2; quick_solver's
     config.optim.bias_lr_mult = 1.0  # Caffe: 2; for every parameter with one axis
     config.optim.bias_decay_mult = 1.0  # Caffe: 0; likewise
+    config.optim.trunk_lr_mult = 1.0  # of all but classifiers and heads; times bias_lr_mult
     config.optim.polyak_decay = 0.9999  # paper averages, gives no rate; 0 turns it off
 
     config.data = ConfigDict()

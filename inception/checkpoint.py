@@ -191,12 +191,15 @@ class Checkpoints:
             UserError: all are damaged, or the one that was asked for is.
         """
         steps = self.steps() if step is None else [step]
+        # Without a template arrays go where they were when saved, or here if that is elsewhere.
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         for candidate in reversed(steps):
             try:
                 restored = self._manager.restore(
                     candidate,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(template), check=ocp.args.JsonRestore()
+                        state=ocp.args.StandardRestore(template, fallback_sharding=here),
+                        check=ocp.args.JsonRestore(),
                     ),
                 )
                 if digest(restored["state"]) != restored["check"]["sha256"]:

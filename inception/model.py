@@ -37,6 +37,7 @@ TABLE_1 = {
 }
 CONV1, CONV2_REDUCE, CONV2 = 64, 64, 192  # the filters before 3a
 HEADS_ON = ("4a", "4d")
+TRUNK = ("conv1", "conv2_reduce", "conv2", *TABLE_1)  # all but the classifier and the heads
 HEAD_CONV, HEAD_HIDDEN = 128, 1024
 HEAD_GRID = 4  # what the heads' convolution reads, at 224 px or after adaptive pooling
 # A head's 5x5 pool stands on 4a's grid, which is the input halved four times, rounded up.
@@ -54,6 +55,22 @@ INITIALIZERS = {
         nn.initializers.constant(0.2),
     ),
 }
+
+
+def frozen_modules(frozen_through: str) -> tuple[str, ...]:
+    """The modules from conv1 to the named one, which training leaves as they are; '': none.
+
+    Raises:
+        UserError: no such module in the trunk.
+    """
+    if not frozen_through:
+        return ()
+    if frozen_through not in TRUNK:
+        raise UserError(
+            f"config.model.frozen_through={frozen_through}: choose one of {', '.join(TRUNK)}, or "
+            "nothing"
+        )
+    return TRUNK[: TRUNK.index(frozen_through) + 1]
 
 
 class Conv(nn.Module):
@@ -175,6 +192,9 @@ class GoogLeNet(nn.Module):
         head_dropout: the same in the auxiliary heads.
         initializer: 'he' (normal, fan-in, biases 0) or 'xavier' (Caffe's; biases .2).
         dtype: of the computation, 'float32' or 'bfloat16'.
+        frozen_through: the last module, counted from conv1, that runs in training as it does in
+            evaluation (BatchNorm with its running statistics, which stay) and that no gradient
+            enters; '': none. The optimiser must leave its parameters alone: `frozen_modules`.
 
     Raises:
         UserError: a choice that does not exist; in training with heads, a too small input.
@@ -193,6 +213,7 @@ class GoogLeNet(nn.Module):
     head_dropout: float = 0.7
     initializer: str = "he"
     dtype: str = "float32"
+    frozen_through: str = ""
 
     def __post_init__(self) -> None:
         for knob, value, choices in (
@@ -215,6 +236,7 @@ class GoogLeNet(nn.Module):
                 raise UserError(
                     f"config.model.{knob}={getattr(self, knob)}: must be at least 0 and below 1"
                 )
+        frozen_modules(self.frozen_through)
         super().__post_init__()
 
     @nn.compact
@@ -242,17 +264,23 @@ class GoogLeNet(nn.Module):
             nn.Dense, kernel_init=INITIALIZERS[self.initializer][0], dtype=self.dtype
         )
         lrn = ops.local_response_normalization if self.norm == "lrn" else lambda x: x
+        frozen = frozen_modules(self.frozen_through)
         logits = {}
 
+        def run(module: nn.Module, x: jax.Array) -> jax.Array:
+            if module.name in frozen:
+                return jax.lax.stop_gradient(module(x, train=False))
+            return module(x, train)
+
         # Shapes at 224 px and width 1.
-        x = conv(scale(CONV1), 7, 2, name="conv1")(x, train)  # [b, 112, 112, 64]
+        x = run(conv(scale(CONV1), 7, 2, name="conv1"), x)  # [b, 112, 112, 64]
         x = lrn(ops.max_pool(x, stride=2))  # [b, 56, 56, 64]
-        x = conv(scale(CONV2_REDUCE), 1, name="conv2_reduce")(x, train)  # [b, 56, 56, 64]
-        x = conv(scale(CONV2), 3, name="conv2")(x, train)  # [b, 56, 56, 192]
+        x = run(conv(scale(CONV2_REDUCE), 1, name="conv2_reduce"), x)  # [b, 56, 56, 64]
+        x = run(conv(scale(CONV2), 3, name="conv2"), x)  # [b, 56, 56, 192]
         x = ops.max_pool(lrn(x), stride=2)  # [b, 28, 28, 192]
         for row, filters in TABLE_1.items():
             wide = Filters(*map(scale, filters))
-            x = Inception(wide, conv, self.module == "naive", self.conv5x5_px, name=row)(x, train)
+            x = run(Inception(wide, conv, self.module == "naive", self.conv5x5_px, name=row), x)
             if row in heads:
                 logits[row] = AuxiliaryHead(
                     self.classes,

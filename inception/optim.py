@@ -1,5 +1,6 @@
 """Learning-rate schedules, SGD with momentum in two conventions, the Polyak average."""
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -59,8 +60,20 @@ def is_vector(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim <= 1, params)
 
 
-def _scale_vectors(factor: float) -> optax.GradientTransformation:
-    return optax.masked(optax.scale(factor), is_vector)
+def in_modules(modules: Collection[str]) -> Callable[[Any], Any]:
+    """params -> True where a parameter is in one of these modules, by their names at the top."""
+
+    def mask(params: Any) -> Any:
+        return {
+            name: jax.tree.map(lambda _, inside=name in modules: inside, module)
+            for name, module in params.items()
+        }
+
+    return mask
+
+
+def _scale(factor: float, mask: Any) -> optax.GradientTransformation:
+    return optax.masked(optax.scale(factor), mask)
 
 
 def _decay(weight_decay: float, mask: Any) -> optax.GradientTransformation:
@@ -75,6 +88,9 @@ def sgd(
     weight_decay: float = 0.0,
     bias_lr_mult: float = 1.0,
     bias_decay_mult: float = 1.0,
+    trunk: Collection[str] = (),
+    trunk_lr_mult: float = 1.0,
+    frozen: Collection[str] = (),
 ) -> optax.GradientTransformation:
     """SGD with momentum and L2 weight decay, g = gradient + weight_decay * params:
 
@@ -84,6 +100,8 @@ def sgd(
     The two part as soon as the rate changes: Caffe's velocity keeps the rate of its day.
     `bias_lr_mult` and `bias_decay_mult` are Caffe's lr_mult and decay_mult for every parameter
     with one axis (biases; BatchNorm's scales and offsets): bvlc_googlenet has 2 and 0.
+    `trunk_lr_mult` is the lr_mult of the modules in `trunk`; a bias there has the product of both.
+    Modules in `frozen` are neither moved nor decayed, and no momentum is held for them.
 
     Raises:
         UserError: an unknown momentum style.
@@ -95,11 +113,17 @@ def sgd(
         )
     rate = optax.scale_by_learning_rate(schedule)
     velocity = optax.trace(momentum)
-    return optax.chain(
+    rule = optax.chain(
         _decay(weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
         _decay(weight_decay * bias_decay_mult, is_vector),
-        _scale_vectors(bias_lr_mult),
+        _scale(bias_lr_mult, is_vector),
+        _scale(trunk_lr_mult, in_modules(trunk)),
         *((rate, velocity) if momentum_style == "caffe" else (velocity, rate)),
+    )
+    is_frozen = in_modules(frozen)
+    return optax.partition(
+        {"trained": rule, "frozen": optax.set_to_zero()},
+        lambda params: jax.tree.map(lambda f: "frozen" if f else "trained", is_frozen(params)),
     )
 
 

@@ -21,9 +21,10 @@ from inception import (
     report,
     results,
     samples,
+    transfer,
 )
 from inception.data import loader, sources
-from inception.model import GoogLeNet
+from inception.model import TRUNK, GoogLeNet, frozen_modules
 from inception.step import TrainState, create_state, train_step
 
 
@@ -58,7 +59,8 @@ def _flatten(tree: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
 def claim_workdir(config: dict[str, Any], workdir: str) -> None:
     """Writes WORKDIR/config.json, or checks that the run that is there has the same config.
 
-    config.run may differ: nothing in it changes the result.
+    config.run may differ: nothing in it changes the result. What another start wrote that failed
+    before it began is written anew.
 
     Raises:
         UserError: the folder cannot be written, or belongs to another config.
@@ -68,12 +70,15 @@ def claim_workdir(config: dict[str, Any], workdir: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             there, here = _flatten(json.loads(path.read_text())), _flatten(config)
+            begun = path.with_name("metrics.jsonl").exists() or any(
+                path.with_name("checkpoints").glob("*")
+            )
             differing = [
                 f"{knob} is {there.get(knob)} there and {here.get(knob)} here"
                 for knob in sorted(there.keys() | here.keys())
                 if there.get(knob) != here.get(knob) and not knob.startswith("config.run.")
             ]
-            if differing:
+            if differing and begun:
                 raise UserError(
                     f"--workdir={workdir} belongs to another config: {'; '.join(differing)}. "
                     "Choose another --workdir"
@@ -105,12 +110,19 @@ def optimizer(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> t
         weight_decay=config.optim.weight_decay,
         bias_lr_mult=config.optim.bias_lr_mult,
         bias_decay_mult=config.optim.bias_decay_mult,
+        trunk=TRUNK,
+        trunk_lr_mult=config.optim.trunk_lr_mult,
+        frozen=frozen_modules(config.model.frozen_through),
     )
     return schedule, tx
 
 
 def _state_and_step(
-    config: ConfigDict, tx: Any, mesh: Any, checkpoints: checkpoint.Checkpoints
+    config: ConfigDict,
+    tx: Any,
+    mesh: Any,
+    checkpoints: checkpoint.Checkpoints,
+    classes: tuple[str, ...],
 ) -> tuple[TrainState, Any]:
     """The newest saved state, or the first; and the compiled train step."""
     model = GoogLeNet(**config.model)
@@ -126,6 +138,16 @@ def _state_and_step(
     state = checkpoints.restore(parallel.replicated_shapes(init, mesh))
     if state is None:
         state = parallel.compute_replicated(init, mesh)
+        if config.init_from:
+            taken = transfer.start_from(
+                config.init_from,
+                jax.device_get(state.raw_variables()),
+                model=model,
+                normalization=config.data.normalization,
+                classes=classes,
+            )
+            average = parallel.replicate(taken if state.average else {}, mesh)
+            state = state.replace(**parallel.replicate(taken, mesh), average=average)
     step = functools.partial(
         train_step,
         model=model,
@@ -176,11 +198,15 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
     mesh = parallel.make_mesh()
     batch_size = config.optim.batch_size
     parallel.check_batch_size(batch_size, mesh)
-    evaluator = evaluate.Evaluator(config, mesh, split=config.data.eval_split)
     source = evaluate.open_split(config, config.data.train_split)
+    if len(source.classes) != config.model.classes:
+        raise UserError(
+            f"config.model.classes={config.model.classes}, and the set has {len(source.classes)} "
+            f"classes: give --config.model.classes={len(source.classes)}"
+        )
+    evaluator = evaluate.Evaluator(config, mesh, split=config.data.eval_split)
     sources.check_classes(source.classes, evaluator.source.classes)
-    unused = range(len(source.classes), config.model.classes)
-    checkpoint.write_classes(workdir, (*source.classes, *(f"class {i}" for i in unused)))
+    checkpoint.write_classes(workdir, source.classes)
 
     steps_per_epoch = len(source) / batch_size
     total_steps = round(config.optim.epochs * steps_per_epoch)
@@ -197,7 +223,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
     with contextlib.ExitStack() as closing:
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.run.keep_checkpoints)
         closing.callback(checkpoints.close)
-        state, step_fn = _state_and_step(config, tx, mesh, checkpoints)
+        state, step_fn = _state_and_step(config, tx, mesh, checkpoints, source.classes)
         start_step = int(state.step)
         batches = _batches(config, source, start_step, total_steps)
         writer = monitor.Writer(workdir, start_step=start_step)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import runpy
 import shlex
 import signal
 import subprocess
@@ -115,7 +116,7 @@ def test_a_config_that_is_not_there_or_is_none(tmp_path, capfd) -> None:
 def test_every_experiment_has_bases_knobs_and_a_docstring_with_its_command() -> None:
     base = launch.load_config(str(ROOT / "experiments/base.py"), [])
     for path in (ROOT / "experiments").glob("[!_]*.py"):
-        config = launch.load_config(str(path), [])
+        config = runpy.run_path(str(path))["get_config"]()
         assert launch._knobs(config, "") == launch._knobs(base, "")
         if path.stem != "base":
             assert f"--config=experiments/{path.name}" in path.read_text().split('"""')[1]
@@ -288,7 +289,7 @@ sys.exit(launch.main({train_args(tmp_path / "run")!r}))
     [
         (("--config.data.source=folder",), "config.data.path is empty"),
         (("--config.data.source=folder", "--config.data.path=/no/such"), "no such folder"),
-        (("--config.data.source=digits", "--config.model.classes=5"), "label"),
+        (("--config.data.source=digits", "--config.model.classes=5"), "set has 10 classes: give --config.model.classes=10"),
         (("--config.optim.batch_size=12",), "not divided by the 8 devices"),
         (("--config.input_px=64", "--config.data.resize_px=64"), "the smallest is 65"),
         (("--config.model.norm=group",), "config.model.norm=group: choose one of lrn, batch, none"),

@@ -1,0 +1,43 @@
+"""Fine-tuning: a trained trunk learns the classes of any folder of class folders.
+
+    python launch.py train --config=experiments/finetune.py --workdir=runs/finetuned \
+        --config.init_from=DIR --config.data.path=PHOTOS --config.model.classes=10
+
+DIR is a run's folder, or what `launch.py convert` wrote. Weights belong to their network and their
+normalisation: where DIR's differ from this recipe's, the error names the flags to add.
+
+The same photos and epochs from scratch, for comparison:
+
+    python launch.py train --config=experiments/finetune.py --workdir=runs/scratch \
+        --config.init_from= --config.model.frozen_through= --config.optim.trunk_lr_mult=1 \
+        --config.data.path=PHOTOS --config.model.classes=10
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+from experiments import base
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.init_from = config_dict.placeholder(str)  # yours to give, as are path and classes
+    config.model.classes = config_dict.placeholder(int)
+    config.model.heads = False  # they are for trunks that have yet to learn
+    config.model.frozen_through = "3b"  # edges and textures serve any photos; a third of the time
+
+    config.optim.batch_size = 32
+    config.optim.epochs = 3.0
+    config.optim.learning_rate = 0.01  # of the new classifier
+    config.optim.trunk_lr_mult = 0.1  # what is learnt moves slowly
+    config.optim.schedule = "cosine"
+    config.optim.polyak_decay = 0.0  # the schedule ends at 0, and the run is short
+
+    config.data.source = "folder"
+    config.data.path = config_dict.placeholder(str)
+    config.data.eval_split = "val"
+    config.data.area_range = (0.3, 1.0)  # few epochs: crops near to what evaluation sees
+    config.data.colors.brightness = 0.2
+    config.data.colors.contrast = 0.2
+    config.data.colors.saturation = 0.2
+    config.data.colors.lighting = 0.0
+    return config
