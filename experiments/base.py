@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     config.data.colors.hue = 0.0  # turns, -+ this; not Howard's
     config.data.colors.lighting = 0.1  # standard deviation; Krizhevsky et al. (2012)
     config.data.normalization = "mean"  # 0-255 minus the mean, as the paper; unit; symmetric
-    config.data.resize = "short"  # evaluation: shorter side to resize_px; squash: both, as Caffe
+    config.data.resize = "short"  # evaluation: the shorter side; squash: both (Caffe); central_crop
     config.data.resize_px = 256  # before the centre crop, and before Caffe's random crop
     config.data.max_megapixels = 100.0  # a larger picture counts as damaged
     config.data.max_damaged_share = 0.01  # of the training images; more of them stop the run
