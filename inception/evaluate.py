@@ -59,7 +59,8 @@ class Evaluator:
         if classes:
             self.source = sources.as_classes(self.source, classes)
         devices = mesh.devices.size
-        batch_size = -(-config.run.eval_batch_size // devices) * devices
+        rows = min(config.run.eval_batch_size, len(self.source) * self._views.rows)
+        batch_size = -(-rows // devices) * devices
         shape = (batch_size, config.input_px, config.input_px, 3)
         self._noise = {
             "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
