@@ -149,7 +149,10 @@ def train(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     if bool(args.workdir) == bool(args.checkpoints):
         raise CommandLineError("give --workdir=DIR, or --checkpoints=DIR,DIR,... for an ensemble")
-    workdirs = [w for w in (args.workdir or args.checkpoints).split(",") if w]
+    from inception import evaluate, results
+    from inception.model import FREE_KNOBS
+
+    workdirs = [args.workdir] if args.workdir else names(args.checkpoints)
     configs = []
     for workdir in workdirs:
         trained = run_config(workdir, [])
@@ -157,14 +160,12 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
             load_config(args.config, overrides) if args.config else run_config(workdir, overrides)
         )
         for knob, value in trained.model.items():
-            if config.model[knob] != value:
+            if config.model[knob] != value and knob not in FREE_KNOBS:
                 raise UserError(
                     f"config.model.{knob}={config.model[knob]}, but {workdir} was trained with "
                     f"{value}"
                 )
         configs.append(config)
-    from inception import evaluate, results
-
     result = evaluate.run(
         configs,
         workdirs,
@@ -188,6 +189,8 @@ def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         raise CommandLineError(f"--config={args.config} defines no sweep()")
     points = []
     for number, knobs in enumerate(defined["sweep"]()):
+        if both := {f"config.{k}" for k in knobs} & {o.split("=")[0].strip("-") for o in overrides}:
+            raise CommandLineError(f"--{both.pop()} is what the sweep varies: leave it out")
         changes = [*overrides, *(f"--config.{knob}={value}" for knob, value in knobs.items())]
         load_config(args.config, changes)  # a wrong one is found before the first has run
         points.append({"overrides": knobs, "workdir": f"{args.workdir}/{number}", "result": None})
@@ -218,14 +221,19 @@ def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     return {"points": points}
 
 
-def predict(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
+def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     import tqdm
 
     from inception import predict
 
     paths = predict.find(args.images)
-    predictor = predict.Predictor(*args.checkpoint.split(","), best=args.best)
-    predictions, rejected, drawn = [], [], set()
+    workdirs = names(args.checkpoint)
+    if not workdirs:
+        raise CommandLineError("--checkpoint is empty: give a folder")
+    configs = [run_config(workdir, overrides) for workdir in workdirs]
+    predictor = predict.Predictor(*workdirs, best=args.best, configs=configs)
+    predictions, rejected = [], []
+    drawn: set[str] = set()
     if args.cam:
         pathlib.Path(args.cam).mkdir(parents=True, exist_ok=True)
     for prediction in tqdm.tqdm(
@@ -245,10 +253,11 @@ def predict(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
                 tqdm.tqdm.write(f"  {c['probability']:7.2%}  {c['name']}")
         if args.cam:
             stem = pathlib.Path(prediction["image"]).stem
-            number = next(n for n in itertools.count(1) if (stem, n) not in drawn)
-            drawn.add((stem, number))
-            prediction["cam"] = f"{args.cam}/{stem}{f'-{number}' * (number > 1)}.png"
-            predictor.draw(prediction).save(prediction["cam"])
+            endings = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+            file = next(f for e in endings if (f := f"{args.cam}/{stem}{e}.png") not in drawn)
+            drawn.add(file)
+            prediction["cam"] = file
+            predictor.draw(prediction).save(file)
     for line in rejected:
         print(f"launch.py predict: {line}", file=sys.stderr)
     return {"predictions": predictions, "rejected": rejected}
@@ -317,10 +326,15 @@ def convert(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
             more = f" and {len(names) - 12} more" if len(names) > 12 else ""
             print(f"{key}, what {why}: {', '.join(names[:12])}{more}")
     print(
-        f"Evaluate it: launch.py eval --workdir={args.output} --config.data.source=folder "
-        "--config.data.path=FOLDER --config.data.eval_split=val"
+        f"Evaluate it on a folder of class folders: launch.py eval --workdir={args.output} "
+        "--config.data.path=FOLDER"
     )
     return result
+
+
+def names(text: str) -> list[str]:
+    """'a,b' -> ['a', 'b']."""
+    return [name for name in text.split(",") if name]
 
 
 def integers(text: str) -> list[int]:
@@ -352,7 +366,7 @@ def parser() -> argparse.ArgumentParser:
 
     def command(name: str, function: Any, text: str, *, config: str | None, knobs: str = "") -> Any:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(function=function, takes_config=config is not None)
+        sub.set_defaults(function=function, takes_config=config is not None or bool(knobs))
         sub.add_argument(
             "--json",
             action="store_true",
@@ -363,9 +377,10 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--config", default=config, metavar="FILE", help=f"experiment file{default}"
             )
+        if config is not None or knobs:
             sub.epilog = (
-                "Any knob can be changed, as in --config.optim.learning_rate=.02: "
-                "experiments/base.py explains each."
+                "Any knob can be changed, as in --config.data.resize=short: experiments/base.py "
+                "explains each."
             )
         return sub
 
@@ -404,7 +419,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--workdir", required=True, metavar="DIR", help="a folder of runs: 0, 1, ...")
     sub.add_argument("--dry_run", action="store_true", help="print the commands alone")
 
-    sub = command("predict", predict, "what is in pictures: the likeliest classes", config=None)
+    sub = command(
+        "predict",
+        predict,
+        "what is in pictures: the likeliest classes",
+        config=None,
+        knobs="the run's own",
+    )
     sub.add_argument(
         "--checkpoint",
         required=True,
@@ -459,7 +480,7 @@ def parser() -> argparse.ArgumentParser:
         "convert",
         convert,
         "published weights of another framework -> a checkpoint of ours",
-        config="",
+        config=None,
         knobs=f"{BASE_CONFIG} with the weights' own network and input",
     )
     sub.add_argument("--source", required=True, choices=("caffe", "torchvision"))

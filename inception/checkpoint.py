@@ -45,6 +45,8 @@ def read_config(workdir: str) -> dict[str, Any]:
     path = pathlib.Path(workdir) / "config.json"
     try:
         content = json.loads(path.read_text())
+        if not isinstance(content, dict) or not {"input_px", "model", "data"} <= content.keys():
+            raise ValueError("it is no config of this project")
     except FileNotFoundError as error:
         raise UserError(f"{workdir} is neither a run nor converted: no config.json") from error
     except (OSError, ValueError) as error:
@@ -209,9 +211,9 @@ class Checkpoints:
                 place = self._directory / str(candidate)
                 message = f"checkpoint {place} is damaged ({_first_line(error)})"
                 if step is not None or candidate == steps[0]:
+                    remedy = "" if self._read_only else ": choose another --workdir to start anew"
                     raise UserError(
-                        f"{message}, and there is no other to fall back to: choose another "
-                        "--workdir to start anew"
+                        f"{message}, and there is no other to fall back to{remedy}"
                     ) from error
                 if self._read_only:
                     print(f"WARNING: {message}: reading the one before", file=sys.stderr)

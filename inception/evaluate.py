@@ -1,6 +1,8 @@
 """Exact top-1 and top-5 over a whole split: one network or several, 1, 10 or 144 crops."""
 
 import functools
+import itertools
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +12,6 @@ from ml_collections import ConfigDict
 
 from inception import UserError, checkpoint, inference, parallel, results
 from inception.data import loader, sampling, sources
-
-# labels, top, probabilities, losses: as in results.Evaluation
-Outcomes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def open_split(config: ConfigDict, split: str) -> sources.Source:
@@ -52,6 +51,7 @@ class Evaluator:
                 f"config.run.eval_batch_size={config.run.eval_batch_size}: must be at least 1"
             )
         self.split = split
+        self._classes = config.model.classes
         self._views = sampling.Views(
             tuple(sorted(set(crops))), config.input_px, config.data.resize_px, config.data.resize
         )
@@ -95,37 +95,40 @@ class Evaluator:
             RuntimeError: an example that was not there exactly once.
             UserError: outputs that are not finite, a damaged image.
         """
-        seen: list[np.ndarray] = []
-        parts: list[list[Outcomes]] = []  # by block of images, then by row of the table
-        with tqdm.tqdm(
-            total=len(self.source), desc="evaluate", unit="img", leave=False, mininterval=1
-        ) as bar:
-            for block in self._networks.probabilities(
+        n, rows = len(self.source), len(self._views.crops) * (len(variables) + (len(variables) > 1))
+        top_n = min(results.TOP, self._classes)
+        labels = np.full(n, -1, np.int32)  # -1: not evaluated
+        top = np.zeros((rows, n, top_n), np.int32)
+        best = np.zeros((rows, n, top_n), np.float32)
+        losses = np.zeros((rows, n), np.float32)
+        with tqdm.tqdm(total=n, desc="evaluate", unit="img", leave=False, mininterval=1) as bar:
+            for images, mine, values in self._networks.probabilities(
                 variables, self._batches(), crops=self._views.crops
             ):
-                seen.append(block.images)
-                each = [*block.values, block.values.mean(0)] if len(variables) > 1 else block.values
-                parts.append([_outcomes(p, block.labels) for by_crops in each for p in by_crops])
-                bar.update(len(block.images))
-        if not np.array_equal(np.concatenate(seen), np.arange(len(self.source))):
-            raise RuntimeError(f"evaluated {sum(map(len, seen))} images of {len(self.source)}")
+                if (labels[images] >= 0).any() or len(np.unique(images)) < len(images):
+                    raise RuntimeError("an image was evaluated twice")
+                labels[images] = mine
+                if len(variables) > 1:
+                    values = np.concatenate([values, values.mean(0, keepdims=True)])
+                by_crops = values.swapaxes(0, 1).reshape(rows, len(images), -1)
+                for row, p in enumerate(by_crops):
+                    top[row, images], best[row, images], losses[row, images] = _outcomes(p, mine)
+                bar.update(len(images))
+        if (labels < 0).any():
+            raise RuntimeError(f"evaluated {(labels >= 0).sum()} images of {n}")
         models = [1] * len(variables) + [len(variables)] * (len(variables) > 1)
-        table = []
-        for k, crops in enumerate(self._views.crops):
-            for i, n in enumerate(models):
-                row = (part[i * len(self._views.crops) + k] for part in parts)
-                labels, top, best, losses = (np.concatenate(c) for c in zip(*row, strict=True))
-                table.append(results.Evaluation(labels, top, best, losses, crops, n))
-        return table
+        return [
+            results.Evaluation(labels, top[row], best[row], losses[row], crops, count)
+            for row, (crops, count) in enumerate(itertools.product(self._views.crops, models))
+        ]
 
 
-def _outcomes(p: np.ndarray, labels: np.ndarray) -> Outcomes:
-    """Of some images, from probabilities [n, classes] and labels [n]."""
-    top = np.argsort(-p, axis=-1, kind="stable")[:, : results.TOP].astype(np.int32)
-    best = np.take_along_axis(p, top, -1).astype(np.float32)
+def _outcomes(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities [n, classes], labels [n] -> top, probabilities, losses, as in Evaluation."""
+    top = np.argsort(-p, axis=-1, kind="stable")[:, : results.TOP]
     right = np.take_along_axis(p, labels[:, None], -1)[:, 0]
-    losses = -np.log(np.maximum(right, np.finfo(np.float64).tiny)).astype(np.float32)
-    return labels, top, best, losses
+    losses = -np.log(np.maximum(right, np.finfo(np.float64).tiny))
+    return top, np.take_along_axis(p, top, -1), losses
 
 
 def check_alike(
@@ -138,7 +141,8 @@ def check_alike(
             if other != first:
                 raise UserError(
                     f"config.{knob} is {first} in {workdirs[0]} and {other} in {workdir}: an "
-                    "ensemble sees the same images; leave one out"
+                    "ensemble sees the same images. Leave one out, or give all the same: "
+                    f"--config.{knob}={first}"
                 )
     for workdir, other_classes in zip(workdirs, classes, strict=True):
         if len(other_classes) != len(classes[0]):
@@ -177,7 +181,8 @@ def run(
             cannot be read.
     """
     for path in filter(None, (predictions, per_class)):
-        open(path, "a").close()  # sooner an error now than after hours
+        if not pathlib.Path(path).parent.is_dir():  # sooner now than after hours
+            raise UserError(f"{path} cannot be written: no such folder")
     trained = [checkpoint.load(workdir, best=best) for workdir in workdirs]
     check_alike(workdirs, configs, [t.classes for t in trained])
     mesh = parallel.make_mesh()

@@ -106,8 +106,9 @@ class Networks:
             if not whole[:-1].all():
                 raise RuntimeError(f"image {images[~whole][0]} has not its {max(crops)} crops")
             open_image = None if whole[-1] else (images[-1], counts[-1], sums[:, :, -1])
-            means = sums[:, :, whole] / np.asarray(crops)[None, :, None, None]
-            yield Probabilities(images[whole], labels[whole], means)
+            if whole.any():
+                means = sums[:, :, whole] / np.asarray(crops)[None, :, None, None]
+                yield Probabilities(images[whole], labels[whole], means)
         if open_image:
             raise RuntimeError(f"image {open_image[0]} lacks some of its {max(crops)} crops")
 

@@ -43,6 +43,11 @@ HEAD_GRID = 4  # what the heads' convolution reads, at 224 px or after adaptive 
 # A head's 5x5 pool stands on 4a's grid, which is the input halved four times, rounded up.
 SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1
 
+# Fields that neither shape the trunk nor change what it computes in evaluation, rounding apart.
+FREE_KNOBS = frozenset(
+    ("heads", "head_pool", "dropout", "head_dropout", "initializer", "dtype", "frozen_through")
+)
+
 MODULES = ("reduced", "naive")
 NORMS = ("lrn", "batch", "none")
 HEAD_POOLS = ("strided", "adaptive")

@@ -19,6 +19,7 @@ from inception.data import imagenet, images, loader, sampling, sources
 from inception.evaluate import check_alike
 
 Picture = str | pathlib.Path | Image.Image | np.ndarray
+SUFFIXES = sources.SUFFIXES | {".bmp", ".gif", ".tif", ".tiff"}
 
 
 class Pictures:
@@ -35,26 +36,20 @@ class Pictures:
         return len(self._pictures)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        picture, name = self._pictures[index], self.name(index)
         try:
-            return self._pixels(index), 0
-        except (OSError, images.DamagedImageError) as error:
+            record = (
+                pathlib.Path(picture).read_bytes()
+                if isinstance(picture, str | pathlib.Path)
+                else picture
+            )
+            limit = self._max_megapixels
+            return np.asarray(images.decode(record, name, max_megapixels=limit, upright=True)), 0
+        except OSError as error:
+            self.rejected[index] = f"{name}: {error.strerror or error}"
+        except images.DamagedImageError as error:
             self.rejected[index] = str(error)
-            return np.zeros((1, 1, 3), np.uint8), 0
-
-    def _pixels(self, index: int) -> np.ndarray:
-        picture = self._pictures[index]
-        if isinstance(picture, np.ndarray):
-            if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
-                raise images.DamagedImageError(
-                    f"{self.name(index)}: {picture.dtype} {picture.shape} is no uint8 [h, w] or "
-                    "[h, w, 3]"
-                )
-            picture = Image.fromarray(picture)
-        if isinstance(picture, Image.Image):
-            return np.asarray(picture.convert("RGB"))
-        data = pathlib.Path(picture).read_bytes()
-        name, limit = self.name(index), self._max_megapixels
-        return np.asarray(images.decode(data, name, max_megapixels=limit, upright=True))
+        return np.zeros((1, 1, 3), np.uint8), 0
 
     def name(self, index: int) -> str:
         picture = self._pictures[index]
@@ -71,12 +66,10 @@ def find(paths: Sequence[str]) -> list[str]:
     for path in map(pathlib.Path, paths):
         if path.is_dir():
             inside = sorted(
-                str(p)
-                for p in path.rglob("*")
-                if p.suffix.lower() in sources.SUFFIXES and p.is_file()
+                str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
             )
             if not inside:
-                kinds = ", ".join(sorted(sources.SUFFIXES))
+                kinds = ", ".join(sorted(SUFFIXES))
                 raise UserError(f"{path}: no picture in this folder ({kinds})")
             found += inside
         elif path.suffix == ".txt":
@@ -98,14 +91,16 @@ class Predictor:
     Args:
         workdirs: folders with config.json, classes.txt and checkpoints/.
         best: of each the best checkpoint, not the newest.
+        configs: of each folder, where something but the network is to differ from its own, such
+            as data.resize.
 
     Raises:
         UserError: no checkpoint, or networks that do not go together.
     """
 
-    def __init__(self, *workdirs: str, best: bool = False):
+    def __init__(self, *workdirs: str, best: bool = False, configs: Sequence[ConfigDict] = ()):
         trained = [checkpoint.load(workdir, best=best) for workdir in workdirs]
-        self._configs = [ConfigDict(t.config) for t in trained]
+        self._configs = list(configs) or [ConfigDict(t.config) for t in trained]
         check_alike(workdirs, self._configs, [t.classes for t in trained])
         self.classes = trained[0].classes
         self.names = imagenet.names(self.classes)
@@ -120,7 +115,7 @@ class Predictor:
         """The likeliest classes of each picture.
 
         Args:
-            pictures: paths, PIL images, or uint8 arrays [h, w] or [h, w, 3] (RGB).
+            pictures: a list of paths, PIL images, or uint8 arrays [h, w] or [h, w, 3] (RGB).
             topk: how many classes of each.
             crops: 1, 10 or 144, averaged as in evaluation.
 
@@ -130,6 +125,8 @@ class Predictor:
         Raises:
             UserError: a picture that cannot be read; nothing that is possible.
         """
+        if isinstance(pictures, str | pathlib.Path):
+            raise UserError(f"{pictures}: give a list of pictures, as in [{str(pictures)!r}]")
         predictions = list(self.each(pictures, topk=topk, crops=crops))
         for prediction in predictions:
             if "error" in prediction:

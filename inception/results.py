@@ -1,12 +1,14 @@
 """What an evaluation tells: errors with their intervals, the paper's Table 3, files."""
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import json
+import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 import scipy.stats
@@ -32,7 +34,7 @@ class Evaluation:
 
     labels: int32 [n]; top: int32 [n, 5], the likeliest classes, best first (fewer if there are
     fewer classes); probabilities: float32 [n, 5], theirs; losses: float32 [n], -log p(label);
-    crops, models: how many were averaged; name: of the network, of several empty.
+    crops, models: how many were averaged.
     """
 
     labels: np.ndarray
@@ -41,7 +43,6 @@ class Evaluation:
     losses: np.ndarray
     crops: int = 1
     models: int = 1
-    name: str = ""
 
     @property
     def count(self) -> int:
@@ -81,11 +82,11 @@ class Evaluation:
         }
 
     def row(self) -> dict[str, Any]:
-        """A row of Table 3: ours, the paper's where it has one, and the difference."""
+        """A row of Table 3: ours, the paper's where it has one, and the difference; no name yet."""
         result = self.result()
         paper = TABLE_3.get((self.models, self.crops))
         return {
-            "name": self.name,
+            "name": "",
             "models": self.models,
             "crops": self.crops,
             "cost": self.models * self.crops,
@@ -163,9 +164,21 @@ def write_json(
     pathlib.Path(workdir, "eval.json").write_text(json.dumps(content) + "\n")
 
 
+@contextlib.contextmanager
+def _whole(path: str) -> Iterator[TextIO]:
+    """A file to write that appears, or replaces another, when it is whole."""
+    unfinished = f"{path}.tmp"
+    try:
+        with open(unfinished, "w", newline="") as file:
+            yield file
+        os.replace(unfinished, path)
+    finally:
+        pathlib.Path(unfinished).unlink(missing_ok=True)
+
+
 def write_predictions(path: str, evaluation: Evaluation, source: Source) -> None:
     """A JSON object a line and image: its name, its class, the top five with probabilities."""
-    with open(path, "w") as file:
+    with _whole(path) as file:
         for i, (label, top, probabilities) in enumerate(
             zip(evaluation.labels, evaluation.top, evaluation.probabilities, strict=True)
         ):
@@ -182,7 +195,7 @@ def write_predictions(path: str, evaluation: Evaluation, source: Source) -> None
 
 def write_per_class(path: str, evaluation: Evaluation, source: Source) -> None:
     """CSV: class, count, top-1 and top-5 accuracy in percent, of every class that has images."""
-    with open(path, "w", newline="") as file:
+    with _whole(path) as file:
         writer = csv.writer(file)
         writer.writerow(["class", "count", "top1_accuracy", "top5_accuracy"])
         for label in np.unique(evaluation.labels):

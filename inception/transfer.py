@@ -9,19 +9,7 @@ from typing import Any
 from flax import traverse_util
 
 from inception import UserError, checkpoint
-from inception.model import TRUNK, GoogLeNet
-
-# What may differ: it changes neither the trunk's shapes nor its numbers in evaluation.
-FREE_KNOBS = {
-    "classes",
-    "heads",
-    "head_pool",
-    "head_dropout",
-    "dropout",
-    "initializer",
-    "dtype",
-    "frozen_through",
-}
+from inception.model import FREE_KNOBS, TRUNK, GoogLeNet
 
 
 def _check_alike(
@@ -30,7 +18,7 @@ def _check_alike(
     """Raises UserError where weights of `trained` would compute something else here."""
     flags = []
     for field in dataclasses.fields(model):
-        if field.name in FREE_KNOBS | {"parent", "name"}:
+        if field.name in FREE_KNOBS | {"classes", "parent", "name"}:
             continue
         there = trained["model"].get(field.name, field.default)  # an older checkpoint's has no knob
         if there != getattr(model, field.name):

@@ -193,6 +193,9 @@ def test_the_seven_of_the_paper_share_their_first_weights(tmp_path, capfd) -> No
     assert len(knobs) == 7 and len({k["data.seed"] for k in knobs}) == 7
     assert [k.get("model.width", 1.0) > 1 for k in knobs] == [False] * 6 + [True]
     assert not any("seed" in k for k in knobs) and not (tmp_path / "x").exists()
+    assert "config.data.seed is what the sweep varies" in fails(
+        capfd, [*args, "--config.data.seed=7"], status=2
+    )
     assert "defines no sweep" in fails(
         capfd, ["sweep", f"--config={tiny.EXPERIMENT}", f"--workdir={tmp_path}/x"], status=2
     )

@@ -79,8 +79,15 @@ def test_paths_pictures_and_arrays(runs, picture: Image.Image, tmp_path: pathlib
     got = predictor([path, str(path), picture, np.asarray(picture)], topk=1)
     assert [g["image"] for g in got] == [str(path), str(path), "picture 2", "picture 3"]
     assert len({json.dumps(g["classes"]) for g in got}) == 1 and len(got[0]["classes"]) == 1
-    with pytest.raises(UserError, match=r"picture 0: float64 \(4, 4, 3\) is no uint8"):
-        predictor([np.zeros((4, 4, 3))])
+    for wrong in (
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4, 5), np.uint8),
+        np.zeros((0, 0, 3), np.uint8),
+    ):
+        with pytest.raises(UserError, match=r"picture 0: .* is no uint8 \[h, w\]"):
+            predictor([wrong])
+    with pytest.raises(UserError, match="give a list of pictures"):
+        predictor(str(path))
     with pytest.raises(UserError, match="--topk=0"):
         predictor([picture], topk=0)
     assert predictor([]) == []
@@ -125,10 +132,12 @@ def odd(tmp_path: pathlib.Path, picture: Image.Image) -> dict[str, Image.Image]:
 def test_odd_pictures_are_seen_as_a_person_sees_them(runs, picture, tmp_path) -> None:
     predictor = predict.Predictor(runs[0])
     for name, looks in odd(tmp_path, picture).items():
-        got, expected = predictor([tmp_path / name, looks.convert("RGB")])
-        np.testing.assert_allclose(
-            probabilities(got), probabilities(expected), atol=1e-5, err_msg=name
-        )
+        with Image.open(tmp_path / name) as opened:
+            *got, expected = predictor([tmp_path / name, opened, looks.convert("RGB")])
+        for one in got:
+            np.testing.assert_allclose(
+                probabilities(one), probabilities(expected), atol=1e-5, err_msg=name
+            )
     lying = predictor([picture.transpose(Image.Transpose.ROTATE_90)])[0]
     assert np.abs(probabilities(lying) - probabilities(predictor([picture])[0])).max() > 1e-4
     cmyk = tmp_path / "cmyk.jpg"
@@ -170,14 +179,15 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(runs, photos, tmp_pat
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "half.png").write_bytes(pathlib.Path(good).read_bytes()[:300])
     Image.new("1", (10_001, 10_000)).save(tmp_path / "huge.png")
-    bad = {"text.jpg": "not an image", "empty.jpg": "an empty file", "half.png": "half.png",
+    Image.new("F", (20, 20)).save(tmp_path / "float.tif")
+    bad = {"float.tif": "floating-point numbers", "text.jpg": "not an image", "empty.jpg": "an empty file", "half.png": "half.png",
            "huge.png": "config.data.max_megapixels=100", "none.jpg": "No such file"}  # fmt: skip
     paths = [str(tmp_path / name) for name in bad]
     args = [f"--checkpoint={runs[0]}", "--json", *paths, good]
     status, out, err = command(capfd, *args)
     result = json.loads(out)
     assert status == 1 and [p["image"] for p in result["predictions"]] == [good]
-    assert len(result["rejected"]) == 5
+    assert len(result["rejected"]) == 6
     for line, (name, why) in zip(result["rejected"], bad.items(), strict=True):
         assert name in line and why in line and line in err and "\n" not in line
 
@@ -185,6 +195,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(runs, photos, tmp_pat
 def test_wrong_arguments_are_one_line(runs, tmp_path, capfd) -> None:
     (tmp_path / "list.txt").write_text("\n")
     (tmp_path / "folder").mkdir()
+    Image.new("RGB", (99, 99)).save(tmp_path / "a.png")
     checkpoint = f"--checkpoint={runs[0]}"
     for args, message in (
         ([checkpoint, str(tmp_path / "folder")], "no picture in this folder"),
@@ -193,9 +204,12 @@ def test_wrong_arguments_are_one_line(runs, tmp_path, capfd) -> None:
         ([f"--checkpoint={tmp_path}", "x.jpg"], "no config.json"),
         ([checkpoint, "--crops=3", "x.jpg"], "--crops=3: choose from 1, 10, 144"),
         ([checkpoint, "--topk=0", "x.jpg"], "--topk=0: must be at least 1"),
+        ([checkpoint, "--config.data.resize=squash", "--crops=144", "x.jpg"], "not squash"),
+        ([checkpoint, "--config.data.max_megapixels=0.001", str(tmp_path / "a.png")], "a.png"),
     ):
         status, out, err = command(capfd, *args)
         assert status == 1 and not out and message in err and len(err.splitlines()) == 1
+    assert command(capfd, "--checkpoint=,", "x.jpg")[0] == 2
 
 
 # Where
@@ -228,10 +242,11 @@ def test_drawn_maps(runs, picture: Image.Image, tmp_path, capfd) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         picture.save(tmp_path / folder / "one.png")
+    picture.save(tmp_path / "b" / "one-2.png")
     args = [f"--checkpoint={','.join(runs)}", f"--cam={tmp_path}/cam", "--topk=2", "--json"]
     status, out, _ = command(capfd, *args, str(tmp_path / "a"), str(tmp_path / "b"))
     drawn = [pathlib.Path(p["cam"]) for p in json.loads(out)["predictions"]]
-    assert status == 0 and [d.name for d in drawn] == ["one.png", "one-2.png"]
+    assert status == 0 and len(set(drawn)) == 3 and drawn[0].name == "one.png"
     sheet = Image.open(drawn[0])
     assert sheet.size == (3 * 224 + 2 * 4, 224 + cam.CAPTION_PX)
     tiles = [np.asarray(sheet)[:224, i * 228 : i * 228 + 224] for i in range(3)]

@@ -72,7 +72,9 @@ def _check_size(width: int, height: int, name: str, max_megapixels: float) -> No
         )
 
 
-def decode(data: Record, name: str, *, max_megapixels: float, upright: bool = False) -> Image.Image:
+def decode(
+    data: Record | Image.Image, name: str, *, max_megapixels: float, upright: bool = False
+) -> Image.Image:
     """JPEG, PNG, WebP and whatever else Pillow reads, of any mode -> RGB.
 
     Grey, palette and CMYK pictures are converted, 16-bit ones scaled to 8 bits, transparency is
@@ -82,22 +84,28 @@ def decode(data: Record, name: str, *, max_megapixels: float, upright: bool = Fa
     ImageNet's published numbers were trained and evaluated so.
 
     Args:
-        data: an encoded image, or pixels as uint8 [h, w] or [h, w, 3].
+        data: a Record, or an image that Pillow has opened.
         name: for messages.
         max_megapixels: a larger picture counts as damaged; its pixels are never read.
 
     Raises:
-        DamagedImageError: no image, a truncated one, or too large a one.
+        DamagedImageError: no image, a truncated one, or too large a one; no uint8 pixels.
     """
-    if not isinstance(data, bytes):
+    if isinstance(data, np.ndarray):
+        if data.dtype != np.uint8 or data.shape[2:] not in ((), (3,)) or data.size == 0:
+            raise DamagedImageError(
+                f"{name}: {data.dtype} of shape {data.shape} is no uint8 [h, w] or [h, w, 3]"
+            )
         return Image.fromarray(data).convert("RGB")
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+        image = data if isinstance(data, Image.Image) else Image.open(io.BytesIO(data))
         _check_size(*image.size, name, max_megapixels)
         if upright:
             image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        if image.mode == "F":
+            raise ValueError("a picture of floating-point numbers: save it with 8 or 16 bits")
         return image.convert("RGB")
     except DamagedImageError:
         raise

@@ -273,7 +273,8 @@ def as_classes(source: Source, classes: tuple[str, ...]) -> Source:
     odd = sorted(set(source.classes) - set(classes))
     if odd:
         raise UserError(
-            f"config.data: {', '.join(odd[:5])} {'is' if len(odd) == 1 else 'are'} none of the "
+            f"config.data: {', '.join(odd[:5])}{', ...' * (len(odd) > 5)} "
+            f"{'is' if len(odd) == 1 else 'are'} none of the "
             f"{len(classes)} classes that the network knows ({', '.join(classes[:3])}, ...)"
         )
     return _Relabelled(source, classes)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from inception import UserError, checkpoint, train
 from inception.data import imagenet
 from inception.data.output import all_or_nothing
-from inception.model import HEAD_CONV, GoogLeNet
+from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
 from inception.pretrained import caffe, torchvision
 from inception.step import create_state, first_state
 
@@ -22,7 +22,6 @@ from inception.step import create_state, first_state
 # KNOBS (what the network and its input are) and read(path) -> {name: array [out, in, ...]}.
 FORMATS: dict[str, Any] = {"caffe": caffe, "torchvision": torchvision}
 DENSE = ("fc", "classifier")
-FREE_KNOBS = ("heads", "dropout", "head_dropout", "initializer", "dtype")  # any weights fit them
 
 
 class Weights(NamedTuple):
@@ -59,6 +58,7 @@ def read(source: str, path: str) -> Weights:
     heads = all(names[variable] in arrays for variable in names if _is_head(variable))
     classes = arrays.get(names["classifier/bias"], np.zeros(1000)).size
     knobs = {"model.classes": classes, "model.heads": heads, "optim.polyak_decay": 0.0}
+    knobs |= {"data.source": "folder", "data.eval_split": "val"}  # of data.path, yours to give
     return Weights(path, arrays, names, knobs | kind.KNOBS)
 
 
@@ -85,7 +85,9 @@ def _check_fit(weights: Weights, model: dict[str, Any]) -> None:
     fitting = GoogLeNet(**knobs)
     for knob, value in model.items():
         needed = getattr(fitting, knob)
-        if (knob not in FREE_KNOBS and value != needed) or (knob == "heads" and value > needed):
+        if (knob not in FREE_KNOBS - {"head_pool"} and value != needed) or (
+            knob == "heads" and value > needed
+        ):
             raise UserError(
                 f"config.model.{knob}={value}, but the weights in --input={weights.path} need "
                 f"{needed}"
