@@ -167,7 +167,7 @@ def test_the_checkpoint_is_a_whole_train_state(tmp_path, capfd) -> None:
     assert config.optim.polyak_decay == 0
     _, tx = train.optimizer(config, 10, 900)
     checkpoints = checkpoint.Checkpoints(str(output))
-    state, _ = train._state_and_step(config, tx, parallel.make_mesh(), checkpoints)
+    state, _ = train._state_and_step(config, tx, parallel.make_mesh(), checkpoints, ())
     checkpoints.close()
     assert int(state.step) == 0 and state.average == {}
     np.testing.assert_array_equal(
