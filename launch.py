@@ -11,15 +11,18 @@ import os
 import pathlib
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from inception import UserError
+from inception import Interrupted, UserError, local
 
 HERE = pathlib.Path(__file__).parent
 DEFAULT_CONFIG = "experiments/digits.py"
@@ -133,11 +136,36 @@ def run_config(workdir: str, overrides: list[str]) -> ConfigDict:
     return apply_overrides(ConfigDict(checkpoint.read_config(workdir)), overrides)
 
 
+def join(args: argparse.Namespace) -> None:
+    """Joins the other processes of the run, if there are any; only process 0 prints."""
+    from inception import processes
+
+    processes.initialize(
+        args.coordinator_address,
+        args.num_processes,
+        args.process_id,
+        timeout_s=args.initialization_timeout,
+    )
+    if not processes.is_main():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
 def train(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    config = load_config(args.config, overrides)
+    if args.processes > 1 or args.restarts:
+        flags = ("--processes=", "--restarts=", "--on=")
+        own = [a for a in sys.argv[1:] if not a.startswith(flags)]
+        status = local.run(
+            [sys.executable, str(HERE / "launch.py"), *own],
+            processes=args.processes,
+            restarts=args.restarts,
+        )
+        raise SystemExit(status)  # process 0 has printed the result
+    join(args)
     from inception import train
 
     command = shlex.join(["python", *sys.argv])
-    result = train.run(load_config(args.config, overrides), args.workdir, command=command)
+    result = train.run(config, args.workdir, command=command)
     print(
         f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "
         f"{result['count']} images after {result['steps']} steps, "
@@ -166,6 +194,7 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
                     f"{value}"
                 )
         configs.append(config)
+    join(args)
     result = evaluate.run(
         configs,
         workdirs,
@@ -231,6 +260,7 @@ def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     if not workdirs:
         raise CommandLineError("--checkpoint is empty: give a folder")
     configs = [run_config(workdir, overrides) for workdir in workdirs]
+    join(args)
     predictor = predict.Predictor(*workdirs, best=args.best, configs=configs)
     predictions, rejected = [], []
     drawn: set[str] = set()
@@ -337,6 +367,13 @@ def names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
+def positive(text: str) -> int:
+    """'2' -> 2; for argparse."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
+
+
 def integers(text: str) -> list[int]:
     """'1,10' -> [1, 10]; for argparse."""
     return [int(number) for number in text.split(",")]
@@ -360,7 +397,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="launch.py",
         description="GoogLeNet (Szegedy et al., 2014): train, evaluate, look.",
-        epilog="Exit status: 0 done, 1 the work failed, 2 the command line was wrong.",
+        epilog="Exit status: 0 done, 1 the work failed, 2 the command line was wrong, 75 stopped "
+        "from outside: the same command goes on from what is saved.",
     )
     commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
 
@@ -377,6 +415,21 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--config", default=config, metavar="FILE", help=f"experiment file{default}"
             )
+        if function in (train, evaluate, predict):
+            group = sub.add_argument_group(
+                "one of several processes",
+                "SLURM, TPU pods, Open MPI and Kubernetes tell these themselves",
+            )
+            group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
+            group.add_argument("--num_processes", type=int, metavar="N")
+            group.add_argument("--process_id", type=int, metavar="I", help="0 to N-1")
+            group.add_argument(
+                "--initialization_timeout",
+                type=int,
+                default=300,
+                metavar="SECONDS",
+                help="how long to wait for the others (default: 300)",
+            )
         if config is not None or knobs:
             sub.epilog = (
                 "Any knob can be changed, as in --config.data.resize=short: experiments/base.py "
@@ -386,6 +439,17 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("train", train, "train, or go on where DIR stopped", config=DEFAULT_CONFIG)
     sub.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+    sub.add_argument("--on", choices=("local",), default="local", help="where: this machine")
+    sub.add_argument(
+        "--processes", type=positive, default=1, metavar="N", help="so many on this machine"
+    )
+    sub.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="K",
+        help="start again up to K times when a process was killed or lost",
+    )
 
     sub = command(
         "eval",
@@ -558,14 +622,60 @@ def main(argv: list[str]) -> int:
         return 2
     except (UserError, OSError) as error:
         print(f"launch.py {args.command}: {error}", file=sys.stderr)
-        return 1
+        return error.status if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print(f"launch.py {args.command}: interrupted", file=sys.stderr)
-        return 1
-    if args.json:
+        return Interrupted.status
+    except Exception as error:
+        if "inception.processes" in sys.modules and sys.modules["inception.processes"].is_lost_peer(
+            error
+        ):
+            print(
+                f"launch.py {args.command}: another process of the run has ended or is out of "
+                f"reach ({str(error).splitlines()[0]}). What is saved is kept: the same command "
+                "goes on from there",
+                file=sys.stderr,
+            )
+            return Interrupted.status
+        raise
+    if args.json and is_main():
         print(json.dumps(result))
     return 1 if args.command == "predict" and result["rejected"] else 0
 
 
+def is_main() -> bool:
+    """Whether this is process 0; without JAX there is no other."""
+    processes = sys.modules.get("inception.processes")
+    return not processes or processes.is_main()
+
+
+def terminated(_number: int, _frame: Any) -> None:
+    """What SIGTERM does where nothing is saved by it."""
+    print("launch.py: stopped by SIGTERM", file=sys.stderr)
+    raise SystemExit(Interrupted.status)
+
+
+def leave(status: int) -> None:
+    """Ends this process; after a failure at once.
+
+    Threads that still compile, or other processes that wait for this one, would keep it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status in (0, 2):
+        sys.exit(status)
+    if "inception.processes" in sys.modules and is_main():
+        time.sleep(1)  # the others fail by themselves, or JAX ends them with a page of its own
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        status = main(sys.argv[1:])
+    except SystemExit as error:  # of argparse, and of `terminated`
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    leave(status)

@@ -8,3 +8,11 @@ __version__ = "0.1.0"
 
 class UserError(Exception):
     """Something the user can mend: one line that names the file, the knob and the remedy."""
+
+    status = 1  # the command's exit status
+
+
+class Interrupted(UserError):
+    """Stopped from outside: the same command goes on from what is saved."""
+
+    status = 75  # EX_TEMPFAIL in sysexits.h: try again

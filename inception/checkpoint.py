@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import pathlib
 import shutil
 import sys
 from typing import Any, NamedTuple
@@ -12,9 +11,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from inception import UserError
+from inception import UserError, processes
 
 logging.set_verbosity(logging.FATAL)  # orbax tells of every file, and of errors that it raises
 
@@ -42,7 +42,7 @@ def read_config(workdir: str) -> dict[str, Any]:
     Raises:
         UserError: no such file, or a damaged one.
     """
-    path = pathlib.Path(workdir) / "config.json"
+    path = epath.Path(workdir) / "config.json"
     try:
         content = json.loads(path.read_text())
         if not isinstance(content, dict) or not {"input_px", "model", "data"} <= content.keys():
@@ -62,7 +62,7 @@ def read_config(workdir: str) -> dict[str, Any]:
 
 def write_classes(workdir: str, classes: tuple[str, ...]) -> None:
     """WORKDIR/classes.txt: what the labels 0, 1, ... stand for, a line each."""
-    pathlib.Path(workdir, "classes.txt").write_text("".join(f"{c}\n" for c in classes))
+    (epath.Path(workdir) / "classes.txt").write_text("".join(f"{c}\n" for c in classes))
 
 
 class Trained(NamedTuple):
@@ -87,7 +87,7 @@ def load(workdir: str, *, best: bool = False) -> Trained:
     """
     config = read_config(workdir)
     try:
-        classes = tuple(pathlib.Path(workdir, "classes.txt").read_text().splitlines())
+        classes = tuple((epath.Path(workdir) / "classes.txt").read_text().splitlines())
     except OSError as error:
         raise UserError(f"{workdir} has no readable classes.txt: train writes it") from error
     checkpoints = Checkpoints(workdir, read_only=True)
@@ -95,21 +95,34 @@ def load(workdir: str, *, best: bool = False) -> Trained:
         raise UserError(f"{workdir} has no checkpoint: train first")
     state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
     checkpoints.close()
+    if len(set(processes.gather_text(f"{state['step']}"))) > 1:
+        raise UserError(f"{workdir} was written to while the processes read it: try again")
     variables = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
     return Trained(config, classes, jax.device_get(variables), int(state["step"]))
+
+
+def _processes(*, alone: bool) -> ocp.options.MultiprocessingOptions:
+    """Who takes part in reading and writing: this process, or all."""
+    me = jax.process_index()
+    if not alone:
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
 
 
 class Checkpoints:
     """The checkpoints of one run: the last `keep` and the best, written while training goes on.
 
     Each holds the state, its sha256 and, if it was evaluated, its top-1. A checkpoint whose
-    state does not have that sum is damaged, whatever Orbax thinks of it.
+    state does not have that sum is damaged, whatever Orbax thinks of it. Every process of a run
+    takes part in each call, but for read_only: then each is on its own.
     """
 
     def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False):
         if keep < 1:
             raise UserError(f"config.run.keep_checkpoints={keep}: must be at least 1")
-        self._directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._directory = epath.Path(workdir).resolve() / "checkpoints"
         self._read_only = read_only
         best = checkpoint_managers.BestN(
             get_metric_fn=lambda metrics: metrics["top1"],
@@ -125,6 +138,7 @@ class Checkpoints:
                 preservation_policy=policy,
                 best_fn=lambda metrics: metrics["top1"],
                 create=not read_only,
+                multiprocessing_options=_processes(alone=read_only),
                 cleanup_tmp_directories=not read_only,
             ),
         )
@@ -148,7 +162,8 @@ class Checkpoints:
         # Twice the state, and Orbax's own files: a disk that fills up half-way is a noisy end.
         needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 10_000_000
         try:
-            free = shutil.disk_usage(self._directory).free
+            local = "://" not in str(self._directory)
+            free = shutil.disk_usage(self._directory).free if local else needed
             if free < needed:
                 raise OSError(f"no space: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB free")
             self._manager.save(
@@ -196,6 +211,7 @@ class Checkpoints:
         # Without a template arrays go where they were when saved, or here if that is elsewhere.
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         for candidate in reversed(steps):
+            restored, failure = None, None
             try:
                 restored = self._manager.restore(
                     candidate,
@@ -206,27 +222,41 @@ class Checkpoints:
                 )
                 if digest(restored["state"]) != restored["check"]["sha256"]:
                     raise ValueError("its sha256 differs from the one that was saved with it")
-                return restored["state"]
             except Exception as error:
-                place = self._directory / str(candidate)
-                message = f"checkpoint {place} is damaged ({_first_line(error)})"
-                if step is not None or candidate == steps[0]:
-                    remedy = "" if self._read_only else ": choose another --workdir to start anew"
-                    raise UserError(
-                        f"{message}, and there is no other to fall back to{remedy}"
-                    ) from error
-                if self._read_only:
-                    print(f"WARNING: {message}: reading the one before", file=sys.stderr)
-                    continue
-                aside = self._directory.parent / "damaged" / str(candidate)
-                shutil.rmtree(aside, ignore_errors=True)
-                aside.parent.mkdir(exist_ok=True)
-                shutil.move(place, aside)
-                print(
-                    f"WARNING: {message}: moved to {aside}, trying the one before", file=sys.stderr
-                )
-                self._manager.reload()
+                failure = error
+            why = _first_line(failure) if failure else ""
+            said = [s for s in ([why] if self._read_only else processes.gather_text(why)) if s]
+            if restored is not None and not said:
+                return restored["state"]
+            self._set_aside(candidate, said[0], failure, last=candidate == steps[0])
         return None
+
+    def _set_aside(self, step: int, why: str, cause: Exception | None, *, last: bool) -> None:
+        """Moves a damaged checkpoint out of the way; UserError if it was the last to try."""
+        place = self._directory / str(step)
+        message = f"checkpoint {place} is damaged ({why})"
+        if last:
+            remedy = "" if self._read_only else ": choose another --workdir to start anew"
+            raise UserError(f"{message}, and there is no other to fall back to{remedy}") from cause
+        if self._read_only:
+            print(f"WARNING: {message}: trying the one before", file=sys.stderr)
+            return
+        aside = self._directory.parent / "damaged" / str(step)
+
+        def move() -> None:
+            if not processes.is_main():
+                return
+            print(f"WARNING: {message}: moved to {aside}, trying the one before", file=sys.stderr)
+            try:
+                if aside.exists():
+                    aside.rmtree()
+                aside.parent.mkdir(exist_ok=True)
+                place.rename(aside)
+            except OSError as error:
+                raise UserError(f"{message}, and cannot be moved aside: {error}") from error
+
+        processes.together(move)
+        self._manager.reload()
 
     def close(self) -> None:
         """Waits for what is being saved, and lets go of the directory."""

@@ -2,15 +2,17 @@
 
 import functools
 import itertools
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from inception import UserError, checkpoint, inference, parallel, results
+from inception import UserError, checkpoint, inference, parallel, processes, results
 from inception.data import loader, sampling, sources
 
 
@@ -61,12 +63,13 @@ class Evaluator:
         devices = mesh.devices.size
         rows = min(config.run.eval_batch_size, len(self.source) * self._views.rows)
         batch_size = -(-rows // devices) * devices
-        shape = (batch_size, config.input_px, config.input_px, 3)
+        mine = batch_size // jax.process_count()
+        shape = (mine, config.input_px, config.input_px, 3)
         self._noise = {
             "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
-            "label": np.zeros(batch_size, np.int32),
-            "index": np.full(batch_size, -1, np.int32),
-            "members": np.zeros((batch_size, len(self._views.crops)), np.float32),
+            "label": np.zeros(mine, np.int32),
+            "index": np.full(mine, -1, np.int32),
+            "members": np.zeros((mine, len(self._views.crops)), np.float32),
         }
         self._batches = functools.partial(
             loader.eval_batches,
@@ -76,6 +79,8 @@ class Evaluator:
             classes=config.model.classes,
             max_megapixels=config.data.max_megapixels,
             workers=config.run.workers,
+            process=jax.process_index(),
+            processes=jax.process_count(),
         )
         self._networks = inference.Networks(networks or [config], mesh)
 
@@ -84,15 +89,23 @@ class Evaluator:
         for _ in self._networks.outputs([variables], [self._noise]):
             pass
 
-    def __call__(self, variables: Any) -> results.Evaluation:
-        """The one network at the most crops that were asked for; raises as `table`."""
-        return self.table([variables])[-1]
+    def __call__(self, variables: Any, *, stop: processes.Stop | None = None) -> results.Evaluation:
+        """The one network at the most crops that were asked for; as `table`."""
+        return self.table([variables], stop=stop)[-1]
 
-    def table(self, variables: Sequence[Any]) -> list[results.Evaluation]:
+    def table(
+        self, variables: Sequence[Any], *, stop: processes.Stop | None = None
+    ) -> list[results.Evaluation]:
         """An Evaluation for each number of crops: of each network, and of all together.
+
+        Every process has its share of the images; all come to the same result.
+
+        Args:
+            stop: is asked before every batch.
 
         Raises:
             RuntimeError: an example that was not there exactly once.
+            processes.Stopped: `stop` says so.
             UserError: outputs that are not finite, a damaged image.
         """
         n, rows = len(self.source), len(self._views.crops) * (len(variables) + (len(variables) > 1))
@@ -101,9 +114,16 @@ class Evaluator:
         top = np.zeros((rows, n, top_n), np.int32)
         best = np.zeros((rows, n, top_n), np.float32)
         losses = np.zeros((rows, n), np.float32)
-        with tqdm.tqdm(total=n, desc="evaluate", unit="img", leave=False, mininterval=1) as bar:
+        with tqdm.tqdm(
+            total=n,
+            desc="evaluate",
+            unit="img",
+            leave=False,
+            mininterval=1,
+            disable=not processes.is_main(),
+        ) as bar:
             for images, mine, values in self._networks.probabilities(
-                variables, self._batches(), crops=self._views.crops
+                variables, self._batches(), crops=self._views.crops, stop=stop
             ):
                 if (labels[images] >= 0).any() or len(np.unique(images)) < len(images):
                     raise RuntimeError("an image was evaluated twice")
@@ -183,6 +203,7 @@ def run(
     for path in filter(None, (predictions, per_class)):
         if not pathlib.Path(path).parent.is_dir():  # sooner now than after hours
             raise UserError(f"{path} cannot be written: no such folder")
+    processes.check_same(json.loads(configs[0].to_json()))
     trained = [checkpoint.load(workdir, best=best) for workdir in workdirs]
     check_alike(workdirs, configs, [t.classes for t in trained])
     mesh = parallel.make_mesh()
@@ -200,6 +221,9 @@ def run(
         for i, row in enumerate(rows):
             row["name"] = [*workdirs, "together"][i % (len(workdirs) + 1)]
     last = table[-1]
+    result = {**last.result(), "table": rows}
+    if not processes.is_main():
+        return result
     own = configs[0].data.to_dict() == trained[0].config["data"] and not (split or best)
     if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
         results.write_json(
@@ -209,4 +233,4 @@ def run(
         results.write_predictions(predictions, last, evaluator.source)
     if per_class:
         results.write_per_class(per_class, last, evaluator.source)
-    return {**last.result(), "table": rows}
+    return result

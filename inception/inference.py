@@ -11,7 +11,7 @@ import numpy as np
 import scipy.special
 from ml_collections import ConfigDict
 
-from inception import UserError, parallel, pixels
+from inception import UserError, parallel, pixels, processes
 from inception.data import loader
 from inception.model import GoogLeNet
 
@@ -47,28 +47,48 @@ class Networks:
                 model=GoogLeNet(**config.model),
                 normalization=config.data.normalization,
             )
-            compiled.setdefault(key, parallel.jit_over_batch(step, mesh, donate=False))
+            compiled.setdefault(key, parallel.OverBatch(step, mesh, donate=False))
         self._steps = [compiled[f"{c.model}{c.data.normalization}"] for c in configs]
 
     def outputs(
-        self, variables: Sequence[Any], batches: Iterable[loader.Batch]
+        self,
+        variables: Sequence[Any],
+        batches: Iterable[loader.Batch],
+        *,
+        stop: processes.Stop | None = None,
     ) -> Iterator[list[dict[str, np.ndarray]]]:
         """For each batch what `eval_step` gives, by network; the next one computes meanwhile.
+
+        Args:
+            batches: this process's rows; what comes out is of all processes' rows, in each.
+            stop: is asked before every batch, and while waiting.
 
         Raises:
             UserError: outputs that are not finite.
         """
+        poll = stop.waiting if stop else parallel.go_on
         waiting: collections.deque[list[dict[str, jax.Array]]] = collections.deque()
-        for batch in batches:
-            rows = parallel.to_global(batch, self._mesh)
-            waiting.append([step(v, rows) for step, v in zip(self._steps, variables, strict=True)])
-            if len(waiting) > 1:
-                yield _finite(jax.device_get(waiting.popleft()))
+        with parallel.Ahead(
+            batches, lambda batch: parallel.to_global(batch, self._mesh), poll=poll
+        ) as ahead:
+            for rows in ahead:
+                if stop:
+                    stop.check()
+                waiting.append(
+                    [s(v, rows, poll=poll) for s, v in zip(self._steps, variables, strict=True)]
+                )
+                if len(waiting) > 1:
+                    yield _finite(jax.device_get(waiting.popleft()))
         for outputs in waiting:
             yield _finite(jax.device_get(outputs))
 
     def probabilities(
-        self, variables: Sequence[Any], batches: Iterable[loader.Batch], *, crops: Sequence[int]
+        self,
+        variables: Sequence[Any],
+        batches: Iterable[loader.Batch],
+        *,
+        crops: Sequence[int],
+        stop: processes.Stop | None = None,
     ) -> Iterator[Probabilities]:
         """Averages over the crops of each image, as `loader.eval_batches` lays them out.
 
@@ -79,7 +99,7 @@ class Networks:
             UserError: outputs that are not finite.
         """
         open_image: tuple[int, np.ndarray, np.ndarray] | None = None  # index, counts, sums
-        for outputs in self.outputs(variables, batches):
+        for outputs in self.outputs(variables, batches, stop=stop):
             rows = outputs[0]
             real = rows["index"] >= 0  # -1 is padding
             if not real.any():

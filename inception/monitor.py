@@ -2,7 +2,6 @@
 
 import json
 import math
-import pathlib
 import sys
 import time
 from typing import Any
@@ -11,8 +10,12 @@ import jax
 import numpy as np
 import tensorboardX
 import tqdm
+from etils import epath
 
-from inception import UserError
+from inception import UserError, processes
+
+STALL_S = 60.0  # without a batch for so long: a warning
+UPLOAD_S = 60.0  # a bucket's file cannot be appended to: it is written anew, not more often
 
 # A head is at chance while its accuracy is less than this share of the way from guessing to 1.
 DEAD_SHARE = 0.05
@@ -26,7 +29,7 @@ DEAD_HEAD_CURES = (
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
     """The lines of WORKDIR/metrics.jsonl; a line cut off by a crash is left out."""
-    path = pathlib.Path(workdir) / "metrics.jsonl"
+    path = epath.Path(workdir) / "metrics.jsonl"
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -40,26 +43,50 @@ class Writer:
     """Appends to metrics.jsonl, one JSON object a line, and to TensorBoard's event file.
 
     Each line has 'kind' (start, train, eval, warning, damaged) and 'step'. A resumed run forgets
-    what was written after the step at which it goes on.
+    what was written after the step at which it goes on. Process 0 alone writes; all know what
+    was written before they began.
     """
 
     def __init__(self, workdir: str, *, start_step: int):
-        kept = [row for row in read_metrics(workdir) if row["step"] <= start_step]
-        path = pathlib.Path(workdir) / "metrics.jsonl"
-        whole = path.with_suffix(".tmp")  # a full disk leaves the old file
-        whole.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        whole.replace(path)
-        self._file = path.open("a")
-        self._events = tensorboardX.SummaryWriter(workdir, purge_step=start_step + 1)
-        self._evaluated = {row["step"] for row in kept if row["kind"] == "eval"}
-        self._images = {row["images"] for row in kept if row["kind"] == "start"}
-        self.damaged = {row["image"] for row in kept if row["kind"] == "damaged"}
+        self._path = epath.Path(workdir) / "metrics.jsonl"
+        self._writes = processes.is_main()
+        self._local = "://" not in workdir
+        known: dict[str, list[Any]] = {}
+        if self._writes:
+            kept = [row for row in read_metrics(workdir) if row["step"] <= start_step]
+            self._lines = [json.dumps(row) + "\n" for row in kept]
+            self._replace()
+            self._file = self._path.open("a") if self._local else None
+            self._uploaded = time.monotonic()
+            self._events = tensorboardX.SummaryWriter(workdir, purge_step=start_step + 1)
+            known = {
+                "evaluated": [row["step"] for row in kept if row["kind"] == "eval"],
+                "images": [row["images"] for row in kept if row["kind"] == "start"],
+                "damaged": [row["image"] for row in kept if row["kind"] == "damaged"],
+            }
+        known = json.loads(processes.gather_text(json.dumps(known))[0])
+        self._evaluated, self._images = set(known["evaluated"]), set(known["images"])
+        self.damaged = set(known["damaged"])
+
+    def _replace(self) -> None:
+        whole = self._path.with_suffix(".tmp")  # a full disk leaves the old file
+        whole.write_text("".join(self._lines))
+        whole.replace(self._path)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         if kind == "eval":
             self._evaluated.add(step)
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
+        if not self._writes:
+            return
+        line = json.dumps({"kind": kind, "step": step, **values}) + "\n"
+        if self._file:
+            self._file.write(line)
+            self._file.flush()
+        else:
+            self._lines.append(line)
+            if kind != "train" or time.monotonic() - self._uploaded > UPLOAD_S:
+                self._replace()
+                self._uploaded = time.monotonic()
         for name, value in values.items():
             if isinstance(value, float):
                 self._events.add_scalar(f"{kind}/{name}", value, step)
@@ -77,7 +104,12 @@ class Writer:
         return step in self._evaluated
 
     def close(self) -> None:
-        self._file.close()
+        if not self._writes:
+            return
+        if self._file:
+            self._file.close()
+        else:
+            self._replace()
         self._events.close()
 
 
@@ -113,6 +145,9 @@ class Monitor:
         self._epoch_accuracies: list[dict[str, float]] = []
         self._warned: set[str] = set()
         self._damaged = set(writer.damaged)  # of earlier starts too
+        self._met: list[str] = []  # by this process, since the last flush
+        self._starved = self._starved_in_all = 0.0  # seconds: since the last flush, since the start
+        self._stall_told = STALL_S
         self._started = time.monotonic()
         self._seconds = 0.0
         self._images = 0
@@ -121,12 +156,14 @@ class Monitor:
             initial=start_step,
             unit="step",
             dynamic_ncols=True,
+            disable=not processes.is_main(),
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )
 
     def say(self, text: str) -> None:
         """A line that stays above the progress bar."""
-        self._bar.write(text, file=sys.stderr)
+        if processes.is_main():
+            self._bar.write(text, file=sys.stderr)
 
     def restart_clock(self) -> None:
         """Call after what is not training, so that it does not count as such."""
@@ -134,24 +171,48 @@ class Monitor:
 
     def compiled(self) -> None:
         """Call after the first step: what passed until here was compilation."""
+        self._starved = 0.0
         self.restart_clock()
         self._bar.unpause()  # the bar's time left starts here too
 
-    def add(self, metrics: dict[str, jax.Array], damaged: list[str]) -> None:
-        """Takes note of one more step, without waiting for its result."""
+    def add(self, metrics: dict[str, jax.Array], damaged: list[str], *, starved: float) -> None:
+        """Takes note of one more step, without waiting for its result.
+
+        Args:
+            damaged: images that this process met while making the batch.
+            starved: seconds in which the devices had nothing to do for want of it.
+        """
         self._pending.append(metrics)
         self._step += 1
         self._bar.update()
-        for line in damaged:
+        self._met += damaged
+        self._starved += starved
+        self._stall_told = STALL_S
+
+    def stalled(self, seconds: float) -> None:
+        """Call while a batch is waited for; says so after STALL_S, and then ever more rarely."""
+        if seconds > self._stall_told:
+            self._stall_told = 4 * seconds
+            text = (
+                f"no batch for {seconds:.0f} s at step {self._step}: the disk or the network under "
+                "config.data.path is slow or gone, or config.run.workers too few"
+            )
+            self._writer.write("warning", self._step, text=text)
+            self.say(f"WARNING: {text}")
+
+    def _note_damaged(self) -> None:
+        met, self._met = "\n".join(self._met), []
+        lines = [line for text in processes.gather_text(met) for line in text.splitlines()]
+        for line in lines:
             if line not in self._damaged:
                 self._damaged.add(line)
                 self._writer.write("damaged", self._step, image=line)
                 self.say(f"WARNING: damaged image {len(self._damaged)}, skipped: {line}")
-        if len(self._damaged) > self._max_damaged:
+        if lines and len(self._damaged) > self._max_damaged:
             raise UserError(
                 f"{len(self._damaged)} damaged images are more than "
                 f"config.data.max_damaged_share allows ({self._max_damaged:g} of this set); "
-                f"the last: {damaged[-1]}. Mend or remove them, or raise the share"
+                f"the last: {lines[-1]}. Mend or remove them, or raise the share"
             )
 
     def wants_evaluation(self, step: int) -> bool:
@@ -173,6 +234,7 @@ class Monitor:
         """Fetches, checks and writes the means over the steps since the last time."""
         if not self._pending:
             return
+        self._note_damaged()
         first = self._step - len(self._pending)
         steps = jax.device_get(self._pending)
         self._pending = []
@@ -191,11 +253,15 @@ class Monitor:
         means = {n: float(np.mean([metrics[n] for metrics in steps])) for n in steps[0]}
         means["learning_rate"] = float(self._schedule(self._step - 1))
         means["images_per_second"] = images / seconds
+        means["waiting_for_data"] = waiting = min(1.0, self._starved / seconds)
+        self._starved_in_all += min(self._starved, seconds)
+        self._starved = 0.0
         epoch = self._step / self._steps_per_epoch
         self._writer.write("train", self._step, epoch=epoch, **means)
         self._bar.set_postfix_str(
             f"epoch {epoch:.2f}, loss {means['loss']:.3f}, top-1 {means['top1']:.1%}, "
             f"{means['images_per_second']:.0f} images/s"
+            + (f", {waiting:.0%} waiting for data" if waiting > 0.02 else "")
         )
         for i, metrics in enumerate(steps):
             self._watch_heads(first + i + 1, metrics)
@@ -227,6 +293,10 @@ class Monitor:
     def images_per_second(self) -> float:
         """Over the whole run since its start, compilation and evaluation apart; 0 if no step."""
         return self._images / self._seconds if self._seconds else 0.0
+
+    def waiting_for_data(self) -> float:
+        """Share of the training time in which the devices waited for data, 0-1."""
+        return self._starved_in_all / self._seconds if self._seconds else 0.0
 
     def damaged(self) -> int:
         """How many damaged images were met since the start."""

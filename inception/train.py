@@ -3,21 +3,21 @@
 import contextlib
 import functools
 import json
-import pathlib
-import signal
-import sys
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from inception import (
+    Interrupted,
     UserError,
     checkpoint,
     evaluate,
     monitor,
     optim,
     parallel,
+    processes,
     report,
     results,
     samples,
@@ -26,70 +26,7 @@ from inception import (
 from inception.data import loader, sources
 from inception.model import TRUNK, GoogLeNet, frozen_modules
 from inception.step import TrainState, create_state, train_step
-
-
-class _StopOnSignal:
-    """Within it, ctrl-C and SIGTERM ask the loop to save and stop; a second one does not ask."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __enter__(self) -> "_StopOnSignal":
-        self.name = ""
-        self._handlers: dict[int, Any] = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
-        return self
-
-    def _ask(self, number: int, _frame: Any) -> None:
-        self.name = signal.Signals(number).name
-        print(f"\n{self.name}: saving after this step; again to stop at once", file=sys.stderr)
-        signal.signal(number, self._handlers[number])
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}.{key}"
-        flat |= _flatten(value, name) if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def claim_workdir(config: dict[str, Any], workdir: str) -> None:
-    """Writes WORKDIR/config.json, or checks that the run that is there has the same config.
-
-    config.run may differ: nothing in it changes the result. What another start wrote that failed
-    before it began is written anew.
-
-    Raises:
-        UserError: the folder cannot be written, or belongs to another config.
-    """
-    path = pathlib.Path(workdir) / "config.json"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            there, here = _flatten(json.loads(path.read_text())), _flatten(config)
-            begun = path.with_name("metrics.jsonl").exists() or any(
-                path.with_name("checkpoints").glob("*")
-            )
-            differing = [
-                f"{knob} is {there.get(knob)} there and {here.get(knob)} here"
-                for knob in sorted(there.keys() | here.keys())
-                if there.get(knob) != here.get(knob) and not knob.startswith("config.run.")
-            ]
-            if differing and begun:
-                raise UserError(
-                    f"--workdir={workdir} belongs to another config: {'; '.join(differing)}. "
-                    "Choose another --workdir"
-                )
-        whole = path.with_suffix(".tmp")  # a full disk leaves no half config.json
-        whole.write_text(json.dumps(config, indent=2) + "\n")
-        whole.replace(path)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}): choose another --workdir") from error
+from inception.workdir import claimed
 
 
 def optimizer(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> tuple[Any, Any]:
@@ -160,7 +97,7 @@ def _state_and_step(
         label_smoothing=config.loss.label_smoothing,
         polyak_decay=polyak_decay,
     )
-    return state, parallel.jit_over_batch(step, mesh, donate=True)
+    return state, parallel.OverBatch(step, mesh, donate=True)
 
 
 def _batches(config: ConfigDict, source: sources.Source, start_step: int, total_steps: int) -> Any:
@@ -176,6 +113,8 @@ def _batches(config: ConfigDict, source: sources.Source, start_step: int, total_
         classes=config.model.classes,
         max_megapixels=config.data.max_megapixels,
         workers=config.run.workers,
+        process=jax.process_index(),
+        processes=jax.process_count(),
     )
 
 
@@ -191,22 +130,33 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         {'steps', 'images_per_second', 'params_digest', 'damaged'} and the keys of
         `Evaluation.result`.
 
+    Every process of the run calls it; process 0 writes metrics and pages, and all come to the same
+    result.
+
     Raises:
-        UserError: whatever the user can mend; also after a signal, when the state is saved.
+        UserError: whatever the user can mend.
+        Interrupted: after a signal or a maintenance notice, when the state is saved.
     """
-    claim_workdir(json.loads(config.to_json()), workdir)
+    with claimed(json.loads(config.to_json()), workdir):
+        return _run(config, workdir, command)
+
+
+def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
     mesh = parallel.make_mesh()
     batch_size = config.optim.batch_size
     parallel.check_batch_size(batch_size, mesh)
-    source = evaluate.open_split(config, config.data.train_split)
+    source = processes.together(lambda: evaluate.open_split(config, config.data.train_split))
     if len(source.classes) != config.model.classes:
         raise UserError(
             f"config.model.classes={config.model.classes}, and the set has {len(source.classes)} "
             f"classes: give --config.model.classes={len(source.classes)}"
         )
-    evaluator = evaluate.Evaluator(config, mesh, split=config.data.eval_split)
+    evaluator = processes.together(
+        lambda: evaluate.Evaluator(config, mesh, split=config.data.eval_split)
+    )
     sources.check_classes(source.classes, evaluator.source.classes)
-    checkpoint.write_classes(workdir, source.classes)
+    if processes.is_main():
+        checkpoint.write_classes(workdir, source.classes)
 
     steps_per_epoch = len(source) / batch_size
     total_steps = round(config.optim.epochs * steps_per_epoch)
@@ -225,7 +175,6 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         closing.callback(checkpoints.close)
         state, step_fn = _state_and_step(config, tx, mesh, checkpoints, source.classes)
         start_step = int(state.step)
-        batches = _batches(config, source, start_step, total_steps)
         writer = monitor.Writer(workdir, start_step=start_step)
         closing.callback(writer.close)
         writer.check_images(len(source))
@@ -247,12 +196,13 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         watch.say(
             f"{len(source)} images, {total_steps} steps of {batch_size} on {mesh.devices.size} "
             f"device(s) of kind {jax.devices()[0].device_kind}"
+            + (f" of {n} processes" if (n := jax.process_count()) > 1 else "")
             + (f", going on at step {start_step}" if start_step else "; compiling")
         )
         state, evaluation = _loop(
             state,
             step_fn,
-            batches,
+            _batches(config, source, start_step, total_steps),
             evaluator,
             checkpoints,
             watch,
@@ -269,15 +219,26 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         result = {
             "steps": total_steps,
             "images_per_second": watch.images_per_second(),
+            "waiting_for_data": watch.waiting_for_data(),
             "params_digest": checkpoint.digest(jax.device_get(state.params)),
             "damaged": damaged,
             **evaluation.result(),
         }
-    results.write_json(
-        workdir, evaluation, source=evaluator.source, split=evaluator.split, step=total_steps
-    )
-    report.write_page([workdir], f"{workdir}/report.html")
+    if processes.is_main():
+        results.write_json(
+            workdir, evaluation, source=evaluator.source, split=evaluator.split, step=total_steps
+        )
+        report.write_page([workdir], f"{workdir}/report.html")
     return result
+
+
+def _check_finite(state: TrainState) -> None:
+    """As Evaluator.check_finite, of the parameters alone and at once: a signal does not wait."""
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params))):
+        raise UserError(
+            "the parameters are not finite: nothing was saved. Lower config.optim.learning_rate, "
+            "and start in a new --workdir"
+        )
 
 
 def _loop(
@@ -296,41 +257,62 @@ def _loop(
     log_every: int,
 ) -> tuple[TrainState, results.Evaluation]:
     """Evaluates and saves the state that is there, then takes the next batch and steps."""
-    with _StopOnSignal() as stop:
-        for step in range(start_step, total_steps + 1):
-            done = step == total_steps
-            top1 = None
-            if done or (step % eval_every == 0 and watch.wants_evaluation(step) and not stop.name):
-                watch.flush()
-                try:
-                    evaluation = evaluator(state.eval_variables())
-                except UserError:  # a damaged image costs no training
-                    evaluator.check_finite(state.raw_variables())
-                    checkpoints.save(step, state)
-                    raise
-                top1 = evaluation.accuracy(1)
-                watch.evaluated(step, evaluation.metrics())
-            if done or stop.name or (step % save_every == 0 and step > start_step):
-                watch.flush()
-                evaluator.check_finite(state.raw_variables())
-                checkpoints.save(step, state, top1=top1)
-                watch.restart_clock()
-            if done:
-                checkpoints.wait()
-                return state, evaluation
-            if stop.name:
-                checkpoints.wait()
-                raise UserError(
-                    f"stopped by {stop.name}: step {step} of {total_steps} is saved; the same "
-                    "command goes on from there"
-                )
+    newest: dict[str, jax.Array] = {}  # of the step that the devices are at
 
-            batch, damaged = next(batches)
-            state, metrics = step_fn(state, parallel.to_global(batch, mesh))
-            if step == start_step:
-                jax.block_until_ready(metrics)
-                watch.compiled()
-            watch.add(metrics, damaged)
-            if (step + 1) % log_every == 0:
-                watch.flush()
+    def put(item: tuple[loader.Batch, list[str]]) -> tuple[dict[str, jax.Array], list[str]]:
+        return parallel.to_global(item[0], mesh), item[1]
+
+    def poll(seconds: float) -> None:
+        stop.waiting()
+        watch.stalled(seconds)
+
+    def busy() -> bool:
+        return bool(newest) and not newest["loss"].is_ready()  # type: ignore[attr-defined]
+
+    with processes.Stop() as stop, parallel.Ahead(batches, put, poll=poll, busy=busy) as ahead:
+        step = start_step
+        try:
+            while True:
+                stop.check()
+                done = step == total_steps
+                top1 = None
+                if done or (step % eval_every == 0 and watch.wants_evaluation(step)):
+                    watch.flush()
+                    try:
+                        evaluation = evaluator(state.eval_variables(), stop=stop)
+                    except UserError:  # a damaged image costs no training
+                        evaluator.check_finite(state.raw_variables())
+                        checkpoints.save(step, state)
+                        raise
+                    top1 = evaluation.accuracy(1)
+                    watch.evaluated(step, evaluation.metrics())
+                if done or (step % save_every == 0 and step > start_step):
+                    watch.flush()
+                    evaluator.check_finite(state.raw_variables())
+                    checkpoints.save(step, state, top1=top1)
+                    watch.restart_clock()
+                if done:
+                    checkpoints.wait()
+                    return state, evaluation
+
+                batch, damaged = next(ahead)
+                previous = newest
+                state, newest = step_fn(state, batch, poll=stop.waiting)
+                watch.add(newest, damaged, starved=ahead.starved)
+                jax.block_until_ready(previous)  # two steps are under way at most
+                if step == start_step:
+                    jax.block_until_ready(newest)
+                    watch.compiled()
+                step += 1
+                if step % log_every == 0:
+                    watch.flush()
+        except processes.Stopped as stopped:
+            watch.flush()
+            _check_finite(state)
+            checkpoints.save(step, state)
+            checkpoints.wait()
+            raise Interrupted(
+                f"stopped by {stopped}: step {step} of {total_steps} is saved; the same command "
+                "goes on from there"
+            ) from stopped
     raise AssertionError("the loop returns at its last step")

@@ -111,7 +111,7 @@ def test_reading_only_moves_nothing(saved: pathlib.Path, capfd) -> None:
     truncate(saved / "checkpoints" / "5")
     restored = checkpoint.Checkpoints(str(saved), read_only=True).restore(None)
     assert int(restored["step"]) == 4
-    assert "reading the one before" in capfd.readouterr().err
+    assert "trying the one before" in capfd.readouterr().err
     assert steps(saved) == [2, 4, 5]
 
 

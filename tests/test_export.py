@@ -28,9 +28,10 @@ from jax import lax
 from PIL import Image
 
 import launch
-from inception import checkpoint, export, ops, pixels, to_onnx, train
+from inception import checkpoint, export, ops, pixels, to_onnx
 from inception.model import GoogLeNet
 from inception.step import create_state
+from inception.workdir import write_config
 from tests.test_launch import ENVIRONMENT, ROOT, fails
 
 PX = 224
@@ -91,7 +92,7 @@ def write_checkpoint(folder: pathlib.Path, *overrides: str) -> Network:
     classifier["kernel"] /= deviation
     classifier["bias"] = (classifier["bias"] - mean) / deviation
 
-    train.claim_workdir(json.loads(config.to_json()), str(folder))
+    write_config(json.loads(config.to_json()), str(folder))
     classes = tuple(f"n{i:08}" for i in range(config.model.classes))
     checkpoint.write_classes(str(folder), classes)
     checkpoints = checkpoint.Checkpoints(str(folder))

@@ -17,6 +17,7 @@ import launch
 from inception import UserError, checkpoint, optim, train, transfer
 from inception.model import TRUNK, GoogLeNet, frozen_modules
 from inception.step import TrainState, create_state, train_step
+from inception.workdir import write_config
 from tests import tiny
 from tests.test_launch import fails, process, train_args
 from tests.test_train import interrupt_at
@@ -288,11 +289,11 @@ def test_a_checkpoint_that_was_trained_otherwise_names_the_flags_that_make_it_fi
     flags = line.split(": give ")[1].split()
     mended = [*args[3:], *wrong, *flags]  # later flags win
     config = json.loads(launch.load_config(tiny.EXPERIMENT, mended).to_json())
-    train.claim_workdir(config, str(tmp_path / "run"))  # not refused: that start never began
+    write_config(config, str(tmp_path / "run"))  # not refused: that start never began
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["norm"] == "batch"
     (tmp_path / "run" / "metrics.jsonl").touch()
     with pytest.raises(UserError, match="belongs to another config"):
-        train.claim_workdir(config | {"seed": 1}, str(tmp_path / "run"))
+        write_config(config | {"seed": 1}, str(tmp_path / "run"))
 
 
 def test_a_checkpoint_that_is_not_one(trained: pathlib.Path, tmp_path: pathlib.Path, capfd) -> None:

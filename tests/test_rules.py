@@ -21,12 +21,16 @@ def imports(path: pathlib.Path) -> set[str]:
 def siblings(name: str) -> set[str]:
     """Modules of the package that a file imports; UserError is the package's own."""
     found = {i for i in imports(ROOT / name) if i.startswith("inception.")}
-    return {re.sub(r"^inception\.(data\.\w+|\w+).*", r"\1", i) for i in found} - {"UserError"}
+    return {re.sub(r"^inception\.(data\.\w+|\w+).*", r"\1", i) for i in found} - {
+        "UserError",
+        "Interrupted",
+    }
 
 
 def test_the_leaves_import_no_sibling() -> None:
-    for leaf in ("ops", "optim", "parallel", "checkpoint", "pixels"):
+    for leaf in ("ops", "optim", "parallel", "processes", "pixels"):
         assert siblings(f"inception/{leaf}.py") == set(), leaf
+    assert siblings("inception/checkpoint.py") == {"processes"}
     for path in (ROOT / "inception/data").glob("*.py"):
         inside = siblings(str(path.relative_to(ROOT)))
         assert all(s.startswith("data") for s in inside), path

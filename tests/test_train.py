@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import signal
 import struct
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from inception import UserError, checkpoint, evaluate, monitor, train
+from inception import Interrupted, UserError, checkpoint, evaluate, monitor, train
 from inception.data import loader
+from inception.workdir import write_config
 from tests import tiny
 
 
@@ -73,22 +75,22 @@ def test_the_same_command_on_a_finished_run_repeats_its_result(unbroken) -> None
     result, workdir = unbroken
     before = (workdir / "metrics.jsonl").read_text()
     again = train.run(tiny.config(), str(workdir))
-    keys = result.keys() - {"images_per_second"}
+    keys = result.keys() - {"images_per_second", "waiting_for_data"}
     assert {k: again[k] for k in keys} == {k: result[k] for k in keys}
     after = (workdir / "metrics.jsonl").read_text().splitlines()
     assert after[: len(before.splitlines())] == before.splitlines()
     assert [json.loads(line)["kind"] for line in after[len(before.splitlines()) :]] == ["start"]
 
 
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
-    """Sends the signal when the loop takes the batch after `step` steps of this start."""
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, batch: int, number: int = signal.SIGINT) -> None:
+    """Sends the signal when that batch of this start has been read."""
     original = loader.train_batches
 
     def interrupting(*args, **kwargs):
-        for i, batch in enumerate(original(*args, **kwargs)):
-            if i == step:
+        for i, item in enumerate(original(*args, **kwargs)):
+            if i == batch:
                 signal.raise_signal(number)
-            yield batch
+            yield item
 
     monkeypatch.setattr(loader, "train_batches", interrupting)
 
@@ -97,14 +99,14 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signa
 def test_a_resumed_run_ends_bit_for_bit_as_the_unbroken_one(
     unbroken, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = 0
-    for stop, number in ((0, signal.SIGINT), (1, signal.SIGTERM)):
+    for batch, number in ((0, signal.SIGINT), (2, signal.SIGTERM)):
         with monkeypatch.context() as patch:
-            interrupt_at(patch, stop, number)
-            done += stop + 1
-            saved = f"{signal.Signals(number).name}: step {done} of 6 is saved"
-            with pytest.raises(UserError, match=saved):
+            interrupt_at(patch, batch, number)
+            with pytest.raises(Interrupted) as stopped:
                 train.run(tiny.config(), str(tmp_path))
+        name = signal.Signals(number).name
+        step = re.fullmatch(rf"stopped by {name}: step (\d) of 6 is saved; .*", str(stopped.value))
+        assert step and checkpoint.Checkpoints(str(tmp_path)).steps()[-1] == int(step[1])
     result = train.run(tiny.config(), str(tmp_path))
     assert result["params_digest"] == unbroken[0]["params_digest"]
     assert result["top1_error"] == unbroken[0]["top1_error"]
@@ -122,14 +124,14 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_unbroken_one(
 
 def test_run_knobs_may_change_and_others_may_not(unbroken, tmp_path: pathlib.Path) -> None:
     plain = json.loads(tiny.config().to_json())
-    train.claim_workdir(plain, str(tmp_path))
-    train.claim_workdir(json.loads(tiny.config("--config.run.workers=3").to_json()), str(tmp_path))
+    write_config(plain, str(tmp_path))
+    write_config(json.loads(tiny.config("--config.run.workers=3").to_json()), str(tmp_path))
     other = tiny.config("--config.optim.learning_rate=0.5")
     with pytest.raises(UserError, match=r"config\.optim\.learning_rate is 0.02 there and 0.5 here"):
         train.run(other, str(unbroken[1]))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is damaged"):
-        train.claim_workdir(plain, str(tmp_path))
+        write_config(plain, str(tmp_path))
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
@@ -211,7 +213,7 @@ def test_a_dead_head_raises_a_loud_warning_once(tmp_path: pathlib.Path, capfd) -
     for step in range(40):
         alive = min(1.0, 0.1 + step / 20)
         values = dict(zip(names, (2.0, 2.3, 1.0, 0.1 + 0.02 * (step % 2), alive), strict=True))
-        watch.add({k: jnp.float32(v) for k, v in values.items()}, [])
+        watch.add({k: jnp.float32(v) for k, v in values.items()}, [], starved=0.0)
         if step % 3 == 0:
             watch.flush()
     watch.flush()

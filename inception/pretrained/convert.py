@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from inception import UserError, checkpoint, train
+from inception import UserError, checkpoint, train, workdir
 from inception.data import imagenet
 from inception.data.output import all_or_nothing
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
@@ -167,7 +167,7 @@ def write(weights: Weights, config: ConfigDict, output: str) -> dict[str, Any]:
     state = first_state(variables, tx, polyak_decay=config.optim.polyak_decay)
     classes = config.model.classes
     with all_or_nothing(output) as work:
-        train.claim_workdir(json.loads(config.to_json()), str(work))
+        workdir.write_config(json.loads(config.to_json()), str(work))
         checkpoint.write_classes(
             str(work),
             imagenet.CLASSES

@@ -1,0 +1,121 @@
+"""Several processes of one run on this machine: started, watched, stopped together, restarted."""
+
+import collections
+import ctypes
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from inception import Interrupted
+
+END_S = 60.0  # after the first has ended badly, the others have so long
+POLL_S = 0.1
+FINAL = (0, 1, 2)  # statuses after which starting again would end likewise
+
+
+def run(command: Sequence[str], *, processes: int, restarts: int) -> int:
+    """Runs a command as so many processes of one JAX run, and again where it was cut short.
+
+    ctrl-C and SIGTERM are passed on to all, which save and stop; a second one kills them. What
+    process 0 prints is printed; of another its last lines, if it was the first to fail.
+
+    Args:
+        command: of one process, without what tells it its place among them.
+        restarts: how often at most to start again after a process was killed or lost.
+
+    Returns:
+        The exit status: that of the process that ended the run, 75 if it was killed.
+    """
+    for attempt in range(restarts + 1):
+        group = _Group(command, processes)
+        status, why = group.wait()
+        if status in FINAL or group.told:
+            break
+        left = restarts - attempt
+        tell = f"starting again ({left} restarts left)" if left else "the same command goes on"
+        print(f"launch.py: {why}: {tell}", file=sys.stderr, flush=True)
+    return status if status in FINAL else Interrupted.status
+
+
+class _Group:
+    """The processes of one attempt."""
+
+    def __init__(self, command: Sequence[str], processes: int):
+        self.told = 0  # how many signals came to this process
+        self._children: list[subprocess.Popen] = []
+        self._lines: list[collections.deque[str]] = []
+        before = {s: signal.signal(s, self._tell) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with socket.socket() as free:
+                free.bind(("localhost", 0))
+                address = f"localhost:{free.getsockname()[1]}"
+            for process in range(processes):
+                place = (
+                    f"--coordinator_address={address}",
+                    f"--num_processes={processes}",
+                    f"--process_id={process}",
+                )
+                self._start([*command, *(place if processes > 1 else ())], main=process == 0)
+            self._watch()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _start(self, command: Sequence[str], *, main: bool) -> None:
+        child = subprocess.Popen(
+            command,
+            stdout=None if main else subprocess.DEVNULL,
+            stderr=None if main else subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # ctrl-C comes through this process alone
+            preexec_fn=_end_with_parent,
+        )
+        lines: collections.deque[str] = collections.deque(maxlen=20)
+        if child.stderr:
+            threading.Thread(target=lines.extend, args=(child.stderr,), daemon=True).start()
+        self._children.append(child)
+        self._lines.append(lines)
+
+    def _tell(self, _number: int, _frame: Any) -> None:
+        self.told += 1
+        for child in self._children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM if self.told == 1 else signal.SIGKILL)
+
+    def _watch(self) -> None:
+        """Returns when all have ended."""
+        until = float("inf")
+        while any(child.poll() is None for child in self._children):
+            if any(child.poll() for child in self._children):
+                until = min(until, time.monotonic() + END_S)
+            if time.monotonic() > until:
+                for child in self._children:
+                    child.kill()
+            time.sleep(POLL_S)
+
+    def wait(self) -> tuple[int, str]:
+        """The status of the process whose end was the cause of the others', and what it was."""
+
+        def order(process: int) -> int:
+            status = self._children[process].returncode
+            consequences = (0, -signal.SIGABRT, Interrupted.status)  # JAX aborts without its peers
+            return consequences.index(status) if status in consequences else 3 + (status in FINAL)
+
+        cause = max(range(len(self._children)), key=order)
+        status = self._children[cause].returncode
+        sys.stderr.write("".join(self._lines[cause]))
+        name = f"process {cause}"
+        if status < 0:
+            return status, f"{name} was killed by {signal.Signals(-status).name}"
+        return status, f"{name} ended with status {status}"
+
+
+def _end_with_parent() -> None:
+    """In the child, on Linux: it is asked to stop when the process that started it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
