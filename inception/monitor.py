@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 import tensorboardX
-import tqdm
 
 from inception import UserError
+from inception.data import progress
 
 # A head is at chance while its accuracy is less than this share of the way from guessing to 1.
 DEAD_SHARE = 0.05
@@ -116,13 +116,7 @@ class Monitor:
         self._started = time.monotonic()
         self._seconds = 0.0
         self._images = 0
-        self._bar = tqdm.tqdm(
-            total=total_steps,
-            initial=start_step,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 15.0,
-        )
+        self._bar = progress.bar(total=total_steps, initial=start_step, unit="step")
 
     def say(self, text: str) -> None:
         """A line that stays above the progress bar."""
@@ -195,7 +189,8 @@ class Monitor:
         self._writer.write("train", self._step, epoch=epoch, **means)
         self._bar.set_postfix_str(
             f"epoch {epoch:.2f}, loss {means['loss']:.3f}, top-1 {means['top1']:.1%}, "
-            f"{means['images_per_second']:.0f} images/s"
+            f"{means['images_per_second']:.0f} images/s",
+            refresh=False,  # the bar's own pace
         )
         for i, metrics in enumerate(steps):
             self._watch_heads(first + i + 1, metrics)
