@@ -11,12 +11,7 @@ from PIL import Image
 from tests import tiny
 from tests.test_launch import fails
 
-CONFIG = (
-    "--config.input_px=33",
-    "--config.data.resize_px=40",
-    "--config.model.heads=False",
-    "--config.model.norm=lrn",
-)
+CONFIG = ("--config.input_px=33", "--config.data.resize_px=40", "--config.model.heads=False")
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +46,11 @@ def commands(workdir: str, tmp_path: pathlib.Path) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"width": 0.1}, "params/3a/1x1/Conv_0/bias has shape [3] in its weights, and [6] in"),
+        ({"width": 0.1}, "params/3a/1x1/BatchNorm_0/bias has shape [3] in its weights, and [6] in"),
         ({"classes": 4}, "params/classifier/bias has shape [3] in its weights, and [4] in"),
-        ({"norm": "batch"}, "params/3a/1x1/BatchNorm_0/bias has shape none in its weights, and [3]"),
-        ({"biases": False}, "params/3a/1x1/Conv_0/bias has shape [3] in its weights, and none in"),
+        ({"norm": "lrn"}, "params/3a/1x1/Conv_0/bias has shape none in its weights, and [3] in"),
+        ({"norm": "none", "biases": False},
+         "params/3a/1x1/BatchNorm_0/bias has shape [3] in its weights, and none in"),
         ({"conv5x5_px": 3}, "5x5/Conv_0/kernel has shape [5, 5, 1, 2] in its weights, and [3, 3,"),
         ({"widht": 1.0}, "config.json: GoogLeNet.__init__() got an unexpected keyword argument"),
     ],
