@@ -4,6 +4,7 @@
 import argparse
 import contextlib
 import difflib
+import functools
 import itertools
 import json
 import math
@@ -180,7 +181,7 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     from inception import evaluate, results
     from inception.model import FREE_KNOBS
 
-    workdirs = [args.workdir] if args.workdir else names(args.checkpoints)
+    workdirs = [args.workdir] if args.workdir else args.checkpoints
     configs = []
     for workdir in workdirs:
         trained = run_config(workdir, [])
@@ -254,19 +255,17 @@ def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     import tqdm
 
     from inception import predict
+    from inception.data import progress
 
     paths = predict.find(args.images)
-    workdirs = names(args.checkpoint)
-    if not workdirs:
-        raise CommandLineError("--checkpoint is empty: give a folder")
-    configs = [run_config(workdir, overrides) for workdir in workdirs]
+    configs = [run_config(workdir, overrides) for workdir in args.checkpoint]
     join(args)
-    predictor = predict.Predictor(*workdirs, best=args.best, configs=configs)
+    predictor = predict.Predictor(*args.checkpoint, best=args.best, configs=configs)
     predictions, rejected = [], []
     drawn: set[str] = set()
     if args.cam:
         pathlib.Path(args.cam).mkdir(parents=True, exist_ok=True)
-    for prediction in tqdm.tqdm(
+    for prediction in progress.bar(
         predictor.each(paths, topk=args.topk, crops=args.crops),
         total=len(paths),
         unit="img",
@@ -362,21 +361,36 @@ def convert(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     return result
 
 
-def names(text: str) -> list[str]:
+# Types for argparse: what they raise ends the command with exit status 2.
+
+
+def folders(text: str) -> list[str]:
     """'a,b' -> ['a', 'b']."""
-    return [name for name in text.split(",") if name]
+    if not (names := [name for name in text.split(",") if name]):
+        raise argparse.ArgumentTypeError("give a folder")
+    return names
 
 
-def positive(text: str) -> int:
-    """'2' -> 2; for argparse."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+def views(text: str) -> int:
+    """'10' -> 10 crops of an image."""
+    from inception.data.sampling import VIEWS
+
+    if text not in map(str, VIEWS):
+        raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join(map(str, VIEWS))}")
     return int(text)
 
 
-def integers(text: str) -> list[int]:
-    """'1,10' -> [1, 10]; for argparse."""
-    return [int(number) for number in text.split(",")]
+def several_views(text: str) -> list[int]:
+    """'1,10' -> [1, 10]."""
+    return [views(number) for number in text.split(",")]
+
+
+def whole_number(text: str, most: float = math.inf) -> int:
+    """'5' -> 5, at least 1."""
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        bounds = "at least 1" if most == math.inf else f"from 1 to {most}"
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, {bounds}")
+    return int(text)
 
 
 def export(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
@@ -441,7 +455,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     sub.add_argument("--on", choices=("local",), default="local", help="where: this machine")
     sub.add_argument(
-        "--processes", type=positive, default=1, metavar="N", help="so many on this machine"
+        "--processes", type=whole_number, default=1, metavar="N", help="so many on this machine"
     )
     sub.add_argument(
         "--restarts",
@@ -460,11 +474,15 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--workdir", default="", metavar="DIR", help="a run, or converted weights")
     sub.add_argument(
-        "--checkpoints", default="", metavar="DIR,DIR,...", help="instead: an ensemble"
+        "--checkpoints",
+        type=folders,
+        default=[],
+        metavar="DIR,DIR,...",
+        help="instead: an ensemble",
     )
     sub.add_argument(
         "--crops",
-        type=integers,
+        type=several_views,
         default=[1],
         metavar="N,...",
         help="1 (default), 10 or 144 crops an image; several come out of one pass",
@@ -492,13 +510,14 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--checkpoint",
+        type=folders,
         required=True,
         metavar="DIR[,DIR...]",
         help="a run, or converted weights; several are an ensemble",
     )
     sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
-    sub.add_argument("--topk", type=int, default=5, help="classes of each (default: 5)")
-    sub.add_argument("--crops", type=int, default=1, help="1 (default), 10 or 144, averaged")
+    sub.add_argument("--topk", type=whole_number, default=5, help="classes of each (default: 5)")
+    sub.add_argument("--crops", type=views, default=1, help="1 (default), 10 or 144, averaged")
     sub.add_argument(
         "--cam",
         default="",
@@ -528,11 +547,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", required=True, metavar="DIR", help="a new folder")
     sub.add_argument(
         "--short_side",
-        type=int,
+        type=whole_number,
         metavar="PX",
         help="write a store: every image once more, its shorter side at most this",
     )
-    sub.add_argument("--quality", type=int, default=90, help="of the store's JPEGs (default: 90)")
+    sub.add_argument(
+        "--quality",
+        type=functools.partial(whole_number, most=100),
+        default=90,
+        help="of the store's JPEGs, 1 to 100 (default: 90)",
+    )
     sub.add_argument(
         "--format",
         choices=("jpeg", "rgb"),

@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from ml_collections import ConfigDict
 
-from inception import UserError, checkpoint, inference, parallel, processes, results
-from inception.data import loader, sampling, sources
+from inception import UserError, inference, parallel, processes, results
+from inception.data import loader, progress, sampling, sources
 
 
 def open_split(config: ConfigDict, split: str) -> sources.Source:
@@ -48,10 +47,6 @@ class Evaluator:
         networks: Sequence[ConfigDict] = (),
         classes: tuple[str, ...] = (),
     ):
-        if config.run.eval_batch_size < 1:
-            raise UserError(
-                f"config.run.eval_batch_size={config.run.eval_batch_size}: must be at least 1"
-            )
         self.split = split
         self._classes = config.model.classes
         self._views = sampling.Views(
@@ -60,9 +55,9 @@ class Evaluator:
         self.source = open_split(config, split)
         if classes:
             self.source = sources.as_classes(self.source, classes)
-        devices = mesh.devices.size
-        rows = min(config.run.eval_batch_size, len(self.source) * self._views.rows)
-        batch_size = -(-rows // devices) * devices
+        batch_size = inference.batch_size(
+            config.run.eval_batch_size, len(self.source) * self._views.rows, mesh
+        )
         mine = batch_size // jax.process_count()
         shape = (mine, config.input_px, config.input_px, 3)
         self._noise = {
@@ -114,14 +109,8 @@ class Evaluator:
         top = np.zeros((rows, n, top_n), np.int32)
         best = np.zeros((rows, n, top_n), np.float32)
         losses = np.zeros((rows, n), np.float32)
-        with tqdm.tqdm(
-            total=n,
-            desc="evaluate",
-            unit="img",
-            leave=False,
-            mininterval=1,
-            disable=not processes.is_main(),
-        ) as bar:
+        hidden = not processes.is_main()
+        with progress.bar(total=n, desc="evaluate", unit="img", leave=False, disable=hidden) as bar:
             for images, mine, values in self._networks.probabilities(
                 variables, self._batches(), crops=self._views.crops, stop=stop
             ):
@@ -197,14 +186,21 @@ def run(
         `Evaluation.result` of the last row: all networks, the most crops; and 'table', all rows.
 
     Raises:
-        UserError: no checkpoint, a damaged one, networks that do not go together, an image that
-            cannot be read.
+        UserError: no checkpoint, a damaged one or one of another network, networks that do not go
+            together, an image that cannot be read, a file that cannot be written.
     """
-    for path in filter(None, (predictions, per_class)):
-        if not pathlib.Path(path).parent.is_dir():  # sooner now than after hours
+    for path in map(pathlib.Path, filter(None, (predictions, per_class))):  # not after hours
+        if not path.parent.is_dir():
             raise UserError(f"{path} cannot be written: no such folder")
+        if path.is_dir():
+            raise UserError(f"{path} cannot be written: a folder of that name is there")
+    if predictions and predictions == per_class:
+        raise UserError(f"--predictions and --per_class are both {predictions}: name two files")
     processes.check_same(json.loads(configs[0].to_json()))
-    trained = [checkpoint.load(workdir, best=best) for workdir in workdirs]
+    trained = [
+        inference.load(workdir, config, best=best)
+        for workdir, config in zip(workdirs, configs, strict=True)
+    ]
     check_alike(workdirs, configs, [t.classes for t in trained])
     mesh = parallel.make_mesh()
     evaluator = Evaluator(
@@ -224,7 +220,8 @@ def run(
     result = {**last.result(), "table": rows}
     if not processes.is_main():
         return result
-    own = configs[0].data.to_dict() == trained[0].config["data"] and not (split or best)
+    views = {"data": configs[0].data.to_dict(), "input_px": configs[0].input_px}
+    own = views == {k: trained[0].config[k] for k in views} and not (split or best)
     if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
         results.write_json(
             workdirs[0], last, source=evaluator.source, split=evaluator.split, step=trained[0].step

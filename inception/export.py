@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 from jax import export
 
-from inception import UserError, checkpoint, pixels
+from inception import UserError, inference, pixels
 from inception.checkpoint import Trained
 from inception.model import GoogLeNet
 
@@ -89,7 +89,8 @@ def run(checkpoint_dir: str, output: str) -> dict[str, Any]:
         {'file', 'format', 'parameters': how many the file holds}; of ONNX also 'opset'.
 
     Raises:
-        UserError: no checkpoint, the package onnx is missing, the file cannot be written.
+        UserError: no checkpoint or one of another network, the package onnx is missing, ONNX lacks
+            what the network has, the file cannot be written.
     """
     path = pathlib.Path(output)
     result: dict[str, Any] = {"file": output, "format": FORMATS[path.suffix]}
@@ -101,7 +102,7 @@ def run(checkpoint_dir: str, output: str) -> dict[str, Any]:
                 f"--output={output} needs the package onnx: "
                 "pip install -c requirements.txt -e '.[export]'"
             ) from error
-    trained = checkpoint.load(checkpoint_dir)
+    trained = inference.load(checkpoint_dir)
     if path.suffix == ".safetensors":
         content = to_safetensors(trained)
     else:

@@ -7,13 +7,62 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.special
+from flax import traverse_util
 from ml_collections import ConfigDict
 
-from inception import UserError, parallel, pixels, processes
+from inception import UserError, checkpoint, parallel, pixels, processes, transfer
 from inception.data import loader
 from inception.model import GoogLeNet
+
+
+def load(
+    workdir: str, config: ConfigDict | None = None, *, best: bool = False
+) -> checkpoint.Trained:
+    """As `checkpoint.load`, and sure to be the weights of the network that config.model names.
+
+    Args:
+        config: in place of the folder's own.
+
+    Raises:
+        UserError: also where weights or classes.txt are another network's.
+    """
+    trained = checkpoint.load(workdir, best=best)
+    knobs, px = ((config or trained.config)[key] for key in ("model", "input_px"))
+    try:
+        model = GoogLeNet(**knobs)
+    except TypeError as error:  # a knob that is none
+        raise UserError(f"{workdir}/config.json: {error}") from error
+    images = jax.ShapeDtypeStruct((1, px, px, 3), jnp.float32)
+    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    network, weights = map(traverse_util.flatten_dict, (shapes, trained.variables))
+    weights = {path: a for path, a in weights.items() if not path[1].startswith("head_")}
+    odd = transfer.misfits(weights, network) + transfer.misfits(network, weights)
+    if odd:
+        first = min(odd, key=lambda path: path[0] != "params")
+        shapes = [
+            list(tree[first].shape) if first in tree else "none" for tree in (weights, network)
+        ]
+        raise UserError(
+            f"{workdir}: {'/'.join(first)} has shape {shapes[0]} in its weights, and {shapes[1]} "
+            "in the network of config.model: undo what was changed in its config.json, or by flags"
+        )
+    if len(trained.classes) != model.classes:
+        raise UserError(
+            f"{workdir}/classes.txt names {len(trained.classes)} classes, and the network has "
+            f"{model.classes}: restore it"
+        )
+    return trained
+
+
+def batch_size(most: int, rows: int, mesh: Any) -> int:
+    """config.run.eval_batch_size, or fewer where so many rows are all, that the devices divide."""
+    if most < 1:
+        raise UserError(f"config.run.eval_batch_size={most}: must be at least 1")
+    devices = mesh.devices.size
+    return -(-min(most, max(1, rows)) // devices) * devices
 
 
 def eval_step(

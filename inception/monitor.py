@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 import tensorboardX
-import tqdm
 from etils import epath
 
 from inception import UserError, processes
+from inception.data import progress
 
 STALL_S = 60.0  # without a batch for so long: a warning
 UPLOAD_S = 60.0  # a bucket's file cannot be appended to: it is written anew, not more often
@@ -151,13 +151,11 @@ class Monitor:
         self._started = time.monotonic()
         self._seconds = 0.0
         self._images = 0
-        self._bar = tqdm.tqdm(
+        self._bar = progress.bar(
             total=total_steps,
             initial=start_step,
             unit="step",
-            dynamic_ncols=True,
             disable=not processes.is_main(),
-            mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )
 
     def say(self, text: str) -> None:
@@ -261,7 +259,8 @@ class Monitor:
         self._bar.set_postfix_str(
             f"epoch {epoch:.2f}, loss {means['loss']:.3f}, top-1 {means['top1']:.1%}, "
             f"{means['images_per_second']:.0f} images/s"
-            + (f", {waiting:.0%} waiting for data" if waiting > 0.02 else "")
+            + (f", {waiting:.0%} waiting for data" if waiting > 0.02 else ""),
+            refresh=False,  # the bar's own pace
         )
         for i, metrics in enumerate(steps):
             self._watch_heads(first + i + 1, metrics)

@@ -6,6 +6,7 @@ predictor = Predictor("weights/bvlc")  # or several folders: an ensemble
 predictions = predictor(["cat.jpg"])  # [{'image': ..., 'classes': [{'id', 'name', ...}]}]
 """
 
+import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from inception import UserError, cam, checkpoint, inference, parallel
+from inception import UserError, cam, inference, parallel
 from inception.data import imagenet, images, loader, sampling, sources
 from inception.evaluate import check_alike
 
@@ -45,8 +46,8 @@ class Pictures:
             )
             limit = self._max_megapixels
             return np.asarray(images.decode(record, name, max_megapixels=limit, upright=True)), 0
-        except OSError as error:
-            self.rejected[index] = f"{name}: {error.strerror or error}"
+        except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+            self.rejected[index] = f"{name}: {getattr(error, 'strerror', None) or error}"
         except images.DamagedImageError as error:
             self.rejected[index] = str(error)
         return np.zeros((1, 1, 3), np.uint8), 0
@@ -95,11 +96,14 @@ class Predictor:
             as data.resize.
 
     Raises:
-        UserError: no checkpoint, or networks that do not go together.
+        UserError: no checkpoint, one of another network, or networks that do not go together.
     """
 
     def __init__(self, *workdirs: str, best: bool = False, configs: Sequence[ConfigDict] = ()):
-        trained = [checkpoint.load(workdir, best=best) for workdir in workdirs]
+        trained = [
+            inference.load(workdir, config, best=best)
+            for workdir, config in itertools.zip_longest(workdirs, configs)
+        ]
         self._configs = list(configs) or [ConfigDict(t.config) for t in trained]
         check_alike(workdirs, self._configs, [t.classes for t in trained])
         self.classes = trained[0].classes
@@ -125,8 +129,8 @@ class Predictor:
         Raises:
             UserError: a picture that cannot be read; nothing that is possible.
         """
-        if isinstance(pictures, str | pathlib.Path):
-            raise UserError(f"{pictures}: give a list of pictures, as in [{str(pictures)!r}]")
+        if isinstance(pictures, Picture):  # an array's rows would pass for grey pictures
+            raise UserError("this is one picture: give a list of pictures, as in [picture]")
         predictions = list(self.each(pictures, topk=topk, crops=crops))
         for prediction in predictions:
             if "error" in prediction:
@@ -142,12 +146,10 @@ class Predictor:
         data, run = self._config.data, self._config.run
         views = sampling.Views((crops,), self._config.input_px, data.resize_px, data.resize)
         source = Pictures(pictures, max_megapixels=data.max_megapixels)
-        devices = self._mesh.devices.size
-        rows = min(run.eval_batch_size, max(1, len(source) * crops))
         batches = loader.eval_batches(
             source,
             views=views,
-            batch_size=-(-rows // devices) * devices,
+            batch_size=inference.batch_size(run.eval_batch_size, len(source) * crops, self._mesh),
             classes=len(self.classes),
             max_megapixels=data.max_megapixels,
             workers=run.workers,

@@ -133,6 +133,18 @@ def table_3(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
+@contextlib.contextmanager
+def _whole(path: str) -> Iterator[TextIO]:
+    """A file to write that appears, or replaces another, when it is whole."""
+    unfinished = f"{path}.tmp"
+    try:
+        with open(unfinished, "w", newline="") as file:
+            yield file
+        os.replace(unfinished, path)
+    finally:
+        pathlib.Path(unfinished).unlink(missing_ok=True)
+
+
 def write_json(
     workdir: str, evaluation: Evaluation, *, source: Source, split: str, step: int
 ) -> None:
@@ -161,19 +173,8 @@ def write_json(
             for i in worst
         ],
     }
-    pathlib.Path(workdir, "eval.json").write_text(json.dumps(content) + "\n")
-
-
-@contextlib.contextmanager
-def _whole(path: str) -> Iterator[TextIO]:
-    """A file to write that appears, or replaces another, when it is whole."""
-    unfinished = f"{path}.tmp"
-    try:
-        with open(unfinished, "w", newline="") as file:
-            yield file
-        os.replace(unfinished, path)
-    finally:
-        pathlib.Path(unfinished).unlink(missing_ok=True)
+    with _whole(os.path.join(workdir, "eval.json")) as file:
+        file.write(json.dumps(content) + "\n")
 
 
 def write_predictions(path: str, evaluation: Evaluation, source: Source) -> None:

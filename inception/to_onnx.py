@@ -13,6 +13,8 @@ from jax import export
 from jax.extend import core
 from onnx import helper, numpy_helper
 
+from inception import UserError
+
 OPSET = 18  # of 2022: older runtimes read it, and newer operators are not needed
 NCHW = (0, 3, 1, 2)  # where the axes of NCHW are in NHWC
 ELEMENTWISE = {"add": "Add", "div": "Div", "exp": "Exp", "max": "Max", "mul": "Mul",
@@ -62,8 +64,11 @@ def _axes(axes: Sequence[int], rank: int) -> list[int]:
     return [NCHW.index(axis) if rank == 4 else axis for axis in axes]
 
 
-def _unsupported(eqn: Any) -> NotImplementedError:
-    return NotImplementedError(f"no ONNX for {eqn}")
+def _unsupported(eqn: Any) -> UserError:
+    return UserError(
+        f"no ONNX for JAX's {eqn.primitive.name} as this network has it: take a file of suffix "
+        ".stablehlo, which holds every network"
+    )
 
 
 def _convolution(graph: _Graph, eqn: Any, x: Value, kernel: Value) -> str:
@@ -228,7 +233,7 @@ def convert(
         metadata: stored with the model.
 
     Raises:
-        NotImplementedError: the function has a primitive, or one used in a way, not listed here.
+        UserError: the function has a primitive, or one used in a way, not listed here.
     """
     shape = (*export.symbolic_shape("batch"), *image_shape)
     closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, np.uint8))

@@ -11,6 +11,8 @@ from flax import traverse_util
 from inception import UserError, checkpoint
 from inception.model import FREE_KNOBS, TRUNK, GoogLeNet
 
+Path = tuple[str, ...]  # collection, module, ..., array
+
 
 def _check_alike(
     init_from: str, trained: dict[str, Any], *, model: GoogLeNet, normalization: str
@@ -29,6 +31,11 @@ def _check_alike(
         raise UserError(
             f"config.init_from={init_from} was trained otherwise: give {' '.join(flags)}"
         )
+
+
+def misfits(found: dict[Path, Any], wanted: dict[Path, Any]) -> list[Path]:
+    """Of flat trees of arrays the paths in `wanted` that `found` lacks, or has in another shape."""
+    return [p for p, array in wanted.items() if p not in found or found[p].shape != array.shape]
 
 
 def start_from(
@@ -59,14 +66,16 @@ def start_from(
 
     theirs = traverse_util.flatten_dict(trained.variables)
     flat = traverse_util.flatten_dict(fresh)
-    layers: dict[tuple[str, ...], list[tuple[str, ...]]] = {}  # collection/LAYER/array
+    odd = set(misfits(theirs, flat))
+    layers: dict[Path, list[Path]] = {}  # collection/LAYER/array
     for path in flat:
         layers.setdefault(path[1:-1], []).append(path)
     taken: set[str] = set()  # modules
     missing = []
     for layer, paths in layers.items():
-        fits = all(p in theirs and theirs[p].shape == flat[p].shape for p in paths)
-        if fits and ("classifier" not in layer or trained.classes == tuple(classes)):
+        if odd.isdisjoint(paths) and (
+            "classifier" not in layer or trained.classes == tuple(classes)
+        ):
             flat |= {p: theirs[p] for p in paths}
             taken.add(layer[0])
         elif layer[0] in TRUNK:

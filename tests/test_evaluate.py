@@ -217,7 +217,8 @@ def test_eval_of_one_run_keeps_its_result_for_the_page(runs, capfd) -> None:
     written = pathlib.Path(runs[0]) / "eval.json"
     assert launch.main(["eval", f"--workdir={runs[0]}", "--crops=10", "--json"]) == 0
     assert launch.main(["eval", f"--workdir={runs[0]}", "--config.data.examples=8", "--json"]) == 0
-    assert not written.exists()  # other crops, other data: not the run's own
+    assert launch.main(["eval", f"--workdir={runs[0]}", "--config.input_px=36", "--json"]) == 0
+    assert not written.exists()  # other crops, data, pixels: not the run's own
     assert launch.main(["eval", f"--workdir={runs[0]}", "--json"]) == 0
     assert json.loads(written.read_text())["count"] == 32
     capfd.readouterr()
@@ -239,8 +240,8 @@ def test_what_does_not_go_together_is_named(runs, tmp_path, capfd) -> None:
     (other / "classes.txt").write_text("colour 0\ncolour 2\ncolour 1\n")
     both = f"--checkpoints={runs[0]},{other}"
     assert "have other classes, or in another order" in fails(capfd, both)
-    (other / "classes.txt").write_text("colour 0\n")
-    assert "has 3 classes and" in fails(capfd, both)
+    more = tiny.write_run(tmp_path / "more", tiny.config(*SMALL, "--config.model.classes=4"))
+    assert "has 3 classes and" in fails(capfd, f"--checkpoints={runs[0]},{more}")
     config = json.loads((other / "config.json").read_text())
     config["input_px"] = 37
     (other / "config.json").write_text(json.dumps(config))
@@ -254,9 +255,22 @@ def test_what_does_not_go_together_is_named(runs, tmp_path, capfd) -> None:
     assert "no config.json" in fails(capfd, f"--checkpoints={runs[0]},{tmp_path}/none")
     assert "give --workdir" in fails(capfd, status=2)
     assert "give --workdir" in fails(capfd, both, f"--workdir={runs[0]}", status=2)
-    assert "--crops=7: choose from 1, 10, 144" in fails(capfd, f"--workdir={runs[0]}", "--crops=7")
-    nowhere = f"--predictions={tmp_path}/no/p.jsonl"
-    assert "no/p.jsonl" in fails(capfd, f"--workdir={runs[0]}", nowhere)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["--predictions={}/no/p.jsonl"], "no/p.jsonl cannot be written: no such folder"),
+        (["--per_class={}"], "cannot be written: a folder of that name"),
+        (["--predictions={0}/x", "--per_class={0}/x"], "--predictions and --per_class are both"),
+    ],
+)
+def test_files_that_cannot_be_written_end_it_before_it_begins(
+    runs, tmp_path, capfd, files: list[str], message: str
+) -> None:
+    files = [file.format(tmp_path) for file in files]
+    assert message in fails(capfd, f"--workdir={runs[0]}", *files)
+    assert not any(tmp_path.iterdir())
 
 
 def test_softmax_is_averaged_not_logits() -> None:

@@ -28,7 +28,7 @@ from jax import lax
 from PIL import Image
 
 import launch
-from inception import checkpoint, export, ops, pixels, to_onnx
+from inception import UserError, checkpoint, export, ops, pixels, to_onnx
 from inception.model import GoogLeNet
 from inception.step import create_state
 from inception.workdir import write_config
@@ -303,7 +303,7 @@ def test_convolutions_and_pools_of_any_shape(h, w, kernel_px, stride, pads, pool
     ids=["sort", "other axes", "average pool", "dilated"],
 )  # fmt: skip
 def test_what_has_no_translation_is_refused_not_guessed(function) -> None:
-    with pytest.raises(NotImplementedError, match="no ONNX for"):
+    with pytest.raises(UserError, match=r"no ONNX for JAX's \w+ .* \.stablehlo"):
         to_onnx.convert(function, image_shape=(8, 8, 3), output="y", metadata={})
 
 
@@ -364,6 +364,14 @@ def test_without_onnx_it_says_what_to_install(narrow, tmp_path, capfd, monkeypat
     monkeypatch.delattr("inception.to_onnx")
     args = ["export", f"--checkpoint={narrow.folder}", f"--output={tmp_path}/x.onnx"]
     assert "pip install -c requirements.txt -e '.[export]'" in fails(capfd, args, status=1)
+
+
+def test_what_onnx_lacks_is_one_line(narrow, tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.delitem(to_onnx.OPERATORS, "concatenate")  # as if the network were another
+    args = ["export", f"--checkpoint={narrow.folder}", f"--output={tmp_path}/x.onnx"]
+    line = fails(capfd, args, status=1)
+    assert "no ONNX for JAX's concatenate" in line and ".stablehlo" in line
+    assert not any(tmp_path.iterdir())
 
 
 def test_folders_are_made_and_a_file_is_replaced(narrow, tmp_path, capfd) -> None:

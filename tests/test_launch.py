@@ -95,6 +95,32 @@ def test_a_wrong_knob_or_value_is_named_with_the_right_one(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "flag", "message"),
+    [
+        ("eval", "--crops=1,7", "choose from 1, 10, 144"),
+        ("eval", "--crops=", "choose from 1, 10, 144"),
+        ("eval", "--checkpoints=,", "give a folder"),
+        ("predict", "--crops=7", "choose from 1, 10, 144"),
+        ("predict", "--crops=1,10", "choose from 1, 10, 144"),
+        ("predict", "--topk=0", "must be a whole number, at least 1"),
+        ("predict", "--topk=-1", "must be a whole number, at least 1"),
+        ("predict", "--checkpoint=,", "give a folder"),
+        ("prepare", "--short_side=0", "must be a whole number, at least 1"),
+        ("prepare", "--quality=101", "must be a whole number, from 1 to 100"),
+    ],
+)
+def test_a_wrong_flag_is_named_with_what_it_takes(
+    capfd, command: str, flag: str, message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launch.main([command, flag])
+    assert ended.value.code == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"launch.py {command}: error: argument {flag.split('=')[0]}: ")
+    assert line.endswith(message)
+
+
 def test_overrides_arrive_with_their_types() -> None:
     overrides = ["--config.optim.learning_rate=2", "--noconfig.model.heads", "--config.data.mirror=true",
                  "--config.data.interpolations=('area','cubic')", "--config.data.area_range=.5,1."]  # fmt: skip

@@ -18,11 +18,10 @@ from typing import Any
 
 import absl.logging
 import grain
-import tqdm
 from PIL import Image
 
 from inception import UserError
-from inception.data import images, loader, sources, store
+from inception.data import images, loader, progress, sources, store
 from inception.data.output import all_or_nothing
 
 IMAGENET = "imagenet2012"
@@ -143,12 +142,11 @@ def _check_records(splits: dict[str, sources.Source], threads: int, name: str) -
         check = functools.partial(_label_or_damage, source)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
         found = list(
-            tqdm.tqdm(
+            progress.bar(
                 iter(grain.MapDataset.range(len(source)).map(check).to_iter_dataset(options)),
                 desc=f"check {split}",
                 total=len(source),
                 unit="image",
-                mininterval=1,
             )
         )
         bad = [item for item in found if isinstance(item, str)]

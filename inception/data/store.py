@@ -17,7 +17,7 @@ import tqdm
 from PIL import Image
 
 from inception import UserError
-from inception.data import images, sampling
+from inception.data import images, progress, sampling
 
 VERSION = 1
 FORMATS = ("jpeg", "rgb")
@@ -175,7 +175,7 @@ def write_split(
     encoded = iter(grain.MapDataset.range(len(source)).map(encoder).to_iter_dataset(options))
     offsets, labels, shapes, rejected = [0], [], [], []
     with (folder / f"{split}.bin").open("wb") as file:
-        for item in tqdm.tqdm(encoded, desc=split, total=len(source), unit="image", mininterval=1):
+        for item in progress.bar(encoded, desc=split, total=len(source), unit="image"):
             if isinstance(item, str):
                 rejected.append(item)
                 tqdm.tqdm.write(f"WARNING: left out: {item}", file=sys.stderr)
