@@ -199,18 +199,18 @@ class OverBatch:
     def __init__(self, function: Callable, mesh: Mesh, *, donate: bool):
         everywhere = _replicated(mesh)
         split = NamedSharding(mesh, PartitionSpec("data"))
-        self.jitted = jax.jit(
+        jitted = jax.jit(
             function,
             in_shardings=(everywhere, split),
             out_shardings=everywhere,
             donate_argnums=(0,) if donate else (),
         )
+        self.lower = jitted.lower
         self._compiled: dict[Any, Any] = {}
 
     def __call__(self, state: Any, batch: Any, *, poll: Callable[[float], None] = go_on) -> Any:
         """Calls the function; compiles first for a batch of new shapes, polling as `wait_for`."""
         shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
         if shapes not in self._compiled:
-            lower = self.jitted.lower
-            self._compiled[shapes] = wait_for(lambda: lower(state, batch).compile(), poll)
+            self._compiled[shapes] = wait_for(lambda: self.lower(state, batch).compile(), poll)
         return self._compiled[shapes](state, batch)

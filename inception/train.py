@@ -54,6 +54,23 @@ def optimizer(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> t
     return schedule, tx
 
 
+def step_function(config: ConfigDict, tx: Any, mesh: Any) -> Any:
+    """The train step that `run` takes, jitted: (state, batch) -> (state, metrics)."""
+    step = functools.partial(
+        train_step,
+        model=GoogLeNet(**config.model),
+        tx=tx,
+        seed=config.seed,
+        data_seed=config.data.seed,
+        colors=config.data.colors.to_dict(),
+        normalization=config.data.normalization,
+        head_weight=config.loss.head_weight,
+        label_smoothing=config.loss.label_smoothing,
+        polyak_decay=config.optim.polyak_decay,
+    )
+    return parallel.OverBatch(step, mesh, donate=True)
+
+
 def _state_and_step(
     config: ConfigDict,
     tx: Any,
@@ -85,19 +102,7 @@ def _state_and_step(
             )
             average = parallel.replicate(taken if state.average else {}, mesh)
             state = state.replace(**parallel.replicate(taken, mesh), average=average)
-    step = functools.partial(
-        train_step,
-        model=model,
-        tx=tx,
-        seed=config.seed,
-        data_seed=config.data.seed,
-        colors=config.data.colors.to_dict(),
-        normalization=config.data.normalization,
-        head_weight=config.loss.head_weight,
-        label_smoothing=config.loss.label_smoothing,
-        polyak_decay=polyak_decay,
-    )
-    return state, parallel.OverBatch(step, mesh, donate=True)
+    return state, step_function(config, tx, mesh)
 
 
 def _batches(config: ConfigDict, source: sources.Source, start_step: int, total_steps: int) -> Any:

@@ -30,7 +30,7 @@ def steps_on(devices: int, *, count: int = 2, norm: str = "batch", polyak_decay:
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, normalization="symmetric",
         head_weight=0.3, label_smoothing=0.1, polyak_decay=polyak_decay,
     )  # fmt: skip
-    compiled = parallel.jit_over_batch(step, mesh, donate=True)
+    compiled = parallel.OverBatch(step, mesh, donate=True)
     history = []
     for i in range(count):
         rng = np.random.default_rng(i)
