@@ -279,7 +279,7 @@ def test_softmax_is_averaged_not_logits() -> None:
     class Fixed(inference.Networks):
         def __init__(self) -> None: ...
 
-        def outputs(self, _, batches):
+        def outputs(self, _, batches, **_options):
             yield from batches
 
     rows = {"logits": np.array([[0.0, 10.0], [14.0, 0.0]]), "label": np.zeros(2, int),

@@ -1,0 +1,403 @@
+"""Runs that are killed, stopped, moved and damaged: do they end as the unbroken one?
+
+    python benchmarks/faults.py [SCENARIO ...]
+
+Trains a small network as real processes of `launch.py`, breaks it in every way of
+docs/faults.md, and prints that page's table; a line that does not hold ends the script with
+status 1. About 20 minutes on two cores. tests/test_faults.py runs each scenario once.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+ROOT = pathlib.Path(__file__).parents[1]
+# 24 steps of 16 images, a save every 3 and an evaluation every 8.
+TRAIN = (
+    sys.executable,
+    str(ROOT / "launch.py"),
+    "train",
+    f"--config={ROOT}/experiments/digits.py",
+    "--config.input_px=32",
+    "--config.model.heads=False",
+    "--config.model.width=0.05",
+    "--config.model.norm=lrn",
+    "--config.model.classes=3",
+    "--config.data.source=synthetic",
+    "--config.data.examples=64",
+    "--config.optim.batch_size=16",
+    "--config.optim.epochs=6.",
+    "--config.optim.polyak_decay=0.",
+    "--config.optim.learning_rate=0.002",
+    "--config.run.eval_batch_size=32",
+    "--config.run.log_every_steps=1",
+    "--config.run.eval_every_epochs=2.",
+    "--config.run.checkpoint_every_epochs=0.75",
+    "--config.run.workers=2",
+    "--json",
+)
+STEPS = 24
+DEVICES = 4  # of all processes together
+
+
+class Broken(AssertionError):
+    """What a scenario promises does not hold."""
+
+
+def hold(fact: bool, text: str) -> None:
+    """Raises Broken if it is not so."""
+    if not fact:
+        raise Broken(text)
+
+
+class Run:
+    """The processes of one start of a run; stdout and stderr go to files beside its workdir."""
+
+    def __init__(self, workdir: pathlib.Path, processes: int = 1, flags: Sequence[str] = ()):
+        flags_of_xla = (
+            f"--xla_force_host_platform_device_count={DEVICES // processes} "
+            "--xla_backend_optimization_level=0"
+        )
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": flags_of_xla,
+            "JAX_COMPILATION_CACHE_DIR": os.environ.get(
+                "JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/faults-cache-{os.getuid()}"
+            ),
+        }
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        self.workdir = workdir
+        self._logs = [pathlib.Path(f"{workdir}-{i}.log") for i in range(processes)]
+        self.children = []
+        for i, log in enumerate(self._logs):
+            place = [f"--coordinator_address={address}", f"--num_processes={processes}"]
+            command = [*TRAIN, f"--workdir={workdir}", *flags]
+            command += [*place, f"--process_id={i}"] if processes > 1 else []
+            with open(log, "w") as err:
+                self.children.append(
+                    subprocess.Popen(
+                        command, stdout=subprocess.PIPE, stderr=err, text=True, env=environment
+                    )
+                )
+
+    def err(self, process: int = 0) -> str:
+        return self._logs[process].read_text()
+
+    def kill(self, number: int = signal.SIGKILL, processes: Sequence[int] | None = None) -> None:
+        """Sends a signal to some processes, or to all."""
+        for i in range(len(self.children)) if processes is None else processes:
+            self.children[i].send_signal(number)
+
+    def wait(self, seconds: float = 600.0) -> list[int]:
+        """The statuses of all processes; they are killed where they take longer."""
+        until = time.monotonic() + seconds
+        try:
+            return [c.wait(max(0.1, until - time.monotonic())) for c in self.children]
+        except subprocess.TimeoutExpired as error:
+            self.kill()
+            raise Broken(f"still running after {seconds} s: {self.err()[-800:]}") from error
+
+    def result(self) -> dict:
+        """Of a run that is to end well."""
+        statuses = self.wait()
+        hold(not any(statuses), f"statuses {statuses}: {self.err()[-800:]}")
+        return json.loads(self.children[0].stdout.read().splitlines()[-1])
+
+    def reach(self, step: int) -> None:
+        """Returns when metrics.jsonl has that step, or the run has ended."""
+        while max((r["step"] for r in rows(self.workdir, "train")), default=0) < step:
+            if self.children[0].poll() is not None:
+                return
+            time.sleep(0.02)
+
+
+def rows(workdir: pathlib.Path, kind: str) -> list[dict]:
+    """Lines of metrics.jsonl."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    whole = [json.loads(line) for line in lines if line.endswith("}")]
+    return [row for row in whole if row["kind"] == kind]
+
+
+def saved(workdir: pathlib.Path) -> list[int]:
+    """The steps of whole checkpoints."""
+    return sorted(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit())
+
+
+class Harness:
+    """The scenarios; each breaks `count` runs, says what was seen, or raises Broken."""
+
+    def __init__(self, folder: pathlib.Path, seed: int = 0):
+        self._folder, self._random = folder, random.Random(seed)
+        self._unbroken: dict[int, tuple[str, float, pathlib.Path]] = {}
+
+    def unbroken(self, processes: int) -> tuple[str, float, pathlib.Path]:
+        """Digest of the parameters, seconds and workdir of a run that nobody disturbs."""
+        if processes not in self._unbroken:
+            for kind in ("warm", "unbroken"):  # the first fills the compilation cache
+                workdir = self._folder / f"{kind}-{processes}"
+                start = time.monotonic()
+                digest = Run(workdir, processes).result()["params_digest"]
+                self._unbroken[processes] = (digest, time.monotonic() - start, workdir)
+        return self._unbroken[processes]
+
+    def _chains(self, count: int) -> Iterator[tuple[pathlib.Path, int, int]]:
+        """Runs of one and of two processes, disturbed up to four times each."""
+        left, number = count, 0
+        while left:
+            times = min(left, 4)
+            name = f"{sys._getframe(1).f_code.co_name}-{number}"
+            yield self._folder / name, 1 + number % 2, times
+            left, number = left - times, number + 1
+
+    def kill_all(self, count: int = 20) -> str:
+        """kill -9 of the whole run at random moments, saves and evaluations included"""
+        done = during = 0
+        for workdir, processes, times in self._chains(count):
+            digest, seconds, _ = self.unbroken(processes)
+            for _ in range(times):
+                run = Run(workdir, processes)
+                # Most moments lie where steps, saves and evaluations alternate.
+                if self._random.random() < 0.75:
+                    run.reach(max(saved(workdir), default=0) + self._random.randrange(1, 6))
+                    time.sleep(self._random.random() * 0.3)
+                else:
+                    time.sleep(self._random.random() * seconds)
+                run.kill()
+                statuses = run.wait()
+                done += -signal.SIGKILL in statuses
+                tmp = [p for p in workdir.glob("checkpoints/*") if not p.name.isdigit()]
+                during += bool(tmp)
+            again = Run(workdir, processes).result()["params_digest"]
+            hold(again == digest, f"{workdir.name}: other parameters than the unbroken run")
+        return f"{done} killed before their end, {during} of them with a save under way; identical"
+
+    def stop(self, count: int = 20) -> str:
+        """SIGTERM at random moments"""
+        longest = 0.0
+        for workdir, processes, times in self._chains(count):
+            digest, seconds, _ = self.unbroken(processes)
+            for _ in range(times):
+                run = Run(workdir, processes)
+                if self._random.random() < 0.75:
+                    run.reach(max(saved(workdir), default=0) + self._random.randrange(1, 5))
+                else:
+                    time.sleep(1.5 + self._random.random() * seconds / 2)
+                start = time.monotonic()
+                run.kill(signal.SIGTERM, [self._random.randrange(processes)])
+                statuses = run.wait()
+                longest = max(longest, time.monotonic() - start)
+                if statuses == [0] * processes:
+                    break
+                hold(statuses == [75] * processes, f"statuses {statuses}: {run.err()[-800:]}")
+                step = re.search(r"step (\d+) of \d+ is saved", run.err())
+                if not step:  # stopped before it had begun
+                    hold("stopped by SIGTERM" in run.err(), run.err()[-800:])
+                    continue
+                hold(saved(workdir)[-1] == int(step[1]), f"{saved(workdir)}, told {step[1]}")
+                trained = [r["step"] for r in rows(workdir, "train")]
+                hold(trained == list(range(1, int(step[1]) + 1)), f"steps {trained}")
+            result = Run(workdir, processes).result()
+            trained = [r["step"] for r in rows(workdir, "train")]
+            hold(trained == list(range(1, STEPS + 1)), f"steps {trained}")
+            hold(result["params_digest"] == digest, f"{workdir.name}: other parameters")
+        return f"every step once, identical; at most {longest:.1f} s from the signal to the end"
+
+    def kill_one(self, count: int = 5) -> str:
+        """kill -9 of one of 2 processes"""
+        digest, _, _ = self.unbroken(2)
+        longest = 0.0
+        for number in range(count):
+            workdir = self._folder / f"kill_one-{number}"
+            run = Run(workdir, 2)
+            run.reach(self._random.randrange(1, STEPS - 6))
+            victim = number % 2
+            run.kill(signal.SIGKILL, [victim])
+            start = time.monotonic()
+            statuses = run.wait(60)
+            longest = max(longest, time.monotonic() - start)
+            hold(statuses[1 - victim] not in (0, 1, 2), f"statuses {statuses}")
+            told = run.err(1 - victim)
+            hold("another process of the run" in told or "another task died" in told, told[-800:])
+            again = Run(workdir, 2).result()["params_digest"]
+            hold(again == digest, "other parameters than the unbroken run")
+        return f"the other ended within {longest:.1f} s; the pair that went on: identical"
+
+    def topology(self, count: int = 1) -> str:
+        """topology changed at resume, 1 -> 2 -> 4 -> 1 processes"""
+        worst = 0.0
+        for number in range(count):
+            _, _, unbroken = self.unbroken(1)
+            workdir = self._folder / f"topology-{number}"
+            for processes, until in ((1, 5), (2, 11), (4, 17)):
+                run = Run(workdir, processes)
+                run.reach(until)
+                run.kill(signal.SIGTERM, [0])
+                statuses = run.wait()
+                hold(statuses == [75] * processes, f"statuses {statuses}: {run.err()[-800:]}")
+            Run(workdir, 1).result()
+            losses = [[r["loss"] for r in rows(w, "train")] for w in (unbroken, workdir)]
+            hold(len(losses[0]) == len(losses[1]) == STEPS, "steps were lost or repeated")
+            worst = max(abs(a / b - 1) for a, b in zip(*losses, strict=True))
+            hold(worst < 1e-5, f"losses differ by {worst:.1e}")
+            tops = [[(r["step"], r["top1"]) for r in rows(w, "eval")] for w in (unbroken, workdir)]
+            hold(tops[0] == tops[1], "evaluations differ")
+        return f"losses differ by {worst:.1e} at most, evaluations not at all"
+
+    def damage(self, count: int = 10) -> str:
+        """newest checkpoint damaged in 10 different ways"""
+        digest, _, _ = self.unbroken(1)
+        base = self._folder / "damage"
+        run = Run(base)
+        run.reach(8)
+        run.kill(signal.SIGTERM)
+        run.wait()
+        fell_back = refused = 0
+        for number, way in enumerate(list(WAYS)[:count]):
+            workdir = self._folder / f"damage-{number}"
+            shutil.copytree(base, workdir)
+            newest = workdir / "checkpoints" / str(saved(workdir)[-1])
+            way(newest)
+            run = Run(workdir)
+            statuses = run.wait()
+            if statuses == [0]:
+                hold("is damaged" in run.err(), f"{way.__name__}: nothing was said")
+                hold(run.result()["params_digest"] == digest, f"{way.__name__}: other parameters")
+                fell_back += 1
+            else:
+                hold(statuses == [1] and "checkpoint" in run.err(), f"{way.__name__}: {statuses}")
+                hold("Traceback" not in run.err(), f"{way.__name__}: {run.err()[-800:]}")
+                refused += 1
+        return f"{fell_back} fell back and ended identical, {refused} refused by name"
+
+    def disk_full(self, count: int = 3) -> str:
+        """disk full during a save"""
+        if os.getuid():
+            return "skipped: mounting a small disk needs root"
+        digest, _, _ = self.unbroken(1)
+        for number in range(count):
+            disk = self._folder / f"disk-{number}"
+            disk.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", disk], check=True)
+            try:
+                run = Run(disk / "run")
+                run.reach(self._random.randrange(4, STEPS - 9))
+                kept = saved(disk / "run")
+                # Anything from nothing at all to half of what a save takes.
+                left = (0, 200_000, 2_000_000)[number % 3]
+                filler = disk / "filler"
+                with open(filler, "wb") as file:
+                    file.write(b"\0" * max(0, shutil.disk_usage(disk).free - left))
+                statuses = run.wait()
+                hold(statuses == [1], f"statuses {statuses}: {run.err()[-800:]}")
+                hold("space" in run.err(), run.err()[-800:])
+                hold(max(saved(disk / "run")) >= max(kept), "a checkpoint was lost")
+                filler.unlink()
+                again = Run(disk / "run").result()["params_digest"]
+                hold(again == digest, "other parameters than the unbroken run")
+            finally:
+                subprocess.run(["umount", disk], check=True)
+        return "one line, and after making room: identical"
+
+
+def _biggest(folder: pathlib.Path) -> pathlib.Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def _change(file: pathlib.Path, change: Callable[[bytes], bytes]) -> None:
+    file.write_bytes(change(file.read_bytes()))
+
+
+def _truncate(folder: pathlib.Path) -> None:
+    _change(_biggest(folder), lambda b: b[: len(b) // 2])
+
+
+def _flip_one_bit(folder: pathlib.Path) -> None:
+    _change(
+        _biggest(folder),
+        lambda b: b[: len(b) // 2] + bytes([b[len(b) // 2] ^ 1]) + b[len(b) // 2 + 1 :],
+    )
+
+
+def _zero_a_block(folder: pathlib.Path) -> None:
+    _change(_biggest(folder), lambda b: b[:8192] + bytes(4096) + b[12288:])
+
+
+def _empty_the_biggest(folder: pathlib.Path) -> None:
+    _change(_biggest(folder), lambda _: b"")
+
+
+def _empty_every_file(folder: pathlib.Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+
+
+def _remove_the_biggest(folder: pathlib.Path) -> None:
+    _biggest(folder).unlink()
+
+
+def _remove_the_state(folder: pathlib.Path) -> None:
+    shutil.rmtree(folder / "state")
+
+
+def _remove_the_sum(folder: pathlib.Path) -> None:
+    shutil.rmtree(folder / "check")
+
+
+def _remove_metadata(folder: pathlib.Path) -> None:
+    for file in folder.rglob("_*METADATA*"):
+        file.unlink()
+
+
+def _another_sum(folder: pathlib.Path) -> None:
+    for file in (folder / "check").rglob("*"):
+        if file.is_file() and b"sha256" in file.read_bytes():
+            _change(file, lambda b: re.sub(rb"[0-9a-f]{64}", b"0" * 64, b))
+
+
+WAYS = (
+    _truncate, _flip_one_bit, _zero_a_block, _empty_the_biggest, _empty_every_file,
+    _remove_the_biggest, _remove_the_state, _remove_the_sum, _remove_metadata, _another_sum,
+)  # fmt: skip
+SCENARIOS = {"kill_all": 20, "stop": 20, "kill_one": 5, "topology": 1, "damage": 10, "disk_full": 3}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    failed = 0
+    print("| fault | count | what was seen | minutes |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        harness = Harness(pathlib.Path(folder), arguments.seed)
+        for name in arguments.scenarios or SCENARIOS:
+            start, scenario = time.monotonic(), getattr(harness, name)
+            try:
+                seen = scenario(SCENARIOS[name])
+            except Broken as error:
+                seen, failed = f"**does not hold**: {error}", failed + 1
+            minutes = (time.monotonic() - start) / 60
+            print(
+                f"| {scenario.__doc__} | {SCENARIOS[name]} | {seen} | {minutes:.1f} |", flush=True
+            )
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
