@@ -159,6 +159,7 @@ def _state_and_step(
         head_weight=config.loss.head_weight,
         label_smoothing=config.loss.label_smoothing,
         polyak_decay=polyak_decay,
+        accumulate=config.optim.accumulate,
     )
     return state, parallel.jit_over_batch(step, mesh, donate=True)
 
@@ -197,7 +198,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
     claim_workdir(json.loads(config.to_json()), workdir)
     mesh = parallel.make_mesh()
     batch_size = config.optim.batch_size
-    parallel.check_batch_size(batch_size, mesh)
+    parallel.check_batch_size(batch_size, config.optim.accumulate, mesh)
     source = evaluate.open_split(config, config.data.train_split)
     if len(source.classes) != config.model.classes:
         raise UserError(
