@@ -45,7 +45,16 @@ SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1
 
 # Fields that neither shape the trunk nor change what it computes in evaluation, rounding apart.
 FREE_KNOBS = frozenset(
-    ("heads", "head_pool", "dropout", "head_dropout", "initializer", "dtype", "frozen_through")
+    (
+        "heads",
+        "head_pool",
+        "dropout",
+        "head_dropout",
+        "initializer",
+        "dtype",
+        "frozen_through",
+        "remat",
+    )
 )
 
 MODULES = ("reduced", "naive")
@@ -108,6 +117,7 @@ class Conv(nn.Module):
             kernel_init=kernel_init,
             bias_init=bias_init,
             dtype=self.dtype,
+            conv_general_dilated=ops.convolution if train else None,
         )(x)
         if self.batch_norm:
             # The mean is over the global batch: under jit every device computes the same
@@ -163,7 +173,7 @@ class AuxiliaryHead(nn.Module):
     pool: str = "strided"
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, rows: jax.Array) -> jax.Array:
         if self.pool == "strided":
             x = ops.avg_pool(x, window=5, stride=3)  # [b, 4, 4, 512 or 528] at 224 px
         else:
@@ -172,7 +182,7 @@ class AuxiliaryHead(nn.Module):
         x = x.reshape(x.shape[0], -1)  # [b, 2048]
         _, bias_init = INITIALIZERS[self.conv.keywords["initializer"]]
         x = nn.relu(self.dense(self.hidden, bias_init=bias_init, name="fc")(x))  # [b, 1024]
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = ops.Dropout(self.dropout)(x, train, rows)
         return self.dense(self.classes, name="classifier")(x).astype(jnp.float32)
 
 
@@ -182,6 +192,8 @@ class GoogLeNet(nn.Module):
     [b, px, px, 3] -> {'main': logits, '4a': logits, '4d': logits}, float32 [b, classes].
     The heads '4a' and '4d' are there in training only, and only if `heads`; evaluation
     neither computes them nor needs their parameters. Parameters are float32.
+    In training `rows`, int [b], says which rows of the whole batch these images are, where they
+    are a part of it: dropout's masks are functions of the rng 'dropout' and the row.
 
     Args:
         classes: how many.
@@ -200,6 +212,8 @@ class GoogLeNet(nn.Module):
         frozen_through: the last module, counted from conv1, that runs in training as it does in
             evaluation (BatchNorm with its running statistics, which stay) and that no gradient
             enters; '': none. The optimiser must leave its parameters alone: `frozen_modules`.
+        remat: in training the backward pass computes the inside of every module of the trunk,
+            and of LRN, anew instead of keeping it: the same gradients.
 
     Raises:
         UserError: a choice that does not exist; in training with heads, a too small input.
@@ -219,6 +233,7 @@ class GoogLeNet(nn.Module):
     initializer: str = "he"
     dtype: str = "float32"
     frozen_through: str = ""
+    remat: bool = False
 
     def __post_init__(self) -> None:
         for knob, value, choices in (
@@ -245,7 +260,11 @@ class GoogLeNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
+    def __call__(
+        self, x: jax.Array, train: bool, rows: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        if rows is None:
+            rows = jnp.arange(x.shape[0])
         heads = HEADS_ON if self.heads and train else ()
         strided = heads and self.head_pool == "strided"
         if strided and min(x.shape[1:3]) < SMALLEST_PX_WITH_HEADS:
@@ -269,13 +288,19 @@ class GoogLeNet(nn.Module):
             nn.Dense, kernel_init=INITIALIZERS[self.initializer][0], dtype=self.dtype
         )
         lrn = ops.local_response_normalization if self.norm == "lrn" else lambda x: x
+
+        def trained(module: nn.Module, x: jax.Array) -> jax.Array:
+            return module(x, train)
+
+        if self.remat and train:
+            lrn, trained = jax.checkpoint(lrn), nn.remat(trained)
         frozen = frozen_modules(self.frozen_through)
         logits = {}
 
         def run(module: nn.Module, x: jax.Array) -> jax.Array:
             if module.name in frozen:
                 return jax.lax.stop_gradient(module(x, train=False))
-            return module(x, train)
+            return trained(module, x)
 
         # Shapes at 224 px and width 1.
         x = run(conv(scale(CONV1), 7, 2, name="conv1"), x)  # [b, 112, 112, 64]
@@ -296,12 +321,12 @@ class GoogLeNet(nn.Module):
                     self.head_dropout,
                     self.head_pool,
                     name=f"head_{row}",
-                )(x, train)
+                )(x, train, rows)
             if row == "3b":
                 x = ops.max_pool(x, stride=2)  # [b, 14, 14, 480]
             if row == "4e":
                 x = ops.max_pool(x, stride=2, window=self.pool4_px)  # [b, 7, 7, 832]
         x = x.mean(axis=(1, 2))  # [b, 1024]
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = ops.Dropout(self.dropout)(x, train, rows)
         logits["main"] = dense(self.classes, name="classifier")(x).astype(jnp.float32)
         return logits

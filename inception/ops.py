@@ -1,6 +1,8 @@
 """Operations that the framework lacks or is slow at."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -42,6 +44,31 @@ def local_response_normalization(
     energy = sum(lax.slice_in_dim(padded, d, d + channels, axis=-1) for d in range(size))
     scale = jnp.power(k + alpha / size * energy, -beta)
     return x * scale.astype(x.dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask of a row is a function of the key and the row's number alone.
+
+    So a row loses the same values in whichever part of a batch it is computed. Flax's own draws
+    one mask for the whole shape it sees.
+
+    [b, ...] -> [b, ...]: in training each value is 0 with probability `rate`, and divided by
+    1 - rate otherwise; else the input.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, rows: jax.Array) -> jax.Array:
+        if not train or self.rate == 0:
+            return x
+        keep = 1.0 - self.rate
+        key = self.make_rng("dropout")
+
+        def mask(row: jax.Array) -> jax.Array:
+            return jax.random.bernoulli(jax.random.fold_in(key, row), keep, x.shape[1:])
+
+        return jnp.where(jax.vmap(mask)(rows), x / keep, 0.0)
 
 
 def avg_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
@@ -152,3 +179,60 @@ def _backward(stride: int, window: int, saved: tuple, gradient: jax.Array) -> tu
 
 
 shifted_max_pool.defvjp(_forward, _backward)
+
+
+def convolution(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **choices: Any
+) -> jax.Array:
+    """lax.conv_general_dilated without dilation, [b, h, w, c] and [kh, kw, c, f], to train with.
+
+    NOTE: XLA's CPU compiler has a fast convolution for these layouts alone, and brings those of
+    the gradients into them only outside of loops (jax-ml/jax#12868); in `accumulate`'s loop a step
+    took ten times as long. So on the CPU the gradients come in these layouts from the start.
+    """
+    plain = functools.partial(
+        lax.conv_general_dilated, window_strides=strides, padding=padding, **choices
+    )
+    static = tuple(strides), tuple(map(tuple, padding))
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: channels_last_convolution(x, kernel, *static),
+        default=plain,
+    )
+
+
+def _conv(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **dilation: Any
+) -> jax.Array:
+    layouts = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=layouts, **dilation
+    )
+
+
+channels_last_convolution = jax.custom_vjp(_conv, nondiff_argnums=(2, 3))
+
+
+def _conv_forward(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -> tuple:
+    return _conv(x, kernel, strides, padding), (x, kernel)
+
+
+def _conv_backward(strides: Any, padding: Any, saved: tuple, gradient: jax.Array) -> tuple:
+    x, kernel = saved
+    around_gradient, around_x = [], []
+    for n, k, m, s, (before, _) in zip(
+        x.shape[1:3], kernel.shape[:2], gradient.shape[1:3], strides, padding, strict=True
+    ):
+        spread = (m - 1) * s + 1  # of the gradient with the stride's zeros in between
+        around_gradient.append((k - 1 - before, n + before - spread))
+        around_x.append((before, k - 1 + spread - n - before))
+    flipped = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
+    grad_x = _conv(gradient, flipped, (1, 1), around_gradient, lhs_dilation=strides)
+    # The channels take the batch's place, and the batch the channels'.
+    x, gradient = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
+    grad_kernel = _conv(x, gradient, (1, 1), around_x, rhs_dilation=strides)
+    return grad_x, grad_kernel.transpose(1, 2, 0, 3)
+
+
+channels_last_convolution.defvjp(_conv_forward, _conv_backward)

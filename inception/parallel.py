@@ -47,15 +47,18 @@ def _replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError where the devices do not divide the global batch."""
+def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+    """Raises UserError where micro-batches times devices do not divide the global batch."""
+    if accumulate < 1:
+        raise UserError(f"config.optim.accumulate={accumulate}: must be at least 1")
     devices = mesh.devices.size
-    if batch_size < 1 or batch_size % devices:
-        below = batch_size // devices * devices
-        near = " or ".join(str(n) for n in (below, below + devices) if n > 0)
+    parts = accumulate * devices
+    if batch_size < 1 or batch_size % parts:
+        below = batch_size // parts * parts
+        near = " or ".join(str(n) for n in (below, below + parts) if n > 0)
         raise UserError(
-            f"config.optim.batch_size={batch_size} is not divided by the {devices} devices: "
-            f"take {near}"
+            f"config.optim.batch_size={batch_size} is not divided by "
+            f"config.optim.accumulate={accumulate} times the {devices} devices: take {near}"
         )
 
 
@@ -199,11 +202,15 @@ class OverBatch:
     def __init__(self, function: Callable, mesh: Mesh, *, donate: bool):
         everywhere = _replicated(mesh)
         split = NamedSharding(mesh, PartitionSpec("data"))
+        # NOTE: XLA's CPU compiler drops the barriers of jax.checkpoint, and then what is computed
+        # twice: the memory stays as it was. Without that pass it is as on other devices.
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
         jitted = jax.jit(
             function,
             in_shardings=(everywhere, split),
             out_shardings=everywhere,
             donate_argnums=(0,) if donate else (),
+            compiler_options={"xla_disable_hlo_passes": "cse_barrier_expander"} if on_cpu else None,
         )
         self.lower = jitted.lower
         self._compiled: dict[Any, Any] = {}

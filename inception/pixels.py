@@ -85,7 +85,7 @@ def add_lighting(image: jax.Array, amounts: jax.Array) -> jax.Array:
 
 def distort_colors(
     images: jax.Array,
-    key: jax.Array,
+    keys: jax.Array,
     *,
     brightness: float = 0.0,
     contrast: float = 0.0,
@@ -101,7 +101,7 @@ def distort_colors(
 
     Args:
         images: [b, h, w, 3] of 0-255, any dtype.
-        key: one key for the whole batch.
+        keys: [b], a key for each image.
 
     Returns:
         float32 [b, h, w, 3] of 0-255.
@@ -132,4 +132,4 @@ def distort_colors(
 
     if not used and lighting <= 0:
         return images
-    return jax.vmap(distort)(images, jax.random.split(key, images.shape[0]))
+    return jax.vmap(distort)(images, keys)

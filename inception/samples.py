@@ -57,7 +57,9 @@ def training_crops(config: ConfigDict) -> np.ndarray:
             continue
         key = jax.random.fold_in(jax.random.key(config.data.seed), len(rows))
         distorted = pixels.distort_colors(
-            jax.numpy.asarray(crops[1:]), key, **config.data.colors.to_dict()
+            jax.numpy.asarray(crops[1:]),
+            jax.random.split(key, COLUMNS - 1),
+            **config.data.colors.to_dict(),
         )
         crops[1:] = np.asarray(distorted).round()
         px = min(TILE_PX, config.input_px)

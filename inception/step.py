@@ -1,5 +1,6 @@
 """What the devices run in training: TrainState, the loss, the train step."""
 
+import functools
 from typing import Any
 
 import flax
@@ -68,6 +69,41 @@ def head_losses(
     return losses
 
 
+def _loss(
+    params: Any,
+    batch_stats: Any,
+    batch: dict[str, jax.Array],
+    *,
+    model: nn.Module,
+    color_key: jax.Array,
+    dropout_key: jax.Array,
+    colors: dict[str, float],
+    normalization: str,
+    head_weight: float,
+    label_smoothing: float,
+) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+    """(loss, (the next batch_stats, metrics)) of a micro-batch, which says its 'row's."""
+    color_keys = jax.vmap(jax.random.fold_in, (None, 0))(color_key, batch["row"])
+    images = pixels.distort_colors(batch["image"], color_keys, **colors)
+    logits, updates = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        pixels.normalize(images, method=normalization),
+        train=True,
+        rows=batch["row"],
+        rngs={"dropout": dropout_key},
+        mutable=["batch_stats"],
+    )
+    losses = head_losses(logits, batch["label"], label_smoothing=label_smoothing)
+    heads = [loss for head, loss in losses.items() if head != "main"]
+    total = losses["main"] + head_weight * sum(heads, jnp.zeros(()))
+    metrics = {"loss": total}
+    for head, head_logits in logits.items():
+        metrics[f"loss_{head}"] = losses[head]
+        correct = head_logits.argmax(-1) == batch["label"]
+        metrics["top1" if head == "main" else f"top1_{head}"] = correct.astype(jnp.float32).mean()
+    return total, (updates.get("batch_stats", {}), metrics)
+
+
 def train_step(
     state: TrainState,
     batch: dict[str, jax.Array],
@@ -81,13 +117,21 @@ def train_step(
     head_weight: float,
     label_smoothing: float,
     polyak_decay: float,
+    accumulate: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One SGD step on the loss main + head_weight * (4a + 4d), paper section 5.
 
-    Random numbers are functions of (seed, step): nothing about them is stored.
+    The batch is computed in `accumulate` micro-batches, one after the other, and the mean of
+    their gradients makes the step: the same as of the whole batch within float32's rounding.
+    NOTE: but not with BatchNorm, whose statistics are those of each micro-batch; the running ones
+    move once a micro-batch.
+
+    Random numbers are functions of (seed, step, row of the batch): nothing about them is stored,
+    and they do not depend on micro-batches, devices or processes.
 
     Args:
-        batch: {'image': uint8 [b, px, px, 3], 'label': int32 [b]}.
+        batch: {'image': uint8 [b, px, px, 3], 'label': int32 [b]}; accumulate times the number of
+            devices divides b.
 
     Returns:
         The next state, and scalars: 'loss', 'grad_norm'; 'loss_HEAD' and 'top1_HEAD' for main,
@@ -97,35 +141,39 @@ def train_step(
         jax.random.fold_in(jax.random.fold_in(jax.random.key(s), stream), state.step)
         for s, stream in ((data_seed, COLOR), (seed, DROPOUT))
     )
-    images = pixels.distort_colors(batch["image"], color_key, **colors)
-    images = pixels.normalize(images, method=normalization)
-
-    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        logits, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            images,
-            train=True,
-            rngs={"dropout": dropout_key},
-            mutable=["batch_stats"],
-        )
-        losses = head_losses(logits, batch["label"], label_smoothing=label_smoothing)
-        heads = [loss for head, loss in losses.items() if head != "main"]
-        total = losses["main"] + head_weight * sum(heads, jnp.zeros(()))
-        return total, (losses, logits, updates.get("batch_stats", {}))
-
-    (loss, (losses, logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params
+    loss_fn = functools.partial(
+        _loss,
+        model=model,
+        color_key=color_key,
+        dropout_key=dropout_key,
+        colors=colors,
+        normalization=normalization,
+        head_weight=head_weight,
+        label_smoothing=label_smoothing,
     )
+
+    def add_gradient(carry: Any, micro_batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+        total, batch_stats = carry
+        gradient = jax.grad(loss_fn, has_aux=True)
+        grads, (batch_stats, metrics) = gradient(state.params, batch_stats, micro_batch)
+        return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
+
+    def split(x: jax.Array) -> jax.Array:
+        # Micro-batch i has the rows i, i + accumulate, ...: of each device as many, where they are.
+        return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
+
+    micro_batches = jax.tree.map(split, {**batch, "row": jnp.arange(len(batch["label"]))})
+    zeros = jax.tree.map(jnp.zeros_like, state.params)  # float32, whatever the network computes in
+    (total, batch_stats), metrics = jax.lax.scan(
+        add_gradient, (zeros, state.batch_stats), micro_batches
+    )
+    grads = jax.tree.map(lambda x: x / accumulate, total)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.average
     if average:
         latest = {"params": params, "batch_stats": batch_stats}
         average = optim.polyak(average, latest, state.step, decay=polyak_decay)
-
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
-    for head, head_logits in logits.items():
-        metrics[f"loss_{head}"] = losses[head]
-        correct = head_logits.argmax(-1) == batch["label"]
-        metrics["top1" if head == "main" else f"top1_{head}"] = correct.astype(jnp.float32).mean()
+    metrics = {name: values.mean() for name, values in metrics.items()}
+    metrics["grad_norm"] = optax.global_norm(grads)
     return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics

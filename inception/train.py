@@ -67,6 +67,7 @@ def step_function(config: ConfigDict, tx: Any, mesh: Any) -> Any:
         head_weight=config.loss.head_weight,
         label_smoothing=config.loss.label_smoothing,
         polyak_decay=config.optim.polyak_decay,
+        accumulate=config.optim.accumulate,
     )
     return parallel.OverBatch(step, mesh, donate=True)
 
@@ -126,17 +127,17 @@ def _batches(config: ConfigDict, source: sources.Source, start_step: int, total_
 def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any]:
     """Trains `config` in `workdir`, going on where the last start stopped.
 
+    Every process of the run calls it; process 0 writes metrics and pages, and all come to the same
+    result.
+
     Args:
         config: locked, with the knobs of experiments/base.py.
         workdir: of this run alone.
         command: how the run was started, for the page.
 
     Returns:
-        {'steps', 'images_per_second', 'params_digest', 'damaged'} and the keys of
-        `Evaluation.result`.
-
-    Every process of the run calls it; process 0 writes metrics and pages, and all come to the same
-    result.
+        {'steps', 'images_per_second', 'waiting_for_data': share of the training time,
+        'params_digest', 'damaged'} and the keys of `Evaluation.result`.
 
     Raises:
         UserError: whatever the user can mend.
@@ -149,7 +150,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
 def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
     mesh = parallel.make_mesh()
     batch_size = config.optim.batch_size
-    parallel.check_batch_size(batch_size, mesh)
+    parallel.check_batch_size(batch_size, config.optim.accumulate, mesh)
     source = processes.together(lambda: evaluate.open_split(config, config.data.train_split))
     if len(source.classes) != config.model.classes:
         raise UserError(

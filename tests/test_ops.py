@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from inception import ops
 
@@ -46,6 +47,39 @@ def test_lrn_keeps_bfloat16() -> None:
     assert (
         ops.local_response_normalization(jnp.ones((1, 1, 1, 8), jnp.bfloat16)).dtype == jnp.bfloat16
     )
+
+
+def dropped(x: jax.Array, rows: list[int], *, rate: float, seed: int = 0) -> np.ndarray:
+    rngs = {"dropout": jax.random.key(seed)}
+    return np.asarray(ops.Dropout(rate).apply({}, x, True, jnp.asarray(rows), rngs=rngs))
+
+
+@pytest.mark.parametrize("rate", [0.4, 0.7])
+def test_dropout_drops_the_share_and_scales_the_rest(rate: float) -> None:
+    got = dropped(jnp.full((64, 1024), 3.0), list(range(64)), rate=rate)
+    kept = got != 0
+    np.testing.assert_allclose(got[kept], 3 / (1 - rate), rtol=1e-6)
+    sigma = (rate * (1 - rate) / 1024) ** 0.5
+    assert abs(kept.mean() - (1 - rate)) < 4 * sigma / 8
+    assert np.abs(kept.mean(1) - (1 - rate)).max() < 5 * sigma
+    assert np.abs(kept.mean(0) - (1 - rate)).max() < 5 * sigma * 4
+
+
+def test_a_rows_mask_is_a_function_of_the_key_and_the_row() -> None:
+    x = jnp.ones((6, 256))
+    whole = dropped(x, [0, 1, 2, 3, 4, 5], rate=0.5)
+    np.testing.assert_array_equal(dropped(x[:3], [4, 0, 2], rate=0.5), whole[[4, 0, 2]])
+    assert (
+        len({row.tobytes() for row in [*whole, *dropped(x, [0, 1, 2, 3, 4, 5], rate=0.5, seed=1)]})
+        == 12
+    )
+
+
+def test_dropout_only_in_training_and_in_the_inputs_dtype() -> None:
+    x, rows = jnp.ones((2, 8), jnp.bfloat16), jnp.arange(2)
+    assert dropped(x, [0, 1], rate=0.5).dtype == jnp.bfloat16
+    for rate, train in ((0.5, False), (0.0, True)):  # no random numbers are asked for
+        assert ops.Dropout(rate).apply({}, x, train, rows) is x
 
 
 @hypothesis.settings(deadline=None, max_examples=20)
@@ -99,3 +133,34 @@ def test_adaptive_avg_pool_averages_the_cells_of_torchs(
 def test_adaptive_avg_pool_keeps_bfloat16() -> None:
     x = jnp.ones((1, 6, 6, 2), jnp.bfloat16)
     assert ops.adaptive_avg_pool(x, outputs=4).dtype == jnp.bfloat16
+
+
+@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.given(
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    kernel_px=st.sampled_from([1, 3, 5, 7]),
+    stride=st.sampled_from([1, 2]),
+    seed=st.integers(0, 99),
+)
+def test_the_convolutions_gradients_are_the_frameworks(
+    height: int, width: int, kernel_px: int, stride: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    pad = kernel_px // 2
+    x, kernel = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((2, height, width, 3), (kernel_px, kernel_px, 3, 4))
+    )
+    choices = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    results = []
+    for convolution in (ops.convolution, lax.conv_general_dilated):
+        y, back = jax.vjp(
+            lambda *a, f=convolution: f(*a, (stride, stride), [(pad, pad)] * 2, **choices),
+            x,
+            kernel,
+        )
+        g = jnp.asarray(np.random.default_rng(seed).normal(size=y.shape), jnp.float32)
+        results.append((y, *back(g)))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -74,17 +74,23 @@ def test_each_image_is_distorted_its_own_way_within_bounds(rng: np.random.Genera
     one = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
     batch = jnp.asarray(np.stack([one] * 16))
     strengths = {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.1, "lighting": 0.1}
-    got = np.asarray(pixels.distort_colors(batch, jax.random.key(0), **strengths))
+    got = np.asarray(
+        pixels.distort_colors(batch, jax.random.split(jax.random.key(0), 16), **strengths)
+    )
     assert got.shape == batch.shape and got.dtype == np.float32
     assert got.min() >= 0 and got.max() <= 255
     assert len({row.tobytes() for row in got}) == 16
-    again = np.asarray(pixels.distort_colors(batch, jax.random.key(0), **strengths))
+    again = np.asarray(
+        pixels.distort_colors(batch, jax.random.split(jax.random.key(0), 16), **strengths)
+    )
     np.testing.assert_array_equal(got, again)
 
 
 def test_brightness_alone_multiplies_by_a_factor_from_the_range() -> None:
     batch = jnp.full((200, 1, 1, 3), 100, jnp.uint8)
-    got = np.asarray(pixels.distort_colors(batch, jax.random.key(1), brightness=0.5))[:, 0, 0, 0]
+    got = np.asarray(
+        pixels.distort_colors(batch, jax.random.split(jax.random.key(1), 200), brightness=0.5)
+    )[:, 0, 0, 0]
     assert got.min() >= 50 and got.max() <= 150
     assert got.min() < 55 and got.max() > 145
 
@@ -92,9 +98,9 @@ def test_brightness_alone_multiplies_by_a_factor_from_the_range() -> None:
 def test_distortions_are_a_plain_references_in_random_order(rng: np.random.Generator) -> None:
     """The same draws, applied one image at a time in numpy."""
     batch = rng.integers(0, 256, (24, 4, 5, 3)).astype(np.uint8)
-    key = jax.random.key(2)
+    keys = jax.random.split(jax.random.key(2), 24)
     got = pixels.distort_colors(
-        jnp.asarray(batch), key, brightness=0.5, contrast=0.4, saturation=0.3, lighting=0.1
+        jnp.asarray(batch), keys, brightness=0.5, contrast=0.4, saturation=0.3, lighting=0.1
     )
     luma = np.asarray([0.299, 0.587, 0.114])
 
@@ -104,7 +110,7 @@ def test_distortions_are_a_plain_references_in_random_order(rng: np.random.Gener
         return np.clip(other + factor * (image - other), 0, 255)
 
     orders = set()
-    for image, image_key, result in zip(batch, jax.random.split(key, 24), got, strict=True):
+    for image, image_key, result in zip(batch, keys, got, strict=True):
         order_key, factor_key, light_key = jax.random.split(image_key, 3)
         u = np.asarray(jax.random.uniform(factor_key, (3,), minval=-1.0, maxval=1.0))
         order = np.asarray(jax.random.permutation(order_key, 3)).tolist()
@@ -119,5 +125,5 @@ def test_distortions_are_a_plain_references_in_random_order(rng: np.random.Gener
 
 
 def test_no_strength_leaves_the_pixels_alone(image: np.ndarray) -> None:
-    got = pixels.distort_colors(jnp.asarray(image)[None], jax.random.key(0))
+    got = pixels.distort_colors(jnp.asarray(image)[None], jax.random.key(0)[None])
     np.testing.assert_array_equal(got[0], image)

@@ -1,6 +1,8 @@
 """The train step: the same on one device and on eight, its metrics, its average."""
 
 import functools
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +10,28 @@ import numpy as np
 import optax
 import pytest
 
-from inception import optim, parallel
+from inception import UserError, optim, parallel
 from inception.model import GoogLeNet
 from inception.step import create_state, head_losses, train_step
 
 COLORS = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.0, "lighting": 0.1}
 
 
-def steps_on(devices: int, *, count: int = 2, norm: str = "batch", polyak_decay: float = 0.9):
-    """State and metrics after a few steps of a tiny network on so many devices."""
+def steps_on(
+    devices: int,
+    *,
+    count: int = 2,
+    batch_size: int = 16,
+    norm: str = "batch",
+    remat: bool = False,
+    polyak_decay: float = 0.9,
+    accumulate: int = 1,
+):
+    """State and metrics after a few steps of a tiny network on so many devices; the program."""
     mesh = jax.sharding.Mesh(
         np.asarray(jax.devices()[:devices]), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
     )
-    model = GoogLeNet(classes=5, width=0.05, norm=norm)
+    model = GoogLeNet(classes=5, width=0.05, norm=norm, remat=remat)
     tx = optim.sgd(optax.constant_schedule(0.005), momentum=0.9, weight_decay=1e-4)
     init = functools.partial(
         create_state, model, tx, seed=0, input_px=65, polyak_decay=polyak_decay
@@ -28,19 +39,22 @@ def steps_on(devices: int, *, count: int = 2, norm: str = "batch", polyak_decay:
     state = parallel.compute_replicated(init, mesh)
     step = functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, normalization="symmetric",
-        head_weight=0.3, label_smoothing=0.1, polyak_decay=polyak_decay,
+        head_weight=0.3, label_smoothing=0.1, polyak_decay=polyak_decay, accumulate=accumulate,
     )  # fmt: skip
-    compiled = parallel.OverBatch(step, mesh, donate=True)
-    history = []
+    batches = []
     for i in range(count):
         rng = np.random.default_rng(i)
         batch = {
-            "image": rng.integers(0, 256, (16, 65, 65, 3)).astype(np.uint8),
-            "label": rng.integers(0, 5, 16).astype(np.int32),
+            "image": rng.integers(0, 256, (batch_size, 65, 65, 3)).astype(np.uint8),
+            "label": rng.integers(0, 5, batch_size).astype(np.int32),
         }
-        state, metrics = compiled(state, parallel.to_global(batch, mesh))
+        batches.append(parallel.to_global(batch, mesh))
+    compiled = parallel.OverBatch(step, mesh, donate=True).lower(state, batches[0]).compile()
+    history = []
+    for batch in batches:
+        state, metrics = compiled(state, batch)
         history.append(jax.device_get(metrics))
-    return jax.device_get(state), history
+    return jax.device_get(state), history, compiled
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +69,7 @@ def assert_close(a, b, *, rtol: float, atol: float = 0.0) -> None:
 @pytest.mark.slow
 def test_one_device_and_eight_give_the_same_run() -> None:
     """The paper's network, with dropout and colours on: losses and parameters."""
-    (state, history), (other_state, other_history) = (
+    (state, history, _), (other_state, other_history, _) = (
         steps_on(n, norm="lrn", polyak_decay=0.0) for n in (8, 1)
     )
     assert_close(history, other_history, rtol=1e-5)
@@ -65,14 +79,88 @@ def test_one_device_and_eight_give_the_same_run() -> None:
 @pytest.mark.slow
 def test_batch_statistics_agree_across_devices() -> None:
     """Two images a device, and yet the statistics after a step are those of the sixteen."""
-    (state, history), (other_state, other_history) = (steps_on(n, count=1) for n in (8, 1))
+    (state, history, _), (other_state, other_history, _) = (steps_on(n, count=1) for n in (8, 1))
     losses = [{k: v for k, v in h[0].items() if "loss" in k} for h in (history, other_history)]
     assert_close(*losses, rtol=1e-5)
     assert_close(state.batch_stats, other_state.batch_stats, rtol=1e-4, atol=1e-5)
 
 
+def temporary_bytes(compiled: Any) -> int:
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@functools.cache
+def in_micro_batches(accumulate: int):
+    """Three steps with momentum, dropout and colours on eight devices."""
+    return steps_on(8, count=3, batch_size=32, norm="none", polyak_decay=0.0, accumulate=accumulate)
+
+
+@pytest.mark.parametrize("accumulate", [pytest.param(2, marks=pytest.mark.slow), 4])
+def test_micro_batches_give_the_run_of_the_whole_batch(accumulate: int) -> None:
+    (state, history, _), (other_state, other_history, _) = map(in_micro_batches, (1, accumulate))
+    assert_close(history, other_history, rtol=1e-5)
+    assert_close(state.params, other_state.params, rtol=1e-5, atol=1e-6)
+
+
+def test_micro_batches_take_less_memory_and_move_no_image() -> None:
+    whole, quarter = (in_micro_batches(accumulate)[2] for accumulate in (1, 4))
+    assert temporary_bytes(quarter) < 0.5 * temporary_bytes(whole)
+    text = quarter.as_text()
+    moves = re.findall(r"all-gather|all-to-all|collective-permute|all-reduce", text)
+    assert set(moves) == {"all-reduce"}
+    # The only layouts that XLA's CPU compiler has a fast convolution for.
+    layouts = re.findall(r" convolution\(.*dim_labels=([^,]*)", text)
+    assert set(layouts) == {"b01f_01io->b01f"}
+
+
+def test_gradients_are_summed_in_float32() -> None:
+    """Where the network computes in bfloat16, too."""
+    model = GoogLeNet(classes=5, width=0.05, dtype="bfloat16")
+    tx = optim.sgd(optax.constant_schedule(0.005), momentum=0.9)
+    state = jax.eval_shape(
+        functools.partial(create_state, model, tx, seed=0, input_px=65, polyak_decay=0.0)
+    )
+    batch = {
+        "image": jax.ShapeDtypeStruct((4, 65, 65, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((4,), jnp.int32),
+    }
+    step = functools.partial(
+        train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, normalization="symmetric",
+        head_weight=0.3, label_smoothing=0.0, polyak_decay=0.0, accumulate=2,
+    )  # fmt: skip
+    jaxpr = jax.make_jaxpr(step)(state, batch)
+    assert "bf16" in str(jaxpr)
+    (loop,) = [e for e in jaxpr.eqns if e.primitive.name == "scan" and e.params["length"] == 2]
+    carried = loop.outvars[: loop.params["num_carry"]]
+    assert len(carried) == len(jax.tree.leaves(state.params))
+    assert {v.aval.dtype for v in carried} == {jnp.dtype("float32")}
+
+
+def test_remat_computes_the_same_in_less_memory(on_eight) -> None:
+    state, history, compiled = on_eight
+    other_state, other_history, other = steps_on(8, remat=True)
+    assert_close(history, other_history, rtol=1e-6)
+    assert_close(state, other_state, rtol=1e-6, atol=1e-7)
+    assert temporary_bytes(other) < 0.7 * temporary_bytes(compiled)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "message"),
+    [
+        (40, 4, "batch_size=40 is not divided by config.optim.accumulate=4 times the 8 devices: "
+                "take 32 or 64"),
+        (8, 2, "batch_size=8 is not divided by config.optim.accumulate=2 times the 8 devices: "
+               "take 16"),
+        (8, 0, "accumulate=0: must be at least 1"),
+    ],
+)  # fmt: skip
+def test_a_batch_that_cannot_be_split(batch_size: int, accumulate: int, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(f'config.optim.{message}')}$"):
+        parallel.check_batch_size(batch_size, accumulate, parallel.make_mesh())
+
+
 def test_metrics_are_those_of_every_head(on_eight) -> None:
-    _, history = on_eight
+    _, history, _ = on_eight
     assert history[0].keys() == {
         "loss", "grad_norm", "loss_main", "loss_4a", "loss_4d", "top1", "top1_4a", "top1_4d"
     }  # fmt: skip
@@ -82,7 +170,7 @@ def test_metrics_are_those_of_every_head(on_eight) -> None:
 
 
 def test_the_average_lags_behind_the_parameters(on_eight) -> None:
-    state, _ = on_eight
+    state, _, _ = on_eight
     assert state.eval_variables() is state.average
     lag = optax.global_norm(jax.tree.map(np.subtract, state.params, state.average["params"]))
     assert 0 < float(lag) < float(optax.global_norm(state.params))
