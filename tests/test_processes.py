@@ -1,0 +1,193 @@
+"""Runs of several real processes: the same numbers, stopped, killed and in disagreement."""
+
+import json
+import os
+import pathlib
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import faults
+from inception import UserError, parallel, processes
+from inception.workdir import claimed
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> faults.Harness:
+    return faults.Harness(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.slow
+def test_processes_may_change_at_every_resume(harness: faults.Harness) -> None:
+    """1 -> 2 -> 4 -> 1, each time by a SIGTERM to one process."""
+    assert "evaluations not at all" in harness.topology()
+
+
+@pytest.mark.slow
+def test_one_of_two_killed_and_both_started_again(
+    harness: faults.Harness, tmp_path: pathlib.Path
+) -> None:
+    """By the launcher itself, which the kill reaches through its child."""
+    digest, _, _ = harness.unbroken(2)
+    workdir = tmp_path / "run"
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+    }
+    launcher = subprocess.Popen(
+        [*faults.TRAIN, f"--workdir={workdir}", "--processes=2", "--restarts=1"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    while max((r["step"] for r in faults.rows(workdir, "train")), default=0) < 5:
+        assert launcher.poll() is None, launcher.stderr.read()
+        time.sleep(0.05)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True
+    ).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    out, err = launcher.communicate(timeout=400)
+    assert launcher.returncode == 0, err
+    assert "process 1 was killed by SIGKILL: starting again" in err
+    assert json.loads(out.splitlines()[-1])["params_digest"] == digest
+
+
+def fails(processes_flags: list[list[str]], seconds: float = 120) -> list[str]:
+    """Starts processes that are to end with status 1; returns what each said."""
+    with faults.socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"--coordinator_address=localhost:{free.getsockname()[1]}"
+    started = [
+        subprocess.Popen(
+            [*faults.TRAIN, address, f"--process_id={i}", *flags],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for i, flags in enumerate(processes_flags)
+        if flags
+    ]  # fmt: skip
+    said = [process.communicate(timeout=seconds)[1] for process in started]
+    assert any(process.returncode == 1 for process in started), said
+    assert all(process.returncode for process in started), said
+    assert not any("Traceback" in s for s in said), said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            ["--num_processes=2", "--config.seed=1"],
+            r"config\.seed is 1 at process 1 on \S+ and 0 at process 0: all processes",
+        ),
+        (["--num_processes=3"], r"--num_processes=3 at process 1, and the coordinator counts 2"),
+    ],
+)
+def test_processes_that_disagree(tmp_path: pathlib.Path, other: list[str], message: str) -> None:
+    run = f"--workdir={tmp_path / 'run'}"
+    said = fails([["--num_processes=2", run], [*other, run]])
+    assert any(re.search(message, s) for s in said), said
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_a_workdir_that_is_not_shared(tmp_path: pathlib.Path) -> None:
+    both = ["--num_processes=2"]
+    said = fails([[*both, f"--workdir={tmp_path / 'a'}"], [*both, f"--workdir={tmp_path / 'b'}"]])
+    assert any("is not the folder of process 0, seen from" in s for s in said), said
+
+
+def test_a_coordinator_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    flags = ["--num_processes=2", "--initialization_timeout=3", f"--workdir={tmp_path / 'run'}"]
+    (said,) = fails([[], flags])
+    assert re.search(r"did not answer at localhost:\d+, or waits for others within 3 s", said)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"num_processes": 2}, {"coordinator_address": "x:1", "num_processes": 2, "process_id": 2}],
+)
+def test_half_a_place_among_processes(flags: dict) -> None:
+    with pytest.raises(UserError, match="--num_processes"):
+        processes.initialize(**flags)
+
+
+def test_a_second_run_on_the_workdir_is_refused(tmp_path: pathlib.Path) -> None:
+    config, workdir = json.loads(tiny.config().to_json()), str(tmp_path)
+    refused = pytest.raises(UserError, match=rf"in use by process {os.getpid()} on \S+: wait")
+    with claimed(config, workdir), refused, claimed(config, workdir):
+        pass
+    with claimed(config, workdir):  # the first has let go of it
+        pass
+
+
+def test_a_lock_dies_with_its_process(tmp_path: pathlib.Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, sys, time; f = open(sys.argv[1], 'a');"
+         "fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); time.sleep(60)", tmp_path / "lock"],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    holder.stdout.readline()
+    config = json.loads(tiny.config().to_json())
+    with pytest.raises(UserError, match="is in use"), claimed(config, str(tmp_path)):
+        pass
+    holder.kill()
+    holder.wait()
+    with claimed(config, str(tmp_path)):
+        pass
+
+
+def test_what_blocks_is_left_as_soon_as_the_poll_says_so() -> None:
+    release = threading.Event()
+
+    def poll(seconds: float) -> None:
+        if seconds > 0.1:
+            raise processes.Stopped("a test")
+
+    for block in (
+        lambda: parallel.wait_for(release.wait, poll),
+        lambda: next(parallel.Ahead(iter(release.wait, None), lambda x: x, poll=poll)),
+    ):
+        start = time.monotonic()
+        with pytest.raises(processes.Stopped):
+            block()
+        assert time.monotonic() - start < 5
+    release.set()
+
+
+def test_reading_ahead_keeps_order_errors_and_the_end() -> None:
+    def items():
+        yield from range(3)
+        raise UserError("a damaged one")
+
+    with parallel.Ahead(items(), lambda i: 10 * i) as ahead:
+        assert [next(ahead) for _ in range(3)] == [0, 10, 20]
+        with pytest.raises(UserError, match="a damaged one"):
+            next(ahead)
+    with parallel.Ahead(range(5), lambda i: i) as ahead:
+        assert list(ahead) == list(range(5))
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_time_without_a_batch_counts_where_no_device_is_busy(busy: bool) -> None:
+    batches: queue.Queue = queue.Queue()
+    threading.Timer(0.4, batches.put, [1]).start()
+    with parallel.Ahead(iter(batches.get, None), lambda x: x, busy=lambda: busy) as ahead:
+        next(ahead)
+        assert ahead.starved == 0 if busy else 0.2 < ahead.starved < 5
+    batches.put(None)
+
+
+def test_rows_lie_in_the_order_of_the_devices() -> None:
+    mesh = parallel.make_mesh()
+    rows = parallel.to_global({"image": np.arange(16)}, mesh)["image"]
+    shards = sorted(rows.addressable_shards, key=lambda s: s.device.id)
+    assert [list(s.data) for s in shards] == [[2 * i, 2 * i + 1] for i in range(8)]
+    assert jax.process_count() == 1
