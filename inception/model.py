@@ -173,7 +173,7 @@ class AuxiliaryHead(nn.Module):
     pool: str = "strided"
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, rows: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, rows: jax.Array | None = None) -> jax.Array:
         if self.pool == "strided":
             x = ops.avg_pool(x, window=5, stride=3)  # [b, 4, 4, 512 or 528] at 224 px
         else:
@@ -263,8 +263,6 @@ class GoogLeNet(nn.Module):
     def __call__(
         self, x: jax.Array, train: bool, rows: jax.Array | None = None
     ) -> dict[str, jax.Array]:
-        if rows is None:
-            rows = jnp.arange(x.shape[0])
         heads = HEADS_ON if self.heads and train else ()
         strided = heads and self.head_pool == "strided"
         if strided and min(x.shape[1:3]) < SMALLEST_PX_WITH_HEADS:

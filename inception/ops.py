@@ -59,9 +59,11 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, rows: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, rows: jax.Array | None = None) -> jax.Array:
         if not train or self.rate == 0:
             return x
+        if rows is None:
+            rows = jnp.arange(x.shape[0])
         keep = 1.0 - self.rate
         key = self.make_rng("dropout")
 

@@ -48,7 +48,7 @@ def _replicated(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
-    """Raises UserError where micro-batches times devices do not divide the global batch."""
+    """Raises UserError where devices times micro-batches do not divide the global batch."""
     if accumulate < 1:
         raise UserError(f"config.optim.accumulate={accumulate}: must be at least 1")
     devices = mesh.devices.size
@@ -57,8 +57,8 @@ def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
         below = batch_size // parts * parts
         near = " or ".join(str(n) for n in (below, below + parts) if n > 0)
         raise UserError(
-            f"config.optim.batch_size={batch_size} is not divided by "
-            f"config.optim.accumulate={accumulate} times the {devices} devices: take {near}"
+            f"config.optim.batch_size={batch_size} is not divided by the {devices} devices times "
+            f"config.optim.accumulate={accumulate}: take {near}"
         )
 
 

@@ -144,9 +144,9 @@ def test_remat_computes_the_same_in_less_memory(on_eight) -> None:
 @pytest.mark.parametrize(
     ("batch_size", "accumulate", "message"),
     [
-        (40, 4, "batch_size=40 is not divided by config.optim.accumulate=4 times the 8 devices: "
+        (40, 4, "batch_size=40 is not divided by the 8 devices times config.optim.accumulate=4: "
                 "take 32 or 64"),
-        (8, 2, "batch_size=8 is not divided by config.optim.accumulate=2 times the 8 devices: "
+        (8, 2, "batch_size=8 is not divided by the 8 devices times config.optim.accumulate=2: "
                "take 16"),
         (8, 0, "accumulate=0: must be at least 1"),
     ],
