@@ -78,8 +78,8 @@ def initialize(
             s in str(error) for s in ("coordinator_address should", "must be called before")
         ):
             raise UserError(
-                f"the cluster tells no place among processes ({str(error).splitlines()[0]}): give it "
-                "yourself; alone it is --coordinator_address=localhost:8476 --num_processes=1 "
+                f"the cluster tells no place among processes ({str(error).splitlines()[0]}): give "
+                "it yourself; alone it is --coordinator_address=localhost:8476 --num_processes=1 "
                 "--process_id=0"
             ) from error
         return  # there is no cluster, or JAX is in use already: one process
