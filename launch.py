@@ -151,17 +151,19 @@ def join(args: argparse.Namespace) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
+def start_processes(args: argparse.Namespace, overrides: list[str]) -> int:
+    """`train` as several processes of this machine, or as one that is restarted; its status."""
+    load_config(args.config, overrides)  # a wrong knob ends it here, once
+    command = [*sys.argv[1:], "--processes=1", "--restarts=0"]  # the last of equal flags counts
+    return local.run(
+        [sys.executable, str(HERE / "launch.py"), *command],
+        processes=args.processes,
+        restarts=args.restarts,
+    )
+
+
 def train(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     config = load_config(args.config, overrides)
-    if args.processes > 1 or args.restarts:
-        flags = ("--processes=", "--restarts=", "--on=")
-        own = [a for a in sys.argv[1:] if not a.startswith(flags)]
-        status = local.run(
-            [sys.executable, str(HERE / "launch.py"), *own],
-            processes=args.processes,
-            restarts=args.restarts,
-        )
-        raise SystemExit(status)  # process 0 has printed the result
     join(args)
     from inception import train
 
@@ -639,6 +641,8 @@ def main(argv: list[str]) -> int:
             raise CommandLineError(
                 f"unknown flag {(wrong or rest)[0]}; see launch.py {args.command} --help"
             )
+        if args.function is train and (args.processes > 1 or args.restarts):
+            return start_processes(args, overrides)
         with stdout_to_stderr() if args.json else contextlib.nullcontext():
             result = args.function(args, overrides)
     except CommandLineError as error:
@@ -649,7 +653,7 @@ def main(argv: list[str]) -> int:
         return error.status if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print(f"launch.py {args.command}: interrupted", file=sys.stderr)
-        return Interrupted.status
+        return 1
     except Exception as error:
         if "inception.processes" in sys.modules and sys.modules["inception.processes"].is_lost_peer(
             error

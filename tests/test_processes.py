@@ -28,8 +28,8 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> faults.Harness:
 
 @pytest.mark.slow
 def test_processes_may_change_at_every_resume(harness: faults.Harness) -> None:
-    """1 -> 2 -> 4 -> 1, each time by a SIGTERM to one process."""
-    assert "evaluations not at all" in harness.topology()
+    """1 -> 2 -> 1, each time by a SIGTERM to one process; benchmarks/faults.py has more."""
+    assert "evaluations not at all" in harness.topology(chain=(1, 2))
 
 
 @pytest.mark.slow
