@@ -1,36 +1,91 @@
-"""Our max pool against Flax's, forward and gradient, at GoogLeNet's shapes, alternating.
+"""Our operations against the framework's, forward and with gradient, at GoogLeNet's shapes.
 
-python benchmarks/max_pool.py [--batch_size=32] [--input_px=224]
+python benchmarks/ops.py [max_pool] [lrn] [convolution] [--batch_size=32] [--input_px=224]
+
+Ours and the framework's run in turn; medians.
 """
 
 import argparse
 import functools
 import time
+from collections.abc import Callable, Iterator
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from inception import ops
+from inception.model import CONV1, CONV2, CONV2_REDUCE, TABLE_1
 
 POOLS = (  # (times halved, channels, stride): every max pool of the network
     (1, 64, 2), (2, 192, 2), (3, 192, 1), (3, 256, 1), (3, 480, 2), (4, 480, 1), (4, 512, 1),
     (4, 512, 1), (4, 512, 1), (4, 528, 1), (4, 832, 2), (5, 832, 1), (5, 832, 1),
 )  # fmt: skip
+HALVED = {"3": 3, "4": 4, "5": 5}  # times, by the first letter of a module's name
+LAYOUTS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+Case = tuple[str, Callable, Callable, list[tuple[int, ...]]]  # name, ours, theirs, shapes
 
 
-def flax_pool(x: jax.Array, *, stride: int) -> jax.Array:
-    return nn.max_pool(x, (3, 3), (stride, stride), "SAME")
+def max_pools(px: Callable[[int], int], batch_size: int) -> Iterator[Case]:
+    for halved, channels, stride in POOLS:
+        side = px(halved)
+        yield (
+            f"{side}x{side}x{channels}/{stride}",
+            functools.partial(ops.max_pool, stride=stride),
+            functools.partial(
+                nn.max_pool, window_shape=(3, 3), strides=(stride, stride), padding="SAME"
+            ),
+            [(batch_size, side, side, channels)],
+        )
 
 
-def gradient(pool, x: jax.Array, g: jax.Array) -> jax.Array:
-    return jax.vjp(pool, x)[1](g)[0]
+def lrn_of_jax(x: jax.Array) -> jax.Array:
+    energy = lax.reduce_window(x * x, 0.0, lax.add, (1, 1, 1, 5), (1, 1, 1, 1), "SAME")
+    return x * jnp.power(1 + 2e-5 * energy, -0.75)
 
 
-def seconds(functions: list, rounds: int) -> list[float]:
+def lrns(px: Callable[[int], int], batch_size: int) -> Iterator[Case]:
+    for channels in (CONV1, CONV2):
+        side = px(2)
+        shapes = [(batch_size, side, side, channels)]
+        name = f"{side}x{side}x{channels}"
+        yield name, ops.local_response_normalization, lrn_of_jax, shapes
+
+
+def convolutions(px: Callable[[int], int], batch_size: int) -> Iterator[Case]:
+    """Every convolution of the trunk."""
+    rows = [(0, 3, CONV1, 7, 2), (2, CONV1, CONV2_REDUCE, 1, 1), (2, CONV2_REDUCE, CONV2, 3, 1)]
+    channels = CONV2
+    for name, f in TABLE_1.items():
+        halved = HALVED[name[0]]
+        reduced = (f.conv1x1, f.reduce3x3, f.reduce5x5, f.pool_proj)
+        rows += [(halved, channels, filters, 1, 1) for filters in reduced]
+        rows += [(halved, f.reduce3x3, f.conv3x3, 3, 1), (halved, f.reduce5x5, f.conv5x5, 5, 1)]
+        channels = f.conv1x1 + f.conv3x3 + f.conv5x5 + f.pool_proj
+    for halved, c, filters, kernel_px, stride in rows:
+        side, pad = px(halved), kernel_px // 2
+        choices = {"padding": ((pad, pad), (pad, pad)), **LAYOUTS}
+        yield (
+            f"{side}x{side}x{c} {kernel_px}x{kernel_px}/{stride} {filters}",
+            functools.partial(ops.convolution, strides=(stride, stride), **choices),
+            functools.partial(lax.conv_general_dilated, window_strides=(stride, stride), **choices),
+            [(batch_size, side, side, c), (kernel_px, kernel_px, c, filters)],
+        )
+
+
+OPERATIONS = {"max_pool": max_pools, "lrn": lrns, "convolution": convolutions}
+
+
+def with_gradient(function: Callable, g: jax.Array, *inputs: jax.Array) -> tuple[jax.Array, ...]:
+    return jax.vjp(function, *inputs)[1](g)
+
+
+def seconds(functions: list[Callable], rounds: int) -> list[float]:
     """Median time of each, run in turn."""
-    times = [[] for _ in functions]
+    times: list[list[float]] = [[] for _ in functions]
     for _ in range(rounds + 1):
         for function, t in zip(functions, times, strict=True):
             start = time.perf_counter()
@@ -39,35 +94,42 @@ def seconds(functions: list, rounds: int) -> list[float]:
     return [float(np.median(t[1:])) for t in times]
 
 
+def print_row(name: str, times: np.ndarray) -> None:
+    ours, theirs, ours_grad, theirs_grad = times
+    print(
+        f"{name:<26}{ours:>9.1f}{theirs:>9.1f}{theirs / ours:>6.1f}x"
+        f"{ours_grad:>12.1f}{theirs_grad:>9.1f}{theirs_grad / ours_grad:>6.1f}x",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("operations", nargs="*", metavar="OPERATION", help=", ".join(OPERATIONS))
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--input_px", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     print(f"{jax.devices()[0].device_kind}, batch {args.batch_size}, {args.input_px} px; ms")
-    print(f"{'shape':<16}{'stride':>7}{'ours':>9}{'flax':>9}{'ratio':>7}   gradient: ours, flax")
-    totals = np.zeros(4)
-    for halved, channels, stride in POOLS:
-        px = -(-args.input_px // 2**halved)
-        rng = np.random.default_rng(0)
-        x = jnp.asarray(rng.normal(size=(args.batch_size, px, px, channels)).clip(0), jnp.float32)
-        pools = [functools.partial(p, stride=stride) for p in (ops.max_pool, flax_pool)]
-        g = jnp.asarray(rng.normal(size=pools[1](x).shape), jnp.float32)
-        forward = [functools.partial(jax.jit(p), x) for p in pools]
-        backward = [functools.partial(jax.jit(functools.partial(gradient, p)), x, g) for p in pools]
-        times = np.asarray(seconds(forward + backward, args.rounds)) * 1e3
-        totals += times
-        print_row(f"{px}x{px}x{channels}", stride, times)
-    print_row("all", "", totals)
-
-
-def print_row(name: str, stride: int | str, times: np.ndarray) -> None:
-    ours, flax, ours_grad, flax_grad = times
-    print(
-        f"{name:<16}{stride:>7}{ours:>9.1f}{flax:>9.1f}{flax / ours:>6.1f}x"
-        f"{ours_grad:>12.1f}{flax_grad:>9.1f}{flax_grad / ours_grad:>6.1f}x"
-    )
+    print(f"{'':<26}{'ours':>9}{'theirs':>9}{'ratio':>7}   gradient: ours, theirs")
+    for name in args.operations or OPERATIONS:
+        totals = np.zeros(4)
+        cases = OPERATIONS[name](lambda halved: -(-args.input_px // 2**halved), args.batch_size)
+        for case, ours, theirs, shapes in cases:
+            rng = np.random.default_rng(0)
+            # Half of the values are 0, as after a ReLU.
+            inputs = [jnp.asarray(rng.normal(size=s).clip(0), jnp.float32) for s in shapes]
+            g = jnp.asarray(rng.normal(size=jax.eval_shape(theirs, *inputs).shape), jnp.float32)
+            pair = ours, theirs
+            forward = [functools.partial(jax.jit(f), *inputs) for f in pair]
+            both = [
+                functools.partial(jax.jit(functools.partial(with_gradient, f)), g, *inputs)
+                for f in pair
+            ]
+            times = np.asarray(seconds(forward + both, args.rounds)) * 1e3
+            totals += times
+            print_row(case, times)
+        print_row(f"{name}, all", totals)
 
 
 if __name__ == "__main__":

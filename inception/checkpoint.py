@@ -11,10 +11,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from inception import UserError, processes
+from inception import UserError, paths, processes
 
 logging.set_verbosity(logging.FATAL)  # orbax tells of every file, and of errors that it raises
 
@@ -42,7 +41,7 @@ def read_config(workdir: str) -> dict[str, Any]:
     Raises:
         UserError: no such file, or a damaged one.
     """
-    path = epath.Path(workdir) / "config.json"
+    path = paths.at(workdir) / "config.json"
     try:
         content = json.loads(path.read_text())
         if not isinstance(content, dict) or not {"input_px", "model", "data"} <= content.keys():
@@ -62,7 +61,7 @@ def read_config(workdir: str) -> dict[str, Any]:
 
 def write_classes(workdir: str, classes: tuple[str, ...]) -> None:
     """WORKDIR/classes.txt: what the labels 0, 1, ... stand for, a line each."""
-    (epath.Path(workdir) / "classes.txt").write_text("".join(f"{c}\n" for c in classes))
+    (paths.at(workdir) / "classes.txt").write_text("".join(f"{c}\n" for c in classes))
 
 
 class Trained(NamedTuple):
@@ -87,7 +86,7 @@ def load(workdir: str, *, best: bool = False) -> Trained:
     """
     config = read_config(workdir)
     try:
-        classes = tuple((epath.Path(workdir) / "classes.txt").read_text().splitlines())
+        classes = tuple((paths.at(workdir) / "classes.txt").read_text().splitlines())
     except OSError as error:
         raise UserError(f"{workdir} has no readable classes.txt: train writes it") from error
     checkpoints = Checkpoints(workdir, read_only=True)
@@ -122,7 +121,7 @@ class Checkpoints:
     def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False):
         if keep < 1:
             raise UserError(f"config.run.keep_checkpoints={keep}: must be at least 1")
-        self._directory = epath.Path(workdir).resolve() / "checkpoints"
+        self._directory = paths.at(workdir).resolve() / "checkpoints"
         self._read_only = read_only
         best = checkpoint_managers.BestN(
             get_metric_fn=lambda metrics: metrics["top1"],

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import UserError, inference, parallel, processes, results
+from inception import UserError, inference, parallel, paths, processes, results
 from inception.data import loader, progress, sampling, sources
 
 
@@ -189,7 +188,7 @@ def run(
         UserError: no checkpoint, a damaged one or one of another network, networks that do not go
             together, an image that cannot be read, a file that cannot be written.
     """
-    for path in map(pathlib.Path, filter(None, (predictions, per_class))):  # not after hours
+    for path in map(paths.at, filter(None, (predictions, per_class))):  # not after hours
         if not path.parent.is_dir():
             raise UserError(f"{path} cannot be written: no such folder")
         if path.is_dir():

@@ -39,6 +39,7 @@ PANELS = (  # caption, label of the y axis, factor, its curves: kind, key, label
         1,
         (("train", "images_per_second", "", "-"),),
     ),
+    ("Waiting for data", "share of the time, %", 100, (("train", "waiting_for_data", "", "-"),)),
 )
 
 
@@ -65,7 +66,7 @@ def _svg(draw: Callable[[Axes], None], *, size: tuple[float, float] = (6.0, 3.4)
 
 
 def curves(runs: list[Run]) -> str:
-    """Loss, accuracy, learning rate and throughput over the epochs, the runs overlaid.
+    """Loss, accuracy, learning rate and speed over the epochs, the runs overlaid.
 
     One run has a colour for each curve, several have a colour each.
     """

@@ -291,7 +291,7 @@ class GoogLeNet(nn.Module):
             return module(x, train)
 
         if self.remat and train:
-            lrn, trained = jax.checkpoint(lrn), nn.remat(trained)
+            trained = nn.remat(trained)
         frozen = frozen_modules(self.frozen_through)
         logits = {}
 

@@ -9,9 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 import tensorboardX
-from etils import epath
 
-from inception import UserError, processes
+from inception import UserError, paths, processes
 from inception.data import progress
 
 STALL_S = 60.0  # without a batch for so long: a warning
@@ -29,7 +28,7 @@ DEAD_HEAD_CURES = (
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
     """The lines of WORKDIR/metrics.jsonl; a line cut off by a crash is left out."""
-    path = epath.Path(workdir) / "metrics.jsonl"
+    path = paths.at(workdir) / "metrics.jsonl"
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -48,9 +47,9 @@ class Writer:
     """
 
     def __init__(self, workdir: str, *, start_step: int):
-        self._path = epath.Path(workdir) / "metrics.jsonl"
+        self._path = paths.at(workdir) / "metrics.jsonl"
         self._writes = processes.is_main()
-        self._local = "://" not in workdir
+        self._local = not paths.in_bucket(workdir)
         known: dict[str, list[Any]] = {}
         if self._writes:
             kept = [row for row in read_metrics(workdir) if row["step"] <= start_step]
@@ -69,9 +68,7 @@ class Writer:
         self.damaged = set(known["damaged"])
 
     def _replace(self) -> None:
-        whole = self._path.with_suffix(".tmp")  # a full disk leaves the old file
-        whole.write_text("".join(self._lines))
-        whole.replace(self._path)
+        paths.write_whole(self._path, "".join(self._lines))
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         if kind == "eval":

@@ -7,20 +7,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+LRN_SIZE, LRN_ALPHA, LRN_BETA, LRN_K = 5, 1e-4, 0.75, 1.0
 
-def local_response_normalization(
-    x: jax.Array,
-    *,
-    size: int = 5,
-    alpha: float = 1e-4,
-    beta: float = 0.75,
-    k: float = 1.0,
-) -> jax.Array:
-    """Divides each value by a power of the energy in its neighbourhood of channels.
 
-        y[c] = x[c] / (k + alpha / size * sum_{|d| <= size // 2} x[c + d]^2) ** beta
+@jax.custom_vjp
+def local_response_normalization(x: jax.Array) -> jax.Array:
+    """Divides each value by a power of the energy in its neighbourhood of five channels.
+
+        y[c] = x[c] / (1 + 1e-4 / 5 * sum_{|d| <= 2} x[c + d]^2) ** .75
 
     The paper draws the layer and gives no constants; these are Caffe's (bvlc_googlenet).
 
@@ -28,22 +25,47 @@ def local_response_normalization(
     alpha=2e-5, beta=.75` is the same function. It bites on inputs of 0-255 and is nearly
     the identity on inputs of unit variance.
 
+    Its gradient keeps the input alone: benchmarks/ops.py shows what that saves.
+
     Args:
-        x: [..., c], any float dtype; the energy is summed in float32.
-        size: channels in the window, odd.
+        x: [..., c], any float dtype; computed in float32.
 
     Returns:
         The same shape and dtype as `x`.
     """
-    squares = jnp.square(x.astype(jnp.float32))
-    before_and_after = [(0, 0)] * (x.ndim - 1) + [(size // 2, size // 2)]
-    padded = jnp.pad(squares, before_and_after)
+    return (x.astype(jnp.float32) * _lrn_scale(x)[0]).astype(x.dtype)
+
+
+def _sum_of_neighbours(x: jax.Array) -> jax.Array:
+    before_and_after = [(0, 0)] * (x.ndim - 1) + [(LRN_SIZE // 2, LRN_SIZE // 2)]
+    padded = jnp.pad(x, before_and_after)
     channels = x.shape[-1]
     # Not padded[..., d : d + channels]: in a batch of unknown size, as in an exported network,
     # that becomes a gather.
-    energy = sum(lax.slice_in_dim(padded, d, d + channels, axis=-1) for d in range(size))
-    scale = jnp.power(k + alpha / size * energy, -beta)
-    return x * scale.astype(x.dtype)
+    views = (lax.slice_in_dim(padded, d, d + channels, axis=-1) for d in range(LRN_SIZE))
+    return functools.reduce(jnp.add, views)
+
+
+def _lrn_scale(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(energy ** -.75, energy ** -1)."""
+    energy = LRN_K + LRN_ALPHA / LRN_SIZE * _sum_of_neighbours(jnp.square(x.astype(jnp.float32)))
+    root = lax.rsqrt(energy)
+    return root * jnp.sqrt(root), root * root  # a third of the time of jnp.power
+
+
+def _lrn_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return local_response_normalization(x), x
+
+
+def _lrn_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    scale, inverse = _lrn_scale(x)
+    wide, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32) * scale
+    others = _sum_of_neighbours(gradient * wide * inverse)
+    factor = 2 * LRN_BETA * LRN_ALPHA / LRN_SIZE
+    return ((gradient - factor * wide * others).astype(x.dtype),)
+
+
+local_response_normalization.defvjp(_lrn_forward, _lrn_backward)
 
 
 class Dropout(nn.Module):
@@ -103,7 +125,7 @@ def max_pool(x: jax.Array, *, stride: int, window: int = 3) -> jax.Array:
     """Max pool padded SAME, [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride), c].
 
     On the CPU it is computed from shifted views, nine of a 3x3 window, and its gradient from the
-    place of each maximum: benchmarks/max_pool.py shows what that saves over XLA's
+    place of each maximum: benchmarks/ops.py shows what that saves over XLA's
     select-and-scatter, which other devices keep. Of equal values the first takes the gradient,
     in both.
 
@@ -188,9 +210,13 @@ def convolution(
 ) -> jax.Array:
     """lax.conv_general_dilated without dilation, [b, h, w, c] and [kh, kw, c, f], to train with.
 
+    On the CPU the 1x1 ones and all gradients of kernels are matrix products, three to ten times as
+    fast there as XLA's convolutions: benchmarks/ops.py. Sums over the batch stay sums over
+    it, so a batch that is split over devices stays where it is.
+
     NOTE: XLA's CPU compiler has a fast convolution for these layouts alone, and brings those of
     the gradients into them only outside of loops (jax-ml/jax#12868); in `accumulate`'s loop a step
-    took ten times as long. So on the CPU the gradients come in these layouts from the start.
+    took ten times as long. Here they are in these layouts from the start.
     """
     plain = functools.partial(
         lax.conv_general_dilated, window_strides=strides, padding=padding, **choices
@@ -199,7 +225,7 @@ def convolution(
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: channels_last_convolution(x, kernel, *static),
+        cpu=lambda x, kernel: cpu_convolution(x, kernel, *static),
         default=plain,
     )
 
@@ -207,13 +233,15 @@ def convolution(
 def _conv(
     x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **dilation: Any
 ) -> jax.Array:
+    if kernel.shape[:2] == (1, 1) and set(strides) == {1} and not np.any(padding):
+        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
     layouts = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=layouts, **dilation
     )
 
 
-channels_last_convolution = jax.custom_vjp(_conv, nondiff_argnums=(2, 3))
+cpu_convolution = jax.custom_vjp(_conv, nondiff_argnums=(2, 3))
 
 
 def _conv_forward(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -> tuple:
@@ -222,19 +250,36 @@ def _conv_forward(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -
 
 def _conv_backward(strides: Any, padding: Any, saved: tuple, gradient: jax.Array) -> tuple:
     x, kernel = saved
-    around_gradient, around_x = [], []
+    around = []
     for n, k, m, s, (before, _) in zip(
         x.shape[1:3], kernel.shape[:2], gradient.shape[1:3], strides, padding, strict=True
     ):
         spread = (m - 1) * s + 1  # of the gradient with the stride's zeros in between
-        around_gradient.append((k - 1 - before, n + before - spread))
-        around_x.append((before, k - 1 + spread - n - before))
+        around.append((k - 1 - before, n + before - spread))
     flipped = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
-    grad_x = _conv(gradient, flipped, (1, 1), around_gradient, lhs_dilation=strides)
-    # The channels take the batch's place, and the batch the channels'.
-    x, gradient = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
-    grad_kernel = _conv(x, gradient, (1, 1), around_x, rhs_dilation=strides)
-    return grad_x, grad_kernel.transpose(1, 2, 0, 3)
+    dilation = {"lhs_dilation": strides} if set(strides) != {1} else {}
+    grad_x = _conv(gradient, flipped, (1, 1), around, **dilation)
+    return grad_x, _gradient_of_kernel(x, kernel, strides, padding, gradient)
 
 
-channels_last_convolution.defvjp(_conv_forward, _conv_backward)
+def _gradient_of_kernel(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, gradient: jax.Array
+) -> jax.Array:
+    """One matrix product for each row of the kernel, of its pixels side by side."""
+    kh, kw, c, f = kernel.shape
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    b, h, w, _ = gradient.shape
+    gradient = gradient.reshape(-1, f)
+
+    def pixels(i: int, j: int) -> jax.Array:
+        stop = (b, i + (h - 1) * strides[0] + 1, j + (w - 1) * strides[1] + 1, c)
+        return lax.slice(x, (0, i, j, 0), stop, (1, *strides, 1))
+
+    rows = []
+    for i in range(kh):
+        row = jnp.concatenate([pixels(i, j) for j in range(kw)], -1).reshape(-1, kw * c)
+        rows.append(lax.dot_general(row, gradient, (((0,), (0,)), ((), ()))))
+    return jnp.stack(rows).reshape(kernel.shape)
+
+
+cpu_convolution.defvjp(_conv_forward, _conv_backward)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import UserError, checkpoint, evaluate, figures, monitor, samples
+from inception import UserError, checkpoint, evaluate, figures, monitor, paths, samples
 from inception.data import images, sampling, sources
 
 MOST_CELLS = 30  # classes up to which the confusion matrix is drawn whole
@@ -90,7 +90,7 @@ class _Run:
     """What a workdir holds, read once."""
 
     def __init__(self, workdir: str):
-        path = pathlib.Path(workdir)
+        path = paths.at(workdir)
         if not (path / "config.json").exists():
             raise UserError(f"{workdir} is not a run: it has no config.json")
         self.workdir = workdir
@@ -262,9 +262,9 @@ def write_page(workdirs: list[str], output: str) -> str:
         + "</html>\n"
     )
     try:
-        path = pathlib.Path(output)
+        path = paths.at(output)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page)
+        paths.write_whole(path, page)
     except OSError as error:
         raise UserError(f"--output={output} cannot be written: {error}") from error
     return output

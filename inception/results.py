@@ -1,18 +1,17 @@
 """What an evaluation tells: errors with their intervals, the paper's Table 3, files."""
 
 import collections
-import contextlib
 import csv
 import dataclasses
+import io
 import json
-import os
-import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.stats
 
+from inception import paths
 from inception.data.sources import Source
 
 TOP = 5
@@ -133,18 +132,6 @@ def table_3(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-@contextlib.contextmanager
-def _whole(path: str) -> Iterator[TextIO]:
-    """A file to write that appears, or replaces another, when it is whole."""
-    unfinished = f"{path}.tmp"
-    try:
-        with open(unfinished, "w", newline="") as file:
-            yield file
-        os.replace(unfinished, path)
-    finally:
-        pathlib.Path(unfinished).unlink(missing_ok=True)
-
-
 def write_json(
     workdir: str, evaluation: Evaluation, *, source: Source, split: str, step: int
 ) -> None:
@@ -173,33 +160,34 @@ def write_json(
             for i in worst
         ],
     }
-    with _whole(os.path.join(workdir, "eval.json")) as file:
-        file.write(json.dumps(content) + "\n")
+    paths.write_whole(paths.at(workdir) / "eval.json", json.dumps(content) + "\n")
 
 
 def write_predictions(path: str, evaluation: Evaluation, source: Source) -> None:
     """A JSON object a line and image: its name, its class, the top five with probabilities."""
-    with _whole(path) as file:
-        for i, (label, top, probabilities) in enumerate(
-            zip(evaluation.labels, evaluation.top, evaluation.probabilities, strict=True)
-        ):
-            row = {
-                "image": source.name(i),
-                "class": source.classes[label],
-                "top": [
-                    [source.classes[c], round(float(p), 6)]
-                    for c, p in zip(top, probabilities, strict=True)
-                ],
-            }
-            file.write(json.dumps(row) + "\n")
+    lines = []
+    for i, (label, top, probabilities) in enumerate(
+        zip(evaluation.labels, evaluation.top, evaluation.probabilities, strict=True)
+    ):
+        row = {
+            "image": source.name(i),
+            "class": source.classes[label],
+            "top": [
+                [source.classes[c], round(float(p), 6)]
+                for c, p in zip(top, probabilities, strict=True)
+            ],
+        }
+        lines.append(json.dumps(row) + "\n")
+    paths.write_whole(paths.at(path), "".join(lines))
 
 
 def write_per_class(path: str, evaluation: Evaluation, source: Source) -> None:
     """CSV: class, count, top-1 and top-5 accuracy in percent, of every class that has images."""
-    with _whole(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "count", "top1_accuracy", "top5_accuracy"])
-        for label in np.unique(evaluation.labels):
-            mine = evaluation.labels == label
-            accuracies = [100 * evaluation.correct(k)[mine].mean() for k in (1, TOP)]
-            writer.writerow([source.classes[label], mine.sum(), *(f"{a:.2f}" for a in accuracies)])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "count", "top1_accuracy", "top5_accuracy"])
+    for label in np.unique(evaluation.labels):
+        mine = evaluation.labels == label
+        accuracies = [100 * evaluation.correct(k)[mine].mean() for k in (1, TOP)]
+        writer.writerow([source.classes[label], mine.sum(), *(f"{a:.2f}" for a in accuracies)])
+    paths.write_whole(paths.at(path), text.getvalue())

@@ -1,7 +1,6 @@
 """What a new run takes from a checkpoint, and what of it starts fresh."""
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -59,7 +58,7 @@ def start_from(
         UserError: no whole checkpoint; one of another trunk or with another normalisation.
     """
     try:
-        trained = checkpoint.load(os.path.expanduser(init_from))
+        trained = checkpoint.load(init_from)
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from error
     _check_alike(init_from, trained.config, model=model, normalization=normalization)

@@ -11,10 +11,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from etils import epath
 from flax.traverse_util import flatten_dict
 
-from inception import UserError, processes
+from inception import UserError, paths, processes
 
 SHARED_S = 20.0  # what process 0 wrote is seen by all within this, or the folder is not shared
 
@@ -49,8 +48,8 @@ def claimed(config: dict[str, Any], workdir: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(workdir: str, token: str) -> Iterator[None]:
     """Holds WORKDIR/lock, which the system lets go of however this process ends."""
-    path = epath.Path(workdir) / "lock"
-    if "://" in workdir:
+    path = paths.at(workdir) / "lock"
+    if paths.in_bucket(workdir):
         path.write_text(token)
         yield
         return
@@ -78,7 +77,7 @@ def _locked(workdir: str, token: str) -> Iterator[None]:
 
 
 def _check_shared(workdir: str, token: str) -> None:
-    path, until = epath.Path(workdir) / "lock", time.monotonic() + SHARED_S
+    path, until = paths.at(workdir) / "lock", time.monotonic() + SHARED_S
     while True:
         try:
             if path.read_text().endswith(token):
@@ -95,7 +94,7 @@ def _check_shared(workdir: str, token: str) -> None:
 
 def write_config(config: dict[str, Any], workdir: str) -> None:
     """WORKDIR/config.json; UserError where a run with another config has begun there."""
-    path = epath.Path(workdir) / "config.json"
+    path = paths.at(workdir) / "config.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -115,9 +114,7 @@ def write_config(config: dict[str, Any], workdir: str) -> None:
                     f"--workdir={workdir} belongs to another config: {'; '.join(differing)}. "
                     "Choose another --workdir"
                 )
-        whole = path.with_suffix(".tmp")  # a full disk leaves no half config.json
-        whole.write_text(json.dumps(config, indent=2) + "\n")
-        whole.replace(path)
+        paths.write_whole(path, json.dumps(config, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
     except json.JSONDecodeError as error:

@@ -280,7 +280,7 @@ def test_convolutions_and_pools_of_any_shape(h, w, kernel_px, stride, pads, pool
             images.astype(jnp.float32), kernel, (stride, stride), (pads[:2], pads[2:]),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )  # fmt: skip
-        x = ops.max_pool(ops.local_response_normalization(x, size=3), stride=pool_stride)
+        x = ops.max_pool(ops.local_response_normalization(x), stride=pool_stride)
         return x.sum(axis=(1, 2)) / 1e3
 
     images = rng.integers(0, 256, (2, h, w, 3), dtype=np.uint8)

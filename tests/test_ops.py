@@ -33,6 +33,21 @@ def test_lrn_is_caffes(rng: np.random.Generator, scale: float) -> None:
     )
 
 
+def lrn_of_jax(x: jax.Array) -> jax.Array:
+    energy = lax.reduce_window(x * x, 0.0, lax.add, (1, 1, 1, 5), (1, 1, 1, 1), "SAME")
+    return x / (1 + 2e-5 * energy) ** 0.75
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_lrns_gradient_is_the_frameworks(rng: np.random.Generator, scale: float) -> None:
+    x, g = (jnp.asarray(rng.normal(size=(2, 3, 4, 11)), jnp.float32) for _ in range(2))
+    x = x * scale
+    ours, theirs = (
+        jax.vjp(lrn, x)[1](g)[0] for lrn in (ops.local_response_normalization, lrn_of_jax)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_lrn_bites_on_0_255_inputs_only(rng: np.random.Generator) -> None:
     x = jnp.asarray(rng.normal(size=(1, 4, 4, 64)), jnp.float32)
     change = [
@@ -44,9 +59,8 @@ def test_lrn_bites_on_0_255_inputs_only(rng: np.random.Generator) -> None:
 
 
 def test_lrn_keeps_bfloat16() -> None:
-    assert (
-        ops.local_response_normalization(jnp.ones((1, 1, 1, 8), jnp.bfloat16)).dtype == jnp.bfloat16
-    )
+    y, back = jax.vjp(ops.local_response_normalization, jnp.ones((1, 1, 1, 8), jnp.bfloat16))
+    assert y.dtype == back(y)[0].dtype == jnp.bfloat16
 
 
 def dropped(x: jax.Array, rows: list[int], *, rate: float, seed: int = 0) -> np.ndarray:

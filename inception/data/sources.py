@@ -1,13 +1,13 @@
 """Where examples come from, one interface for all kinds: random access to (image, label)."""
 
 import difflib
-import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
+from etils import epath
 
-from inception import UserError
+from inception import UserError, paths
 from inception.data.images import Record
 from inception.data.store import Store
 
@@ -80,18 +80,26 @@ class Digits:
         return f"digit {self._indices[index]}"
 
 
+def _images_below(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _images_below(path)
+        elif path.suffix.lower() in SUFFIXES:
+            yield path
+
+
 class Folder:
     """A folder of class folders of JPEG, PNG and WebP files, at any depth below the class.
 
     PATH/SPLIT/CLASS/... if PATH has a folder train, val, validation or test; otherwise
     PATH/CLASS/..., and of each class a fifth is split 'val', the rest 'train'. Classes are sorted
-    by name.
+    by name. PATH may lie in a bucket (gs://...).
     """
 
     def __init__(self, path: str, split: str):
-        root = pathlib.Path(path).expanduser()
         if not path:
             raise UserError("config.data.path is empty: name the folder of class folders")
+        root = paths.at(path)
         if not root.is_dir():
             raise UserError(f"config.data.path={path}: no such folder")
         found_splits = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name in SPLITS)
@@ -107,9 +115,7 @@ class Folder:
             raise UserError(f"config.data.path: {root} has no class folders in it")
         files, labels = [], []
         for label, folder in enumerate(folders):
-            found = sorted(
-                p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir()
-            )
+            found = sorted(_images_below(folder))
             if not found:
                 raise UserError(
                     f"config.data.path: class folder {folder} has no image "
@@ -154,7 +160,7 @@ class Tfds:
         import tensorflow_datasets as tfds
 
         where = f"config.data.path={path} config.data.name={name}"
-        root = pathlib.Path(path).expanduser()
+        root = paths.here(path)
         try:
             if name:
                 builder = tfds.core.read_only_builder.builder_from_files(

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from inception import UserError
+from inception import UserError, paths
 from inception.data import images, progress, sampling
 
 VERSION = 1
@@ -37,7 +37,7 @@ class Store:
     """
 
     def __init__(self, path: str, split: str):
-        root = pathlib.Path(path).expanduser()
+        root = paths.here(path)
         try:
             about = json.loads((root / "store.json").read_text())
             written_by = about["version"]

@@ -1,0 +1,52 @@
+"""Where folders and files lie: on this machine or, as gs://... and s3://..., in a bucket."""
+
+import pathlib
+
+from etils import epath
+
+from inception import UserError
+
+PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what fsspec needs for each
+
+
+def in_bucket(path: str) -> bool:
+    return "://" in path
+
+
+def at(path: str) -> epath.Path:
+    """What a flag or a knob names; '~' is the home folder.
+
+    Raises:
+        UserError: a bucket for which no package is installed.
+    """
+    found = epath.Path(path).expanduser()
+    if in_bucket(path):
+        try:
+            found.exists()
+        except ImportError as error:
+            package = PACKAGES.get(path.split("://")[0], "fsspec's package for it")
+            raise UserError(f"{path}: pip install {package} first") from error
+        except Exception as error:  # whatever the bucket's library raises: no rights, no network
+            raise UserError(f"{path} cannot be reached: {error}") from error
+    return found
+
+
+def here(path: str) -> pathlib.Path:
+    """A folder of ArrayRecord files, which its library reads from disks alone; '~' as in `at`."""
+    if in_bucket(path):
+        raise UserError(
+            f"config.data.path={path}: ArrayRecord files are read from disks: mount the bucket, as "
+            "with gcsfuse, or copy it"
+        )
+    return pathlib.Path(path).expanduser()
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """Writes a file that appears, or replaces another, when it is whole."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    try:
+        unfinished.write_text(text)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)  # room for others on a full disk
+        raise
