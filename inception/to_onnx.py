@@ -18,7 +18,7 @@ from inception import UserError
 OPSET = 18  # of 2022: older runtimes read it, and newer operators are not needed
 NCHW = (0, 3, 1, 2)  # where the axes of NCHW are in NHWC
 ELEMENTWISE = {"add": "Add", "div": "Div", "exp": "Exp", "max": "Max", "mul": "Mul",
-               "pow": "Pow", "sub": "Sub"}  # fmt: skip
+               "pow": "Pow", "sqrt": "Sqrt", "sub": "Sub"}  # fmt: skip
 REDUCTIONS = {"reduce_max": "ReduceMax", "reduce_sum": "ReduceSum"}
 CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call")  # pjit is jit's former name
 # What an equation's parameters may be without the operator's being told.
