@@ -3,8 +3,8 @@
     python benchmarks/faults.py [SCENARIO ...]
 
 Trains a small network as real processes of `launch.py`, breaks it in every way of
-docs/faults.md, and prints that page's table; a line that does not hold ends the script with
-status 1. About 20 minutes on two cores. tests/test_faults.py runs each scenario once.
+docs/processes.md, and prints that page's table; a line that does not hold ends the script with
+status 1. tests/test_processes.py runs some of it.
 """
 
 import argparse
