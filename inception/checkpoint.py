@@ -13,7 +13,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from inception import UserError, paths, processes
+from inception import UserError, processes
+from inception.data import paths
 
 logging.set_verbosity(logging.FATAL)  # orbax tells of every file, and of errors that it raises
 

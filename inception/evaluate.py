@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import UserError, inference, parallel, paths, processes, results
-from inception.data import loader, progress, sampling, sources
+from inception import UserError, inference, parallel, processes, results
+from inception.data import loader, paths, progress, sampling, sources
 
 
 def open_split(config: ConfigDict, split: str) -> sources.Source:

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import tensorboardX
 
-from inception import UserError, paths, processes
-from inception.data import progress
+from inception import UserError, processes
+from inception.data import paths, progress
 
 STALL_S = 60.0  # without a batch for so long: a warning
 UPLOAD_S = 60.0  # a bucket's file cannot be appended to: it is written anew, not more often

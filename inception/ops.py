@@ -283,6 +283,8 @@ def _gradient_of_kernel(
     for i in range(kh):
         row = jnp.concatenate([pixels(i, j) for j in range(kw)], -1).reshape(-1, kw * c)
         rows.append(lax.dot_general(row, gradient, (((0,), (0,)), ((), ()))))
+        # One row's pixels after the other, or the compiler holds those of all.
+        x, rows[-1] = lax.optimization_barrier((x, rows[-1]))
     return jnp.stack(rows).reshape(kernel.shape)
 
 

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import UserError, checkpoint, evaluate, figures, monitor, paths, samples
-from inception.data import images, sampling, sources
+from inception import UserError, checkpoint, evaluate, figures, monitor, samples
+from inception.data import images, paths, sampling, sources
 
 MOST_CELLS = 30  # classes up to which the confusion matrix is drawn whole
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from inception import paths
+from inception.data import paths
 from inception.data.sources import Source
 
 TOP = 5

@@ -13,7 +13,8 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from inception import UserError, paths, processes
+from inception import UserError, processes
+from inception.data import paths
 
 SHARED_S = 20.0  # what process 0 wrote is seen by all within this, or the folder is not shared
 

@@ -12,8 +12,8 @@ from etils.epath import backend, gpath
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from inception import UserError, checkpoint, monitor, paths, report, workdir
-from inception.data import sources
+from inception import UserError, checkpoint, monitor, report, workdir
+from inception.data import paths, sources
 from tests import tiny
 
 

@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 from etils import epath
 
-from inception import UserError, paths
+from inception import UserError
+from inception.data import paths
 from inception.data.images import Record
 from inception.data.store import Store
 

@@ -16,8 +16,8 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from inception import UserError, paths
-from inception.data import images, progress, sampling
+from inception import UserError
+from inception.data import images, paths, progress, sampling
 
 VERSION = 1
 FORMATS = ("jpeg", "rgb")

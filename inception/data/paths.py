@@ -10,6 +10,7 @@ PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what fsspec needs for
 
 
 def in_bucket(path: str) -> bool:
+    """Whether a path is one of a bucket, such as gs://..."""
     return "://" in path
 
 
