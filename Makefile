@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test faults check format clean
 
 demo: .venv/installed  ## train experiments/digits.py and write its page
 	$(BIN)/python launch.py train --config=experiments/digits.py --workdir=runs/digits
 
-test: check  ## format, lint, types, and every test, the slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist loadfile
+test: check  ## format, lint, types, and the tests, the slow ones too; not those of make faults
+	$(BIN)/python -m pytest -m "not faults" -n 2 --dist loadfile
+
+faults: check  ## the launcher of several processes, one of them killed; minutes
+	$(BIN)/python -m pytest -m faults
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

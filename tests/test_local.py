@@ -12,7 +12,7 @@ import pytest
 from benchmarks import faults
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_one_of_two_killed_and_both_started_again(
     tmp_path: pathlib.Path,
 ) -> None:
