@@ -288,8 +288,10 @@ def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
             file = next(f for e in endings if (f := f"{args.cam}/{stem}{e}.png") not in drawn)
             drawn.add(file)
             prediction["cam"] = file
-            predictor.draw(prediction).save(file)
-    for line in rejected:
+            drawing = predictor.draw(prediction)  # by all processes: their devices take part
+            if is_main():
+                drawing.save(file)
+    for line in rejected if is_main() else ():
         print(f"launch.py predict: {line}", file=sys.stderr)
     return {"predictions": predictions, "rejected": rejected}
 

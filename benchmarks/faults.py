@@ -20,13 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 # 24 steps of 16 images, a save every 3 and an evaluation every 8.
 TRAIN = (
-    sys.executable,
-    str(ROOT / "launch.py"),
     "train",
     f"--config={ROOT}/experiments/digits.py",
     "--config.input_px=32",
@@ -45,10 +45,14 @@ TRAIN = (
     "--config.run.eval_every_epochs=2.",
     "--config.run.checkpoint_every_epochs=0.75",
     "--config.run.workers=2",
-    "--json",
 )
 STEPS = 24
-DEVICES = 4  # of all processes together
+START_S = 6.0  # about what a run takes to its first step where it is compiled already
+COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+DEVICES = 8  # of all processes together
+
+
+LAUNCH = (sys.executable, str(ROOT / "launch.py"))
 
 
 class Broken(AssertionError):
@@ -64,10 +68,16 @@ def hold(fact: bool, text: str) -> None:
 class Run:
     """The processes of one start of a run; stdout and stderr go to files beside its workdir."""
 
-    def __init__(self, workdir: pathlib.Path, processes: int = 1, flags: Sequence[str] = ()):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        processes: int = 1,
+        *,
+        devices: int = DEVICES,
+        command: Sequence[str] = (),
+    ):
         flags_of_xla = (
-            f"--xla_force_host_platform_device_count={DEVICES // processes} "
-            "--xla_backend_optimization_level=0"
+            f"--xla_force_host_platform_device_count={devices // processes} {COMPILE_FAST}"
         )
         environment = {
             **os.environ,
@@ -85,12 +95,12 @@ class Run:
         self.children = []
         for i, log in enumerate(self._logs):
             place = [f"--coordinator_address={address}", f"--num_processes={processes}"]
-            command = [*TRAIN, f"--workdir={workdir}", *flags]
-            command += [*place, f"--process_id={i}"] if processes > 1 else []
+            whole = [*LAUNCH, *(command or (*TRAIN, f"--workdir={workdir}")), "--json"]
+            whole += [*place, f"--process_id={i}"] if processes > 1 else []
             with open(log, "w") as err:
                 self.children.append(
                     subprocess.Popen(
-                        command, stdout=subprocess.PIPE, stderr=err, text=True, env=environment
+                        whole, stdout=subprocess.PIPE, stderr=err, text=True, env=environment
                     )
                 )
 
@@ -138,86 +148,116 @@ def saved(workdir: pathlib.Path) -> list[int]:
     return sorted(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit())
 
 
+def same_curves(workdir: pathlib.Path, other: pathlib.Path) -> float:
+    """The largest relative difference of losses; Broken at 1e-5, or if evaluations differ."""
+    losses = [[r["loss"] for r in rows(w, "train")] for w in (workdir, other)]
+    hold(len(losses[0]) == len(losses[1]) == STEPS, "steps were lost or repeated")
+    worst = max(abs(a / b - 1) for a, b in zip(*losses, strict=True))
+    hold(worst < 1e-5, f"losses differ by {worst:.1e}")
+    tops = [[(r["step"], r["top1"]) for r in rows(w, "eval")] for w in (workdir, other)]
+    hold(tops[0] == tops[1], "evaluations differ")
+    return worst
+
+
 class Harness:
     """The scenarios; each breaks `count` runs, says what was seen, or raises Broken."""
 
     def __init__(self, folder: pathlib.Path, seed: int = 0):
         self._folder, self._random = folder, random.Random(seed)
-        self._unbroken: dict[int, tuple[str, float, pathlib.Path]] = {}
+        self._unbroken: dict[tuple[int, int], tuple[str, pathlib.Path]] = {}
 
-    def unbroken(self, processes: int) -> tuple[str, float, pathlib.Path]:
-        """Digest of the parameters, seconds and workdir of a run that nobody disturbs."""
-        if processes not in self._unbroken:
-            workdir, start = self._folder / f"unbroken-{processes}", time.monotonic()
-            digest = Run(workdir, processes).result()["params_digest"]
-            self._unbroken[processes] = (digest, time.monotonic() - start, workdir)
-        return self._unbroken[processes]
+    def unbroken(self, processes: int, *, devices: int = DEVICES) -> tuple[str, pathlib.Path]:
+        """Digest of the parameters and workdir of a run that nobody disturbs."""
+        if (processes, devices) not in self._unbroken:
+            workdir = self._folder / f"unbroken-{processes}x{devices // processes}"
+            digest = Run(workdir, processes, devices=devices).result()["params_digest"]
+            self._unbroken[processes, devices] = (digest, workdir)
+        return self._unbroken[processes, devices]
 
-    def _chains(self, count: int) -> Iterator[tuple[pathlib.Path, int, int]]:
-        """Runs of one and of two processes, disturbed up to four times each."""
-        left, number = count, 0
-        while left:
-            times = min(left, 4)
-            name = f"{sys._getframe(1).f_code.co_name}-{number}"
-            yield self._folder / name, 1 + number % 2, times
-            left, number = left - times, number + 1
+    def _disturbed(
+        self, count: int, disturb: Callable[[Run], bool], check: Callable[[Run], None]
+    ) -> int:
+        """Disturbs runs of one and of two processes `count` times, each up to four times.
+
+        Args:
+            disturb: ends a run; whether it did so before the run's own end.
+            check: looks at a run that went on to its end.
+
+        Returns:
+            How many runs these were.
+        """
+        done = number = 0
+        while done < count:
+            processes = 1 + number % 2
+            digest, _ = self.unbroken(processes)
+            workdir = self._folder / f"{disturb.__name__}-{number}"
+            for _ in range(min(4, count - done)):
+                run = Run(workdir, processes)
+                if self._random.random() < 0.75:  # where steps, saves and evaluations alternate
+                    run.reach(max(saved(workdir), default=0) + self._random.randrange(1, 6))
+                    time.sleep(self._random.random() * 0.3)
+                else:  # while it starts and compiles
+                    time.sleep(1.5 + self._random.random() * START_S)
+                if not disturb(run):
+                    break
+                done += 1
+            run = Run(workdir, processes)
+            hold(run.result()["params_digest"] == digest, f"{workdir.name}: other parameters")
+            check(run)
+            number += 1
+        return number
 
     def kill_all(self, count: int = 20) -> str:
         """kill -9 of the whole run at random moments, saves and evaluations included"""
-        done = during = 0
-        for workdir, processes, times in self._chains(count):
-            digest, seconds, _ = self.unbroken(processes)
-            for _ in range(times):
-                run = Run(workdir, processes)
-                # Most moments lie where steps, saves and evaluations alternate.
-                if self._random.random() < 0.75:
-                    run.reach(max(saved(workdir), default=0) + self._random.randrange(1, 6))
-                    time.sleep(self._random.random() * 0.3)
-                else:
-                    time.sleep(self._random.random() * seconds)
-                run.kill()
-                statuses = run.wait()
-                done += -signal.SIGKILL in statuses
-                tmp = [p for p in workdir.glob("checkpoints/*") if not p.name.isdigit()]
-                during += bool(tmp)
-            again = Run(workdir, processes).result()["params_digest"]
-            hold(again == digest, f"{workdir.name}: other parameters than the unbroken run")
-        return f"{done} killed before their end, {during} of them with a save under way; identical"
+        during = 0
+
+        def kill_all(run: Run) -> bool:
+            nonlocal during
+            run.kill()
+            killed = -signal.SIGKILL in run.wait()
+            during += killed and any(
+                not p.name.isdigit() for p in run.workdir.glob("checkpoints/*")
+            )
+            return killed
+
+        runs = self._disturbed(count, kill_all, lambda _: None)
+        return f"{runs} runs, {during} times a save was under way; identical"
 
     def stop(self, count: int = 20) -> str:
         """SIGTERM at random moments"""
         longest = 0.0
-        for workdir, processes, times in self._chains(count):
-            digest, seconds, _ = self.unbroken(processes)
-            for _ in range(times):
-                run = Run(workdir, processes)
-                if self._random.random() < 0.75:
-                    run.reach(max(saved(workdir), default=0) + self._random.randrange(1, 5))
-                else:
-                    time.sleep(1.5 + self._random.random() * seconds / 2)
-                start = time.monotonic()
-                run.kill(signal.SIGTERM, [self._random.randrange(processes)])
-                statuses = run.wait()
-                longest = max(longest, time.monotonic() - start)
-                if statuses == [0] * processes:
-                    break
-                hold(statuses == [75] * processes, f"statuses {statuses}: {run.err()[-800:]}")
-                step = re.search(r"step (\d+) of \d+ is saved", run.err())
-                if not step:  # stopped before it had begun
-                    hold("stopped by SIGTERM" in run.err(), run.err()[-800:])
-                    continue
-                hold(saved(workdir)[-1] == int(step[1]), f"{saved(workdir)}, told {step[1]}")
-                trained = [r["step"] for r in rows(workdir, "train")]
-                hold(trained == list(range(1, int(step[1]) + 1)), f"steps {trained}")
-            result = Run(workdir, processes).result()
-            trained = [r["step"] for r in rows(workdir, "train")]
-            hold(trained == list(range(1, STEPS + 1)), f"steps {trained}")
-            hold(result["params_digest"] == digest, f"{workdir.name}: other parameters")
-        return f"every step once, identical; at most {longest:.1f} s from the signal to the end"
+
+        def stop(run: Run) -> bool:
+            nonlocal longest
+            start = time.monotonic()
+            run.kill(signal.SIGTERM, [self._random.randrange(len(run.children))])
+            statuses = run.wait()
+            longest = max(longest, time.monotonic() - start)
+            if not any(statuses):
+                return False
+            hold(set(statuses) == {75}, f"statuses {statuses}: {run.err()[-800:]}")
+            step = re.search(r"step (\d+) of \d+ is saved", run.err())
+            if not step:  # stopped before it had begun
+                hold("stopped by SIGTERM" in run.err(), run.err()[-800:])
+                return True
+            at = saved(run.workdir)
+            hold(at[-1] == int(step[1]), f"{at}, told {step[1]}")
+            every_step_once(run, int(step[1]))
+            return True
+
+        def every_step_once(run: Run, last: int = STEPS) -> None:
+            trained = [r["step"] for r in rows(run.workdir, "train")]
+            hold(trained == list(range(1, last + 1)), f"steps {trained}")
+
+        runs = self._disturbed(count, stop, every_step_once)
+        return (
+            f"{runs} runs, every step once, identical; at most {longest:.1f} s from the signal to "
+            "the end"
+        )
 
     def kill_one(self, count: int = 5) -> str:
         """kill -9 of one of 2 processes"""
-        digest, _, _ = self.unbroken(2)
+        digest, _ = self.unbroken(2)
         longest = 0.0
         for number in range(count):
             workdir = self._folder / f"kill_one-{number}"
@@ -239,7 +279,7 @@ class Harness:
         """topology changed at resume, 1 -> 2 -> 4 -> 1 processes"""
         worst = 0.0
         for number in range(count):
-            _, _, unbroken = self.unbroken(1)
+            _, unbroken = self.unbroken(1)
             workdir = self._folder / f"topology-{number}"
             for i, processes in enumerate(chain):
                 run = Run(workdir, processes)
@@ -248,17 +288,43 @@ class Harness:
                 statuses = run.wait()
                 hold(statuses == [75] * processes, f"statuses {statuses}: {run.err()[-800:]}")
             Run(workdir, 1).result()
-            losses = [[r["loss"] for r in rows(w, "train")] for w in (unbroken, workdir)]
-            hold(len(losses[0]) == len(losses[1]) == STEPS, "steps were lost or repeated")
-            worst = max(abs(a / b - 1) for a, b in zip(*losses, strict=True))
-            hold(worst < 1e-5, f"losses differ by {worst:.1e}")
-            tops = [[(r["step"], r["top1"]) for r in rows(w, "eval")] for w in (unbroken, workdir)]
-            hold(tops[0] == tops[1], "evaluations differ")
+            worst = max(worst, same_curves(unbroken, workdir))
         return f"losses differ by {worst:.1e} at most, evaluations not at all"
+
+    def meshes(self, count: int = 3) -> str:
+        """1 x 1 processes x devices, and 1 x 8, 2 x 4, 4 x 2"""
+        _, alone = self.unbroken(1, devices=1)
+        worst = max(same_curves(alone, self.unbroken(p)[1]) for p in (1, 2, 4)[:count])
+        return f"losses differ by {worst:.1e} at most, evaluations not at all"
+
+    def commands(self, count: int = 2) -> str:
+        """eval (10 crops) and predict (a picture of them damaged) by 1 process and by 2"""
+        _, workdir = self.unbroken(1)
+        pictures = self._folder / "pictures"
+        pictures.mkdir()
+        for i in range(11):
+            pixels = [self._random.randrange(256) for _ in range(40 * 50 * 3)]
+            Image.frombytes("RGB", (50, 40), bytes(pixels)).save(pictures / f"{i:02}.png")
+        (pictures / "07.png").write_bytes(b"no picture")
+        eval_ = ("eval", f"--workdir={workdir}", "--crops=1,10")
+        predict = ("predict", f"--checkpoint={workdir}", "--crops=10", str(pictures))
+        for command, status, keys in (
+            (eval_, 0, ("top1_error", "top5_error", "count")),
+            (predict, 1, ("predictions", "rejected")),
+        )[:count]:
+            results = []
+            for processes in (1, 2):
+                run = Run(self._folder / f"{command[0]}-{processes}", processes, command=command)
+                hold(run.wait() == [status, status][:processes], run.err()[-800:])
+                result = json.loads(run.children[0].stdout.read().splitlines()[-1])
+                text = json.dumps({key: result[key] for key in keys})
+                results.append(re.sub(r"\d\.\d{4,}", lambda x: f"{float(x[0]):.5f}", text))
+            hold(results[0] == results[1], f"{results[0]}\n{results[1]}")
+        return "the same"
 
     def damage(self, count: int = 10) -> str:
         """newest checkpoint damaged in 10 different ways"""
-        digest, _, _ = self.unbroken(1)
+        digest, _ = self.unbroken(1)
         base = self._folder / "damage"
         run = Run(base)
         run.reach(8)
@@ -286,7 +352,7 @@ class Harness:
         """disk full during a save"""
         if os.getuid():
             return "skipped: mounting a small disk needs root"
-        digest, _, _ = self.unbroken(1)
+        digest, _ = self.unbroken(1)
         for number in range(count):
             disk = self._folder / f"disk-{number}"
             disk.mkdir()
@@ -372,7 +438,16 @@ WAYS = (
     _truncate, _flip_one_bit, _zero_a_block, _empty_the_biggest, _empty_every_file,
     _remove_the_biggest, _remove_the_state, _remove_the_sum, _remove_metadata, _another_sum,
 )  # fmt: skip
-SCENARIOS = {"kill_all": 20, "stop": 20, "kill_one": 5, "topology": 1, "damage": 10, "disk_full": 3}
+SCENARIOS = {
+    "kill_all": 20,
+    "stop": 20,
+    "kill_one": 5,
+    "meshes": 3,
+    "commands": 2,
+    "topology": 1,
+    "damage": 10,
+    "disk_full": 3,
+}
 
 
 def main() -> int:

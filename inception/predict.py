@@ -7,15 +7,17 @@ predictions = predictor(["cat.jpg"])  # [{'image': ..., 'classes': [{'id', 'name
 """
 
 import itertools
+import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from inception import UserError, cam, inference, parallel
+from inception import UserError, cam, inference, parallel, processes
 from inception.data import imagenet, images, loader, sampling, sources
 from inception.evaluate import check_alike
 
@@ -153,11 +155,15 @@ class Predictor:
             classes=len(self.classes),
             max_megapixels=data.max_megapixels,
             workers=run.workers,
+            process=jax.process_index(),
+            processes=jax.process_count(),
         )
         for block in self._networks.probabilities(self._variables, batches, crops=(crops,)):
+            told = [json.loads(t) for t in processes.gather_text(json.dumps(dict(source.rejected)))]
+            rejected = {int(i): why for one in told for i, why in one.items()}
             for index, p in zip(block.images.tolist(), block.values.mean(0)[0], strict=True):
-                if index in source.rejected:
-                    yield {"image": source.name(index), "error": source.rejected[index]}
+                if index in rejected:
+                    yield {"image": source.name(index), "error": rejected[index]}
                     continue
                 top = np.argsort(-p, kind="stable")[:topk].tolist()
                 yield {

@@ -17,14 +17,14 @@ def test_one_of_two_killed_and_both_started_again(
     tmp_path: pathlib.Path,
 ) -> None:
     """By the launcher itself, which the kill reaches through its child."""
-    digest, _, _ = faults.Harness(tmp_path).unbroken(2)
+    digest, _ = faults.Harness(tmp_path).unbroken(2)
     workdir = tmp_path / "run"
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 " + faults.COMPILE_FAST,
     }
     launcher = subprocess.Popen(
-        [*faults.TRAIN, f"--workdir={workdir}", "--processes=2", "--restarts=1"],
+        [*faults.LAUNCH, *faults.TRAIN, f"--workdir={workdir}", "--processes=2", "--restarts=1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     while max((r["step"] for r in faults.rows(workdir, "train")), default=0) < 5:

@@ -31,6 +31,16 @@ def test_processes_may_change_at_every_resume(harness: faults.Harness) -> None:
     assert "evaluations not at all" in harness.topology(chain=(1, 2))
 
 
+@pytest.mark.slow
+def test_the_same_run_on_any_mesh(harness: faults.Harness) -> None:
+    assert "evaluations not at all" in harness.meshes()
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_and_predict_as_one(harness: faults.Harness) -> None:
+    assert harness.commands() == "the same"
+
+
 def fails(processes_flags: list[list[str]], seconds: float = 120) -> list[str]:
     """Starts processes that are to end with status 1; returns what each said."""
     with faults.socket.socket() as free:
@@ -38,7 +48,7 @@ def fails(processes_flags: list[list[str]], seconds: float = 120) -> list[str]:
         address = f"--coordinator_address=localhost:{free.getsockname()[1]}"
     started = [
         subprocess.Popen(
-            [*faults.TRAIN, address, f"--process_id={i}", *flags],
+            [*faults.LAUNCH, *faults.TRAIN, address, f"--process_id={i}", *flags],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
         for i, flags in enumerate(processes_flags)
