@@ -13,7 +13,6 @@ import pathlib
 import runpy
 import shlex
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -153,7 +152,7 @@ def join(args: argparse.Namespace) -> None:
 
 def start_processes(args: argparse.Namespace, overrides: list[str]) -> int:
     """`train` as several processes of this machine, or as one that is restarted; its status."""
-    load_config(args.config, overrides)  # a wrong knob ends it here, once
+    train_config(args, overrides)  # a wrong knob ends it here, once
     command = [*sys.argv[1:], "--processes=1", "--restarts=0"]  # the last of equal flags counts
     return local.run(
         [sys.executable, str(HERE / "launch.py"), *command],
@@ -162,8 +161,27 @@ def start_processes(args: argparse.Namespace, overrides: list[str]) -> int:
     )
 
 
+def train_on_slurm(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    """`train` as a job; returns when it is submitted."""
+    train_config(args, overrides)
+    own = [a for a in sys.argv[1:] if not a.startswith("--on")]
+    command = [sys.executable, str(HERE / "launch.py"), *own]
+    folder = f"{args.workdir}/slurm"
+    (job,) = submitter(args, pathlib.Path(args.workdir).name)([command], folder)
+    return {"jobs": [job], "workdir": args.workdir}
+
+
+def train_config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
+    """Of --config, or with --from_run of another run."""
+    if not args.from_run:
+        return load_config(args.config or DEFAULT_CONFIG, overrides)
+    if args.config:
+        raise CommandLineError("give --config or --from_run, not both")
+    return run_config(args.from_run, overrides)
+
+
 def train(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    config = load_config(args.config, overrides)
+    config = train_config(args, overrides)
     join(args)
     from inception import train
 
@@ -216,41 +234,141 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 
 def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    """`sweep`: every point of sweep(), or with --search Optuna's choice from space()."""
+    make = functools.partial(point, args, overrides)
+    choices = spaces(args)
+    kind: dict[str, Any] = {"config": args.config, "sweep": args.sweep, "overrides": overrides}
+    if args.search:
+        for knob, values in choices.items():  # one value of each, so that a wrong knob ends it here
+            make(0, {knob: values[0] if isinstance(values, tuple) else values.low})
+        kind["space"] = {knob: str(values) for knob, values in choices.items()}
+    else:
+        points = [make(number, knobs) for number, knobs in enumerate(choices)]
+        check_points(args, points)
+        kind["points"] = [p.knobs for p in points]
+    if args.dry_run:
+        for p in [] if args.search else points:
+            print(f"python launch.py {shlex.join(p.command)}")
+        return {
+            "points": []
+            if args.search
+            else [{"overrides": p.knobs, "workdir": p.workdir, "result": None} for p in points]
+        }
+    if args.on == "slurm":
+        submit = submitter(args, "sweep")
+    from inception import study, study_page, sweep
+
+    study.create(args.workdir, kind)
+    launch = [sys.executable, str(HERE / "launch.py")]
+    try:
+        if args.search:
+            from inception.search import Search
+
+            search = Search(args.workdir, choices, trials=args.search, point=make)
+            if args.on == "slurm":
+                again = ["--on=local", "--workers=1", "--search", str(args.search), "--json"]
+                own = [a for a in sys.argv[1:] if not a.startswith("--on=")]
+                sweep.search_on_slurm(
+                    args.workdir, search, [*launch, *own, *again],
+                    at_once=args.workers or 1, submit=submit,
+                )  # fmt: skip
+            else:
+                sweep.search_here(search, launch=launch, at_once=args.workers or 1)
+        elif args.on == "slurm":
+            sweep.run_on_slurm(args.workdir, points, launch=launch, submit=submit)
+        else:
+            sweep.run_here(args.workdir, points, launch=launch, at_once=args.workers or 1)
+    finally:
+        rows = search.rows() if args.search else [study.row(p) for p in points]
+        pages = study_page.write(args.workdir, rows, name=pathlib.Path(args.workdir).name)
+        print(f"page: {pages['page']}, table: {pages['csv']}", file=sys.stderr)
+    if failed := [r for r in rows if r["state"] == "failed"]:
+        for r in failed:
+            print(f"[{r['number']}] {r['workdir']}: {r['error']}", file=sys.stderr)
+        if not args.search or len(failed) == len(rows):
+            raise UserError(
+                f"{len(failed)} of {len(rows)} failed: the same command runs these again"
+            )
+    return {
+        "points": [
+            {"overrides": r["knobs"], "workdir": r["workdir"], "result": r["result"]} for r in rows
+        ],
+        **pages,
+    }
+
+
+def spaces(args: argparse.Namespace) -> Any:
+    """The points of the experiment's sweep, or with --search its space; named by --sweep."""
     defined = experiment(args.config)
-    if "sweep" not in defined:
-        raise CommandLineError(f"--config={args.config} defines no sweep()")
-    points = []
-    for number, knobs in enumerate(defined["sweep"]()):
-        if both := {f"config.{k}" for k in knobs} & {o.split("=")[0].strip("-") for o in overrides}:
-            raise CommandLineError(f"--{both.pop()} is what the sweep varies: leave it out")
-        changes = [*overrides, *(f"--config.{knob}={value}" for knob, value in knobs.items())]
-        load_config(args.config, changes)  # a wrong one is found before the first has run
-        points.append({"overrides": knobs, "workdir": f"{args.workdir}/{number}", "result": None})
-        points[-1]["command"] = [
-            *("train", f"--config={args.config}", f"--workdir={points[-1]['workdir']}", *changes)
-        ]
-    failed = []
-    for number, point in enumerate(points):
-        command = point.pop("command")
-        print(f"[{number + 1} of {len(points)}] python launch.py {shlex.join(command)}")
-        if args.dry_run:
-            continue
-        child = subprocess.Popen(
-            [sys.executable, str(HERE / "launch.py"), *command, "--json"], stdout=subprocess.PIPE
-        )
-        try:
-            out, _ = child.communicate()
-        except KeyboardInterrupt:
-            child.wait()  # ctrl-C reached it too: it saves what it has
-            raise
-        if child.returncode:
-            failed.append(point["workdir"])
-            continue
-        point["result"] = json.loads(out.splitlines()[-1])
-        print(f"top-1 error {point['result']['top1_error']:.2f}%")
-    if failed:
-        raise UserError(f"{len(failed)} of {len(points)} failed: {', '.join(failed)}; see above")
-    return {"points": points}
+    kind = "space" if args.search else "sweep"
+    known = [n for n in defined if n == kind or n.startswith(f"{kind}_")]
+    name = f"{kind}_{args.sweep}" if args.sweep else kind
+    if name not in known:
+        there = ", ".join(f"{n}()" for n in known) or f"no {kind}() at all"
+        raise CommandLineError(f"--config={args.config} defines no {name}(); there is {there}")
+    try:
+        found = defined[name]()
+        return dict(found) if args.search else [dict(knobs) for knobs in found]
+    except ValueError as error:
+        raise CommandLineError(f"--config={args.config}: {name}(): {error}") from error
+
+
+def point(
+    args: argparse.Namespace, overrides: list[str], number: int, knobs: dict[str, Any]
+) -> Any:
+    """A point of a sweep; CommandLineError where its knobs are wrong."""
+    from inception.study import Point
+
+    if both := {f"config.{k}" for k in knobs} & {o.split("=")[0].strip("-") for o in overrides}:
+        raise CommandLineError(f"--{both.pop()} is what the sweep varies: leave it out")
+    changes = [*overrides, *(f"--config.{knob}={value}" for knob, value in knobs.items())]
+    load_config(args.config, changes)  # a wrong one is found before the first has run
+    workdir = f"{args.workdir}/{number}"
+    command = ("train", f"--config={args.config}", f"--workdir={workdir}", *changes)
+    return Point(number, knobs, workdir, command)
+
+
+def check_points(args: argparse.Namespace, points: list[Any]) -> None:
+    """CommandLineError where there is none, or two are alike."""
+    if not points:
+        raise CommandLineError(f"--config={args.config}: the sweep has no points")
+    seen: dict[str, int] = {}
+    for p in points:
+        config = load_config(args.config, list(p.command[3:])).to_json(sort_keys=True)
+        if config in seen:
+            raise CommandLineError(
+                f"--config={args.config}: points {seen[config]} and {p.number} of the sweep are "
+                f"alike: {p.knobs}"
+            )
+        seen[config] = p.number
+
+
+def submitter(args: argparse.Namespace, name: str) -> Any:
+    """(commands, folder) -> ids of jobs with the resources of the flags and of --cluster."""
+    from inception import slurm
+
+    slurm.check()
+    resources = slurm.read_profile(args.cluster) if args.cluster else {}
+    for key in slurm.RESOURCES:
+        if (value := getattr(args, key, None)) is not None:
+            resources[key] = value
+    slurm.check_partition(resources.get("partition", ""))
+
+    def submit(commands: list[list[str]], folder: str) -> list[str]:
+        jobs = slurm.submit(
+            commands, folder=folder, name=name,
+            at_once=getattr(args, "workers", None) or 256, **resources,
+        )  # fmt: skip
+        ids = sorted({job.split("_")[0] for job in jobs})
+        for line in (
+            f"submitted: {' '.join(jobs)}",
+            f"logs: {slurm.log(folder, '*')}",
+            f"cancel: scancel {' '.join(ids)}",
+        ):
+            print(line, file=sys.stderr)
+        return jobs
+
+    return submit
 
 
 def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
@@ -455,9 +573,14 @@ def parser() -> argparse.ArgumentParser:
             )
         return sub
 
-    sub = command("train", train, "train, or go on where DIR stopped", config=DEFAULT_CONFIG)
+    sub = command(
+        "train", train, "train, or go on where DIR stopped", config="", knobs=DEFAULT_CONFIG
+    )
     sub.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-    sub.add_argument("--on", choices=("local",), default="local", help="where: this machine")
+    sub.add_argument(
+        "--from_run", default="", metavar="DIR", help="instead of --config: as that run was"
+    )
+    add_places(sub)
     sub.add_argument(
         "--processes", type=whole_number, default=1, metavar="N", help="so many on this machine"
     )
@@ -499,11 +622,27 @@ def parser() -> argparse.ArgumentParser:
     sub = command(
         "sweep",
         sweep,
-        "train every point of the experiment's sweep(), one after another; goes on likewise",
+        "train every point of the experiment's sweep(); those that are finished stay as they are",
         config="experiments/ensemble.py",
     )
     sub.add_argument("--workdir", required=True, metavar="DIR", help="a folder of runs: 0, 1, ...")
+    sub.add_argument(
+        "--sweep", default="", metavar="NAME", help="sweep_NAME() of the experiment, not sweep()"
+    )
+    sub.add_argument(
+        "--search",
+        type=whole_number,
+        metavar="TRIALS",
+        help="instead: Optuna chooses so many points from the experiment's space()",
+    )
+    sub.add_argument(
+        "--workers",
+        type=whole_number,
+        metavar="N",
+        help="points at a time; here they share the cores (default: 1, on SLURM all)",
+    )
     sub.add_argument("--dry_run", action="store_true", help="print the commands alone")
+    add_places(sub)
 
     sub = command(
         "predict",
@@ -610,6 +749,24 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def add_places(sub: argparse.ArgumentParser) -> None:
+    """--on, and what a job of a cluster asks for."""
+    sub.add_argument(
+        "--on", choices=("local", "slurm"), default="local", help="this machine, or SLURM's jobs"
+    )
+    group = sub.add_argument_group("SLURM", "each overrides what --cluster=FILE says")
+    group.add_argument("--cluster", default="", metavar="FILE", help="TOML file of what follows")
+    group.add_argument("--partition", metavar="NAME")
+    group.add_argument("--account", metavar="NAME")
+    group.add_argument("--time", metavar="TIME", help="of one turn, as sbatch has it; it goes on")
+    group.add_argument("--nodes", type=whole_number, metavar="N")
+    group.add_argument("--gpus_per_node", type=whole_number, metavar="N")
+    group.add_argument(
+        "--tasks_per_node", type=whole_number, metavar="N", help="default: one for each GPU"
+    )
+    group.add_argument("--cpus_per_task", type=whole_number, metavar="N")
+
+
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
     """Within it whatever prints, in C as well, prints to stderr."""
@@ -643,7 +800,9 @@ def main(argv: list[str]) -> int:
             raise CommandLineError(
                 f"unknown flag {(wrong or rest)[0]}; see launch.py {args.command} --help"
             )
-        if args.function is train and (args.processes > 1 or args.restarts):
+        if args.function is train and args.on == "slurm":
+            args.function = train_on_slurm
+        elif args.function is train and (args.processes > 1 or args.restarts):
             return start_processes(args, overrides)
         with stdout_to_stderr() if args.json else contextlib.nullcontext():
             result = args.function(args, overrides)

@@ -1,6 +1,7 @@
 """The page's pictures: arrays and metrics in, SVG or PNG for HTML out."""
 
 import base64
+import functools
 import html
 import io
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from PIL import Image
 Series = tuple[Sequence[float], Sequence[float]]
 # A run's name, and its series by (kind of line in metrics.jsonl, key).
 Run = tuple[str, Callable[[str, str], Series]]
+# A name, where each point lies on it (0-1; below 0: nowhere), and ticks (place, label).
+Axis = tuple[str, Sequence[float], Sequence[tuple[float, str]]]
 
 LOSSES = (
     ("train", "loss_main", "main, training", "-"),
@@ -105,6 +108,102 @@ def curves(runs: list[Run]) -> str:
         captioned(_svg(panel(y_label, factor, lines)), caption)
         for caption, y_label, factor, lines in PANELS
     )
+
+
+def _shade(place: float) -> tuple[float, ...]:
+    """The colour of a place on the scale 0-1; its palest end is left out."""
+    return matplotlib.colormaps["viridis"](0.85 * place)
+
+
+def study_curves(
+    lines: Sequence[tuple[Series, float, bool]],
+    *,
+    legend: Sequence[tuple[float, str]],
+    best: int | None,
+    best_label: str,
+) -> str:
+    """Top-1 of many points over the epochs, as accuracy and as error, overlaid.
+
+    Args:
+        lines: epochs and percent; a place on the colour scale, 0-1; whether the point is finished,
+            for others are dashed.
+        legend: places on the colour scale, and what they mean.
+        best: index of the line that stands out.
+    """
+    errors = [100 - y for (_, ys), _, _ in lines for y in ys if y < 100]
+    floor = min(errors, default=1) / 2  # where no error at all is drawn
+
+    def draw(ax: Axes, error: bool) -> None:
+        for i, ((x, y), place, finished) in enumerate(lines):
+            stands_out = i == best
+            ax.plot(
+                x,
+                np.maximum(100 - np.asarray(y), floor) if error else y,
+                "-" if finished else "--",
+                color="black" if stands_out else _shade(place),
+                linewidth=2.4 if stands_out else 1,
+                marker="o" if len(x) == 1 else None,
+                markersize=4,
+                alpha=1 if stands_out else 0.75,
+                zorder=3 if stands_out else 2,
+            )
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("top-1 error, %" if error else "top-1, %")
+        if error:
+            ax.set_yscale("log")
+            ax.yaxis.set_major_formatter("{x:g}")
+            spread = max(errors, default=1) / (2 * floor)
+            ax.yaxis.set_minor_formatter("{x:g}" if spread < 8 else "")
+        else:
+            ax.set_ylim(0, 101)
+        ax.grid(alpha=0.25, which="both")
+        for place, label in legend:
+            ax.plot([], [], color=_shade(place), label=label)
+        if best is not None:
+            ax.plot([], [], color="black", linewidth=2.4, label=best_label)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(
+                frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1)
+            )
+
+    return "".join(
+        captioned(_svg(functools.partial(draw, error=error), size=(6, 4)), caption)
+        for error, caption in (
+            (False, "Top-1 of every point on the evaluation split; dashed: not finished"),
+            (True, "The same as error, on a logarithmic scale"),
+        )
+    )
+
+
+def parallel_coordinates(axes: Sequence[Axis], values: Sequence[float]) -> str:
+    """A line for each point through its place on every axis, coloured by its value, 0-1."""
+
+    def draw(ax: Axes) -> None:
+        spread = np.linspace(-0.03, 0.03, len(values))  # points of a grid would hide each other
+        places = np.stack(
+            [y + spread * (len(set(y)) < len(y)) for y in (np.asarray(y) for _, y, _ in axes)], 1
+        )
+        for i in np.argsort(values):  # the best on top
+            ax.plot(places[i], color=_shade(values[i]), linewidth=1.2, alpha=0.8)
+        for x, (_, _, ticks) in enumerate(axes):
+            ax.axvline(x, color="#566", linewidth=0.8)
+            for y, label in ticks:
+                ax.annotate(
+                    label,
+                    (x, y),
+                    (4, 0),
+                    textcoords="offset points",
+                    fontsize=8,
+                    va="center",
+                    bbox={"boxstyle": "round,pad=.1", "color": "white", "alpha": 0.8},
+                )
+        ax.set_xticks(range(len(axes)), [name for name, _, _ in axes])
+        ax.set_xlim(-0.1, len(axes) - 0.65)
+        ax.tick_params(length=0)
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+
+    return _svg(draw, size=(max(6.0, 1.7 * len(axes)), 4))
 
 
 def confusion_matrix(counts: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> str:

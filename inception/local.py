@@ -73,7 +73,7 @@ class _Group:
             stderr=None if main else subprocess.PIPE,
             text=True,
             start_new_session=True,  # ctrl-C comes through this process alone
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
         lines: collections.deque[str] = collections.deque(maxlen=20)
         if child.stderr:
@@ -115,7 +115,7 @@ class _Group:
         return status, f"{name} ended with status {status}"
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """In the child, on Linux: it is asked to stop when the process that started it dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -23,7 +23,7 @@ from inception import (
     samples,
     transfer,
 )
-from inception.data import loader, sources
+from inception.data import loader, paths, sources
 from inception.model import TRUNK, GoogLeNet, frozen_modules
 from inception.step import TrainState, create_state, train_step
 from inception.workdir import claimed
@@ -235,6 +235,7 @@ def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
             workdir, evaluation, source=evaluator.source, split=evaluator.split, step=total_steps
         )
         report.write_page([workdir], f"{workdir}/report.html")
+        paths.write_whole(paths.at(workdir) / "result.json", json.dumps(result) + "\n")
     return result
 
 

@@ -1,0 +1,33 @@
+"""Where the dead trunk lives: initialisation x learning rate x LRN, plain v1 on digits.
+
+Caffe's initialisation leaves the trunk of this network dead for many people: its heads learn, and
+the main classifier stays at chance (BVLC/caffe#1598, NVIDIA/DIGITS#82).
+
+    python launch.py sweep --config=experiments/dead_trunk.py --workdir=runs/dead_trunk --workers=2
+
+Obtained: docs/dead_trunk.md.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import digits_plain, grid
+
+
+def get_config() -> ConfigDict:
+    config = digits_plain.get_config()
+    config.optim.epochs = 4.0  # what lives has left chance by then
+    config.run.eval_every_epochs = 1.0
+    config.run.checkpoint_every_epochs = 4.0
+    return config
+
+
+def sweep() -> list[dict]:
+    """36 points; three seeds, for at the edge it is luck."""
+    return grid(
+        {
+            "model.initializer": ("he", "xavier"),
+            "model.norm": ("lrn", "none"),
+            "optim.learning_rate": (0.003, 0.01, 0.03),
+            "seed": (0, 1, 2),
+        }
+    )

@@ -1,0 +1,124 @@
+"""Optuna's search of a space: TPE, and successive halving on the evaluations as they come."""
+
+import contextlib
+import logging
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from inception import UserError
+from inception.study import Point, alone, row
+
+RUNNING = optuna.trial.TrialState.RUNNING
+FILE = "optuna.log"
+
+
+class Search:
+    """Trials of a space, kept in STUDY/optuna.log; several processes may work at one.
+
+    Args:
+        space: {knob: tuple of values, or a range with low, high and log}.
+        trials: how many in all, of all workers.
+        point: (number, knobs) -> the point that a trial trains.
+        seed: of the sampler. NOTE: with several workers the trials depend on who is the first.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        space: Mapping[str, Any],
+        *,
+        trials: int,
+        point: Callable[[int, dict[str, Any]], Point],
+        seed: int = 0,
+    ):
+        logging.getLogger("optuna").setLevel(logging.WARNING)
+        self._space, self._trials, self._point = space, trials, point
+        self._storage = JournalStorage(JournalFileBackend(str(pathlib.Path(folder) / FILE)))
+        self._study = optuna.create_study(
+            storage=self._storage,
+            study_name="study",
+            load_if_exists=True,
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(),
+        )
+        self._open: dict[int, tuple[optuna.Trial, contextlib.ExitStack]] = {}
+        self._reported: dict[int, int] = {}
+
+    def points(self) -> Iterator[Point]:
+        """What is left to train: trials that nobody works at any more, then new ones."""
+        for frozen in self._study.get_trials(deepcopy=False, states=(RUNNING,)):
+            point = self._point(frozen.number, self._values(frozen.params))
+            with contextlib.ExitStack() as lock:
+                try:
+                    lock.enter_context(alone(point.workdir))
+                except UserError:  # another worker is at it
+                    continue
+                trial = optuna.Trial(self._study, frozen._trial_id)
+                self._open[trial.number] = (trial, lock.pop_all())
+            yield point
+        while len(self._study.get_trials(deepcopy=False)) < self._trials:
+            trial = self._study.ask()
+            knobs = {knob: self._suggest(trial, knob) for knob in self._space}
+            point = self._point(trial.number, knobs)
+            with contextlib.ExitStack() as lock:
+                try:
+                    lock.enter_context(alone(point.workdir))
+                except UserError:  # a worker that has just begun took it for an abandoned one
+                    continue
+                self._open[trial.number] = (trial, lock.pop_all())
+            yield point
+
+    def _suggest(self, trial: optuna.Trial, knob: str) -> Any:
+        choices = self._space[knob]
+        if hasattr(choices, "low"):
+            return trial.suggest_float(knob, choices.low, choices.high, log=choices.log)
+        return choices[trial.suggest_categorical(f"{knob}: which", list(range(len(choices))))]
+
+    def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            knob: params[knob] if hasattr(choices, "low") else choices[params[f"{knob}: which"]]
+            for knob, choices in self._space.items()
+        }
+
+    def prune(self, point: Point) -> bool:
+        """Reports the evaluations that are new; whether the trial is not worth going on with."""
+        trial, _ = self._open[point.number]
+        curve = row(point)["curve"]
+        for n in range(self._reported.get(point.number, 0), len(curve)):
+            with contextlib.suppress(UserWarning):
+                trial.report(curve[n][1], n)
+        if len(curve) == self._reported.get(point.number, 0):
+            return False
+        self._reported[point.number] = len(curve)
+        return trial.should_prune()
+
+    def ended(self, point: Point) -> None:
+        """Tells Optuna the best top-1 in percent, or that the trial was pruned or failed."""
+        trial, lock = self._open.pop(point.number)
+        state = row(point)
+        best = state["best_top1"]
+        if state["state"] == "failed" or best is None or math.isnan(best):
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        elif state["state"] == "pruned":
+            self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            self._study.tell(trial, best)
+        lock.close()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """As study.row of every trial so far, of all workers."""
+        return [
+            row(
+                self._point(trial.number, self._values(trial.params)),
+                state="running" if trial.state == RUNNING else "",
+            )
+            for trial in self._study.get_trials(deepcopy=False)
+            if len(trial.params) == len(self._space)
+        ]

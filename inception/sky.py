@@ -1,0 +1,173 @@
+"""A command of launch.py as a SkyPilot job: on TPU pods, GPU nodes of any cloud, Kubernetes."""
+
+import contextlib
+import copy
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from inception import Interrupted, UserError
+
+WRITERS = {
+    "gs": "gcsfs",
+    "s3": "s3fs 'aiobotocore[boto3]'",
+}  # NOTE: s3fs needs an older dateutil than the pinned one
+RUNTIMES = {  # Google's for JAX; NOTE: SkyPilot's own choice for v5e is the one for v5p
+    "tpu-v5litepod": "v2-alpha-tpuv5-lite",
+    "tpu-v5p": "v2-alpha-tpuv5",
+    "tpu-v6e": "v2-alpha-tpuv6e",
+}
+OLDER = "tpu-ubuntu2204-base"  # v4 and before
+
+SETUP = """\
+set -e
+export PATH="$HOME/.local/bin:$PATH"
+command -v uv > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
+uv venv --allow-existing --python 3.12 .venv
+. .venv/bin/activate
+"""
+# CUDA 13 needs this driver; not every cloud has it yet.
+GPU_SETUP = """\
+driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1 | cut -d . -f 1)
+if [ "$driver" -ge 580 ]; then jax="-e .[gpu]"; else jax="-e . jax[cuda12]"; fi
+"""
+# The first host to end has the others killed, and its status is the job's: one that was only told
+# to stop waits, until the others have saved or the one with the real error has ended.
+END = " || (status=$?; [ $status = {status} ] && sleep 30; exit $status)\n"
+
+
+def task(
+    command: Sequence[str],
+    *,
+    workdir: str,
+    name: str,
+    accelerators: str,
+    nodes: int = 1,
+    infra: str = "",
+    spot: bool = False,
+    copies: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    checkout: str = ".",
+) -> dict[str, Any]:
+    """The SkyPilot task, as what its YAML says, that runs a command on every host.
+
+    Args:
+        command: what follows `python launch.py`, with --workdir.
+        workdir: that --workdir; it must outlive the machines.
+        accelerators: in SkyPilot's names: tpu-v5litepod-64, H100:8 (of one node).
+        nodes: of GPUs; a TPU slice is one, whatever the number of its hosts.
+        infra: cloud[/region[/zone]] or k8s[/context]; where it is cheapest, if empty.
+        spot: on machines that may be taken away; the job goes on on others.
+        copies: folders on the hosts and the buckets that are copied there before the command runs.
+        environment: variables for the command.
+        checkout: the folder of launch.py, which is copied to the hosts.
+
+    Raises:
+        UserError: a workdir not in gs:// or s3://, or several nodes of TPUs.
+    """
+    scheme, in_bucket, _ = workdir.partition("://")
+    if not in_bucket or scheme not in WRITERS:
+        raise UserError(
+            f"--workdir={workdir} ends with the machines of --on=sky: give --workdir=gs://... or "
+            "s3://..."
+        )
+    tpu = accelerators.lower().startswith("tpu-")
+    if tpu and nodes > 1:
+        raise UserError(
+            f"--nodes={nodes}: a TPU slice is one node, and all its hosts run: leave it out, and "
+            "name a larger slice in --accelerators"
+        )
+    recovery = {"recover_on_exit_codes": [Interrupted.status]}
+    resources: dict[str, Any] = {"accelerators": accelerators, "job_recovery": recovery}
+    if tpu and not infra.lower().startswith(("k8s", "kubernetes")):
+        kind = accelerators.lower().rpartition("-")[0]
+        resources["accelerator_args"] = {"runtime_version": RUNTIMES.get(kind, OLDER)}
+    resources |= {"infra": infra} if infra else {}
+    resources |= {"use_spot": True} if spot else {}
+    jax = "-e '.[tpu]'" if tpu else "$jax"
+    install = f"uv pip install -r requirements.txt {jax}\nuv pip install {WRITERS[scheme]}\n"
+    run = f"python launch.py {shlex.join(command)}"
+    if nodes > 1:  # hosts of a TPU slice find each other
+        run += (
+            ' --coordinator_address=$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476'
+            " --num_processes=$SKYPILOT_NUM_NODES --process_id=$SKYPILOT_NODE_RANK"
+        )
+    return {
+        "name": name,
+        "workdir": checkout,
+        "num_nodes": nodes,
+        "resources": resources,
+        **({"envs": dict(environment)} if environment else {}),
+        **({"file_mounts": dict(copies)} if copies else {}),
+        "setup": SETUP + ("" if tpu else GPU_SETUP) + install,
+        "run": ". .venv/bin/activate\n" + run + END.format(status=Interrupted.status),
+    }
+
+
+def check(task: Mapping[str, Any]) -> Any:
+    """The task as SkyPilot's own object; UserError if SkyPilot is not there or refuses it.
+
+    NOTE: whether a cloud has such machines is looked up when the task is submitted.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the YAML
+            import sky
+
+            found = sky.Task.from_yaml_config(copy.deepcopy(dict(task)))
+            found.validate_name()
+            return found
+    except ImportError as error:
+        raise UserError(
+            "--on=sky needs SkyPilot: pip install -c requirements.txt -e '.[cluster]', and your "
+            f"cloud's part of it, as in pip install 'skypilot[gcp]' ({error})"
+        ) from error
+    except OSError as error:  # it downloads the list of accelerators
+        raise UserError(
+            f"SkyPilot cannot look up --accelerators={task['resources']['accelerators']}: "
+            f"{_line(error)}"
+        ) from error
+    except Exception as error:  # of many kinds, AssertionError among them
+        raise UserError(f"SkyPilot refuses the task: {_line(error)}") from error
+
+
+def submit(task: Mapping[str, Any]) -> list[int]:
+    """Hands the task to SkyPilot as a managed job; its ids, once it waits for machines.
+
+    A managed job is started again where its machines are taken away or break, and when the
+    command ends with 75; its machines end with it.
+    """
+    ready = check(task)
+    import sky
+    from sky import jobs
+
+    try:
+        ids, _ = sky.stream_and_get(jobs.launch(ready))  # follows the submission, not the job
+    except Exception as error:  # no cloud, no rights, no such machines: whatever SkyPilot raises
+        raise UserError(f"SkyPilot did not take the job: {_line(error)}") from error
+    for job in ids:
+        print(f"job {job}. Its logs: sky jobs logs {job}; to end it: sky jobs cancel {job}")
+    return list(ids)
+
+
+def to_yaml(task: Mapping[str, Any]) -> str:
+    """What `sky jobs launch FILE` reads."""
+    return yaml.dump(dict(task), Dumper=_Dumper, sort_keys=False, width=10_000)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes scripts as they are, line by line."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,133 @@
+"""The points of a study on this machine: several at once, each on its share of the cores."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from inception import Interrupted, UserError
+from inception.local import end_with_parent
+from inception.study import Point
+
+POLL_S = 0.2
+
+
+def run(
+    points: Iterator[Point],
+    launch: Sequence[str],
+    *,
+    workers: int,
+    running: set[int],
+    prune: Callable[[Point], bool] = lambda _: False,
+    ended: Callable[[Point], None] = lambda _: None,
+    show: Callable[[], None] = lambda: None,
+) -> None:
+    """Trains the points as processes of their own; what they print goes to WORKDIR/log.txt.
+
+    A point that fails is marked so, and the others go on. ctrl-C and SIGTERM are passed on to all,
+    which save what they have.
+
+    Args:
+        points: asked for the next one when a worker is free.
+        launch: the command before the point's own: python launch.py.
+        workers: how many at once; they share the cores evenly.
+        running: holds the numbers of those that run, for `show`.
+        prune: is asked often while a point runs; where it says so, the point is stopped for good.
+        ended: told of each that ended, well or badly, but not of one stopped from outside.
+        show: called often.
+
+    Raises:
+        Interrupted: stopped from outside; the same call goes on.
+        UserError: more workers than cores.
+    """
+    shares = _shares(workers)
+    slots: dict[int, tuple[Point, subprocess.Popen]] = {}
+    pruned: set[int] = set()
+    told: list[int] = []
+    before = {
+        s: signal.signal(s, lambda number, _: told.append(number))
+        for s in (signal.SIGINT, signal.SIGTERM)
+    }
+    more = True
+    try:
+        while True:
+            for slot in range(workers):
+                if more and not told and slot not in slots:
+                    if (point := next(points, None)) is None:
+                        more = False
+                        break
+                    running.add(point.number)
+                    slots[slot] = (point, _start(point, launch, shares[slot]))
+            for slot, (point, child) in list(slots.items()):
+                status = child.poll()
+                if status is not None:
+                    del slots[slot]
+                    running.discard(point.number)
+                    if _close(point, status, point.number in pruned):
+                        ended(point)
+                elif told:
+                    child.send_signal(signal.SIGTERM if len(told) == 1 else signal.SIGKILL)
+                elif point.number not in pruned and prune(point):
+                    pruned.add(point.number)
+                    child.send_signal(signal.SIGTERM)
+            if told and len(told) == 1 and slots:
+                told.append(0)  # told once; the next signal kills
+            show()
+            if not slots and (told or not more):
+                break
+            time.sleep(POLL_S)
+    finally:
+        for _, child in slots.values():
+            child.terminate()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if told:
+        raise Interrupted("stopped: finished points stay, the same command goes on with the others")
+
+
+def _shares(workers: int) -> list[set[int]]:
+    """The cores of each worker."""
+    if sys.platform != "linux":
+        cores = set(range(os.cpu_count() or 1))
+    else:
+        cores = os.sched_getaffinity(0)
+    if workers > len(cores):
+        raise UserError(f"--workers={workers}: there are {len(cores)} cores; give at most so many")
+    each = len(cores) // workers
+    ordered = sorted(cores)
+    return [set(ordered[i * each : (i + 1) * each]) for i in range(workers)]
+
+
+def _prepare_child(cores: set[int]) -> None:
+    end_with_parent()
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, cores)
+
+
+def _start(point: Point, launch: Sequence[str], cores: set[int]) -> subprocess.Popen:
+    point.unmark()
+    with open(point.log(), "a") as log:
+        return subprocess.Popen(
+            [*launch, *point.command],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # ctrl-C comes through this process alone
+            preexec_fn=functools.partial(_prepare_child, cores),
+        )
+
+
+def _close(point: Point, status: int, pruned: bool) -> bool:
+    """Notes how a point ended; whether that is its end."""
+    if status == 0 and point.result() is not None:
+        return True
+    if status == Interrupted.status:
+        if pruned:
+            point.mark("pruned")
+        return pruned
+    killed = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    point.fail(killed, point.log())
+    return True
