@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
 # Epochs and values of one curve.
@@ -151,9 +152,9 @@ def study_curves(
         ax.set_ylabel("top-1 error, %" if error else "top-1, %")
         if error:
             ax.set_yscale("log")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_major_formatter("{x:g}")
-            spread = max(errors, default=1) / (2 * floor)
-            ax.yaxis.set_minor_formatter("{x:g}" if spread < 8 else "")
+            ax.yaxis.set_minor_formatter("")
         else:
             ax.set_ylim(0, 101)
         ax.grid(alpha=0.25, which="both")

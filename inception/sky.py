@@ -11,10 +11,8 @@ import yaml
 
 from inception import Interrupted, UserError
 
-WRITERS = {
-    "gs": "gcsfs",
-    "s3": "s3fs 'aiobotocore[boto3]'",
-}  # NOTE: s3fs needs an older dateutil than the pinned one
+# What writes a workdir there. NOTE: s3fs needs an older dateutil than the pinned one.
+WRITERS = {"gs": "gcsfs", "s3": "s3fs boto3"}
 RUNTIMES = {  # Google's for JAX; NOTE: SkyPilot's own choice for v5e is the one for v5p
     "tpu-v5litepod": "v2-alpha-tpuv5-lite",
     "tpu-v5p": "v2-alpha-tpuv5",
@@ -160,13 +158,12 @@ def to_yaml(task: Mapping[str, Any]) -> str:
 class _Dumper(yaml.SafeDumper):
     """Writes scripts as they are, line by line."""
 
+    def represent_str(self, text: str) -> yaml.Node:
+        style = "|" if "\n" in text else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    style = "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
-
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _line(error: BaseException) -> str:

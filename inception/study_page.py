@@ -150,6 +150,9 @@ def _importance(shares: dict[str, float] | str, knobs: Sequence[Knob]) -> str:
         "Shares of the variance of the best top-1 that single knobs explain among the finished "
         "points (fANOVA). A seed's share is that of chance: a knob below it may not matter."
     )
+    left_out = [knob.label for knob in knobs if knob.name not in shares]
+    if left_out:
+        note += f" Not judged: {html.escape(', '.join(left_out))}."
     return _table(["knob", "share, %", ""], lines, numeric=[1]) + f"<p><small>{note}</small></p>"
 
 

@@ -115,7 +115,7 @@ def test_why_there_are_no_importances() -> None:
 
     few = [point(i, {"a": i}, 50.0 + i) for i in range(3)]
     assert "3 finished so far; importances need 4" in said(few)
-    assert "No knob differs" in said([point(i, {"a": 1}, 50.0 + i) for i in range(5)])
+    assert "No number and no choice" in said([point(i, {"a": 1}, 50.0 + i) for i in range(5)])
     assert "the same top-1" in said([point(i, {"a": i}, 10.0) for i in range(5)])
 
 
@@ -135,7 +135,7 @@ NAN = float("nan")
         [point(i, {"a": (1.0, float(i)), "b": bool(i % 2), "c": 1 if i else "auto"}, 9.0 * i) for i in range(9)],
         [point(i, {"a": i % 2} | ({"b": i / 7} if i % 2 else {}), 30.0 + i) for i in range(9)],
         [point(i, {"a": [i], "b": NAN if i else 1.0, "c": 1.0 if i else 1}, 30.0 + i) for i in range(9)],
-        [point(i, {"x.a": i, "y.a": -i, "name": "n" * i}, 30.0 + i) for i in range(70)],
+        [point(i, {"x.a": i, "y.a": -i, "name": f"${i}^{i}$" * i}, 30.0 + i) for i in range(70)],
     ],
 )  # fmt: skip
 def test_odd_studies_have_a_page(rows: list[dict], tmp_path: pathlib.Path) -> None:
