@@ -5,11 +5,13 @@ import argparse
 import contextlib
 import difflib
 import functools
+import importlib.util
 import itertools
 import json
 import math
 import os
 import pathlib
+import re
 import runpy
 import shlex
 import signal
@@ -27,6 +29,14 @@ from inception import Interrupted, UserError, local
 HERE = pathlib.Path(__file__).parent
 DEFAULT_CONFIG = "experiments/digits.py"
 BASE_CONFIG = "experiments/base.py"
+
+
+# Flags that say where a command runs, and two without a value.
+PLACE = (
+    "--on", "--accelerators", "--infra", "--copy", "--env", "--cluster", "--partition",
+    "--account", "--time", "--nodes", "--gpus_per_node", "--tasks_per_node", "--cpus_per_task",
+)  # fmt: skip
+PLACE_ALONE = ("--dry_run", "--spot")
 
 
 class CommandLineError(Exception):
@@ -164,11 +174,57 @@ def start_processes(args: argparse.Namespace, overrides: list[str]) -> int:
 def train_on_slurm(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     """`train` as a job; returns when it is submitted."""
     train_config(args, overrides)
-    own = [a for a in sys.argv[1:] if not a.startswith("--on")]
+    own = there(sys.argv[1:])
     command = [sys.executable, str(HERE / "launch.py"), *own]
+    if args.dry_run:
+        print(shlex.join(command))
+        return {"jobs": [], "workdir": args.workdir}
     folder = f"{args.workdir}/slurm"
     (job,) = submitter(args, pathlib.Path(args.workdir).name)([command], folder)
     return {"jobs": [job], "workdir": args.workdir}
+
+
+def there(argv: list[str]) -> list[str]:
+    """The command line that runs in the job: without what says where."""
+    own, words = [], iter(argv)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name in PLACE:
+            if not equals:
+                next(words, None)
+        elif word not in PLACE_ALONE:
+            own.append(word)
+    return own
+
+
+def train_on_sky(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    """`train` as a managed job of SkyPilot; returns when it is submitted."""
+    train_config(args, overrides)
+    own = there(sys.argv[1:])
+    return {"jobs": submit_to_sky(args, [(own, args.workdir)]), "workdir": args.workdir}
+
+
+def submit_to_sky(args: argparse.Namespace, commands: list[tuple[Any, str]]) -> list[int]:
+    """(command, its workdir) each as a task; with --dry_run their YAML is printed instead."""
+    from inception import sky
+
+    if not args.accelerators:
+        raise CommandLineError("--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8")
+    tasks = [
+        sky.task(
+            command, workdir=workdir, name=re.sub(r"[^\w.-]+", "-", workdir.split("://")[-1]),
+            accelerators=args.accelerators, nodes=args.nodes or 1, infra=args.infra,
+            spot=args.spot, copies=dict(args.copy), environment=dict(args.env), checkout=str(HERE),
+        )
+        for command, workdir in commands
+    ]  # fmt: skip
+    if not args.dry_run or importlib.util.find_spec("sky"):
+        for task in tasks:
+            sky.check(task)
+    if args.dry_run:
+        print("---\n".join(map(sky.to_yaml, tasks)), end="")
+        return []
+    return [job for task in tasks for job in sky.submit(task)]
 
 
 def train_config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
@@ -246,6 +302,17 @@ def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         points = [make(number, knobs) for number, knobs in enumerate(choices)]
         check_points(args, points)
         kind["points"] = [p.knobs for p in points]
+    if args.on == "sky":
+        if args.search:
+            raise CommandLineError("--search is for --on=local and --on=slurm")
+        from inception.data import paths
+
+        left = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]
+        jobs = submit_to_sky(args, [(p.command, p.workdir) for p in left])
+        return {
+            "points": [{"overrides": p.knobs, "workdir": p.workdir} for p in left],
+            "jobs": jobs,
+        }
     if args.dry_run:
         for p in [] if args.search else points:
             print(f"python launch.py {shlex.join(p.command)}")
@@ -256,7 +323,7 @@ def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         }
     if args.on == "slurm":
         submit = submitter(args, "sweep")
-    from inception import study, study_page, sweep
+    from inception import hparams, study, study_page, sweep
 
     study.create(args.workdir, kind)
     launch = [sys.executable, str(HERE / "launch.py")]
@@ -266,10 +333,9 @@ def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
             search = Search(args.workdir, choices, trials=args.search, point=make)
             if args.on == "slurm":
-                again = ["--on=local", "--workers=1", "--search", str(args.search), "--json"]
-                own = [a for a in sys.argv[1:] if not a.startswith("--on=")]
+                own = there(sys.argv[1:])
                 sweep.search_on_slurm(
-                    args.workdir, search, [*launch, *own, *again],
+                    args.workdir, search, [*launch, *own, "--workers=1"],
                     at_once=args.workers or 1, submit=submit,
                 )  # fmt: skip
             else:
@@ -281,6 +347,7 @@ def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     finally:
         rows = search.rows() if args.search else [study.row(p) for p in points]
         pages = study_page.write(args.workdir, rows, name=pathlib.Path(args.workdir).name)
+        hparams.write_hparams(args.workdir, rows)
         print(f"page: {pages['page']}, table: {pages['csv']}", file=sys.stderr)
     if failed := [r for r in rows if r["state"] == "failed"]:
         for r in failed:
@@ -641,7 +708,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="points at a time; here they share the cores (default: 1, on SLURM all)",
     )
-    sub.add_argument("--dry_run", action="store_true", help="print the commands alone")
     add_places(sub)
 
     sub = command(
@@ -749,22 +815,50 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def pair(text: str) -> tuple[str, str]:
+    """'a=b' -> ('a', 'b')."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=VALUE")
+    return name, value
+
+
 def add_places(sub: argparse.ArgumentParser) -> None:
-    """--on, and what a job of a cluster asks for."""
+    """--on, and what a job of a cluster or a cloud asks for."""
     sub.add_argument(
-        "--on", choices=("local", "slurm"), default="local", help="this machine, or SLURM's jobs"
+        "--on",
+        choices=("local", "slurm", "sky"),
+        default="local",
+        help="this machine, a job of SLURM, or of SkyPilot; see docs/launching.md",
     )
+    sub.add_argument("--dry_run", action="store_true", help="print what would be launched")
     group = sub.add_argument_group("SLURM", "each overrides what --cluster=FILE says")
     group.add_argument("--cluster", default="", metavar="FILE", help="TOML file of what follows")
     group.add_argument("--partition", metavar="NAME")
     group.add_argument("--account", metavar="NAME")
     group.add_argument("--time", metavar="TIME", help="of one turn, as sbatch has it; it goes on")
-    group.add_argument("--nodes", type=whole_number, metavar="N")
+    group.add_argument("--nodes", type=whole_number, metavar="N", help="default: 1")
     group.add_argument("--gpus_per_node", type=whole_number, metavar="N")
     group.add_argument(
         "--tasks_per_node", type=whole_number, metavar="N", help="default: one for each GPU"
     )
     group.add_argument("--cpus_per_task", type=whole_number, metavar="N")
+    group = sub.add_argument_group("SkyPilot", "--nodes is its too")
+    group.add_argument(
+        "--accelerators", default="", metavar="NAME", help="tpu-v5litepod-64, H100:8, ..."
+    )
+    group.add_argument(
+        "--infra", default="", help="cloud/region/zone or k8s; default: the cheapest there is"
+    )
+    group.add_argument("--spot", action="store_true", help="on machines that may be taken away")
+    group.add_argument(
+        "--copy", type=pair, action="append", default=[], metavar="PATH=gs://...",
+        help="a bucket's folder that is copied to each host",
+    )  # fmt: skip
+    group.add_argument(
+        "--env", type=pair, action="append", default=[], metavar="NAME=VALUE",
+        help="a variable for the command",
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -800,8 +894,10 @@ def main(argv: list[str]) -> int:
             raise CommandLineError(
                 f"unknown flag {(wrong or rest)[0]}; see launch.py {args.command} --help"
             )
-        if args.function is train and args.on == "slurm":
-            args.function = train_on_slurm
+        if args.function is train and args.on != "local":
+            args.function = train_on_slurm if args.on == "slurm" else train_on_sky
+        elif args.function is train and args.dry_run:
+            raise CommandLineError("--dry_run is for --on=slurm and --on=sky")
         elif args.function is train and (args.processes > 1 or args.restarts):
             return start_processes(args, overrides)
         with stdout_to_stderr() if args.json else contextlib.nullcontext():
