@@ -119,7 +119,7 @@ def check(task: Mapping[str, Any]) -> Any:
             return found
     except ImportError as error:
         raise UserError(
-            "--on=sky needs SkyPilot: pip install -c requirements.txt -e '.[cluster]', and your "
+            "--on=sky needs SkyPilot: pip install -c requirements.txt -e '.[sky]', and your "
             f"cloud's part of it, as in pip install 'skypilot[gcp]' ({error})"
         ) from error
     except OSError as error:  # it downloads the list of accelerators
@@ -145,9 +145,9 @@ def submit(task: Mapping[str, Any]) -> list[int]:
         ids, _ = sky.stream_and_get(jobs.launch(ready))  # follows the submission, not the job
     except Exception as error:  # no cloud, no rights, no such machines: whatever SkyPilot raises
         raise UserError(f"SkyPilot did not take the job: {_line(error)}") from error
-    for job in ids:
+    for job in ids or []:
         print(f"job {job}. Its logs: sky jobs logs {job}; to end it: sky jobs cancel {job}")
-    return list(ids)
+    return list(ids or [])
 
 
 def to_yaml(task: Mapping[str, Any]) -> str:

@@ -10,6 +10,8 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import submitit
+
 from inception import Interrupted, UserError
 
 SAVE_S = 120  # before its time is over a job is told to save
@@ -76,11 +78,9 @@ def submit(
         The jobs' ids.
 
     Raises:
-        UserError: no SLURM, no submitit, or what sbatch refuses.
+        UserError: no SLURM, or what sbatch refuses.
     """
     check()
-    import submitit
-
     executor = submitit.SlurmExecutor(folder=folder)
     tasks = tasks_per_node or max(1, gpus_per_node)
     lines = list(setup)
@@ -120,16 +120,12 @@ def submit(
 
 
 def check() -> None:
-    """Raises UserError where this is no SLURM cluster, or submitit is not installed."""
+    """Raises UserError where this is no machine of a SLURM cluster."""
     if not shutil.which("sbatch"):
         raise UserError(
             "--on=slurm: there is no sbatch on this machine: run it on the cluster's login node; "
             "apt install slurm-client on one whose cluster is configured"
         )
-    try:
-        import submitit  # noqa: F401
-    except ImportError as error:
-        raise UserError("--on=slurm: pip install submitit first") from error
 
 
 def _reason(text: str) -> str:

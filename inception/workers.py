@@ -51,11 +51,12 @@ def run(
         s: signal.signal(s, lambda number, _: told.append(number))
         for s in (signal.SIGINT, signal.SIGTERM)
     }
-    more = True
+    more, passed_on = True, 0
     try:
         while True:
+            now = len(told)
             for slot in range(workers):
-                if more and not told and slot not in slots:
+                if more and not now and slot not in slots:
                     if (point := next(points, None)) is None:
                         more = False
                         break
@@ -66,17 +67,16 @@ def run(
                 if status is not None:
                     del slots[slot]
                     running.discard(point.number)
-                    if _close(point, status, point.number in pruned):
+                    if _close(point, status, point.number in pruned, stopped=passed_on > 0):
                         ended(point)
-                elif told:
-                    child.send_signal(signal.SIGTERM if len(told) == 1 else signal.SIGKILL)
+                elif now > passed_on:
+                    child.send_signal(signal.SIGKILL if passed_on else signal.SIGTERM)
                 elif point.number not in pruned and prune(point):
                     pruned.add(point.number)
                     child.send_signal(signal.SIGTERM)
-            if told and len(told) == 1 and slots:
-                told.append(0)  # told once; the next signal kills
+            passed_on = now
             show()
-            if not slots and (told or not more):
+            if not slots and (now or not more):
                 break
             time.sleep(POLL_S)
     finally:
@@ -120,11 +120,11 @@ def _start(point: Point, launch: Sequence[str], cores: set[int]) -> subprocess.P
         )
 
 
-def _close(point: Point, status: int, pruned: bool) -> bool:
+def _close(point: Point, status: int, pruned: bool, *, stopped: bool) -> bool:
     """Notes how a point ended; whether that is its end."""
     if status == 0 and point.result() is not None:
         return True
-    if status == Interrupted.status:
+    if status == Interrupted.status or (stopped and status < 0):
         if pruned:
             point.mark("pruned")
         return pruned

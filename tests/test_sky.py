@@ -1,6 +1,6 @@
 """Tasks for SkyPilot: what they say, what their scripts do, and that SkyPilot's schema takes them.
 
-The last need SkyPilot (pip install -e '.[cluster]') and are skipped where it is not.
+The last need SkyPilot (pip install -e '.[sky]') and are skipped where it is not.
 """
 
 import pathlib
@@ -181,7 +181,7 @@ def skypilot(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("SKYPILOT_DISABLE_USAGE_COLLECTION", "1")
-        yield pytest.importorskip("sky", reason="SkyPilot: pip install -e '.[cluster]'")
+        yield pytest.importorskip("sky", reason="SkyPilot: pip install -e '.[sky]'")
 
 
 @pytest.mark.parametrize("name", TASKS)

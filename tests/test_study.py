@@ -1,0 +1,248 @@
+"""Sweeps and searches: points, workers, resuming; with a stand-in for training, which takes long."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import experiments
+from inception import Interrupted, UserError, search, study, sweep, workers
+from tests import tiny
+
+# Writes what train writes; the top-1 is the rate, and a rate of 13 fails.
+TRAINER = """
+import json, pathlib, signal, sys, time
+rate, seconds, workdir = float(sys.argv[1]), float(sys.argv[2]), pathlib.Path(sys.argv[3])
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+workdir.mkdir(parents=True, exist_ok=True)
+(workdir / "config.json").write_text(json.dumps({"optim": {"epochs": 4.0}}))
+with open(workdir / "starts", "a") as file:
+    file.write("x")
+print("begins", flush=True)
+if rate == 13:
+    sys.exit("launch.py train: config.seed=13: bad luck")
+for epoch in range(1, 5):
+    with open(workdir / "metrics.jsonl", "a") as file:
+        for row in (
+            {"kind": "train", "step": epoch, "epoch": epoch, "images_per_second": 9.0},
+            {"kind": "eval", "step": epoch, "epoch": epoch, "top1": rate * epoch / 400},
+        ):
+            file.write(json.dumps(row) + "\\n")
+    time.sleep(seconds)
+(workdir / "result.json").write_text(json.dumps({"top1_error": 100 - rate, "steps": 4}))
+"""
+LAUNCH = (sys.executable, "-c", TRAINER)
+
+
+def make(folder: pathlib.Path, seconds: float = 0.0):
+    def point(number: int, knobs: dict) -> study.Point:
+        workdir = f"{folder}/{number}"
+        return study.Point(number, knobs, workdir, (str(knobs["rate"]), str(seconds), workdir))
+
+    return point
+
+
+def starts(point: study.Point) -> int:
+    file = point.folder / "starts"
+    return len(file.read_text()) if file.exists() else 0
+
+
+def states(points: list[study.Point]) -> list[str]:
+    return [study.row(p)["state"] for p in points]
+
+
+def test_every_point_runs_once_and_broken_ones_again(tmp_path: pathlib.Path) -> None:
+    points = [make(tmp_path)(i, {"rate": rate}) for i, rate in enumerate((20, 13, 60))]
+    for time_ in (1, 2):
+        sweep.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
+        assert states(points) == ["finished", "failed", "finished"]
+        assert [starts(p) for p in points] == [1, time_, 1]
+    rows = [study.row(p) for p in points]
+    assert rows[1]["error"] == "launch.py train: config.seed=13: bad luck"
+    assert rows[2]["best_top1"] == 60 and rows[2]["curve"] == [(1, 15), (2, 30), (3, 45), (4, 60)]
+
+
+def test_a_killed_point_is_broken_and_says_by_what(tmp_path: pathlib.Path) -> None:
+    (point,) = points = [make(tmp_path, seconds=60)(0, {"rate": 1})]
+
+    def kill() -> None:
+        while not starts(point):
+            time.sleep(0.05)
+        out = subprocess.run(["pgrep", "-f", point.workdir], capture_output=True, text=True).stdout
+        os.kill(int(out.split()[0]), signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    sweep.run_here(str(tmp_path), points, launch=LAUNCH, at_once=1)
+    assert states(points) == ["failed"]
+    assert study.row(point)["error"].startswith("killed by SIGKILL; see ")
+
+
+def test_ctrl_c_stops_all_and_the_same_call_goes_on(tmp_path: pathlib.Path) -> None:
+    points = [make(tmp_path, seconds=0.3)(i, {"rate": 10 * i}) for i in range(3)]
+
+    def interrupt() -> None:
+        while not all(starts(p) for p in points[:2]):
+            time.sleep(0.05)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(Interrupted):
+        sweep.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
+    assert states(points) == ["stopped", "stopped", "waiting"]
+    sweep.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
+    assert states(points) == ["finished"] * 3
+    assert [starts(p) for p in points] == [2, 2, 1]
+
+
+def test_workers_share_the_cores(tmp_path: pathlib.Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    with pytest.raises(UserError, match=f"--workers={cores + 1}: there are {cores} cores"):
+        workers.run(iter([]), LAUNCH, workers=cores + 1, running=set())
+    for count in range(1, cores + 1):
+        shares = workers._shares(count)
+        assert len(set.union(*shares)) == sum(map(len, shares)) == count * (cores // count)
+
+
+def test_a_folder_of_another_study_or_in_use_is_refused(tmp_path: pathlib.Path) -> None:
+    folder = str(tmp_path / "study")
+    study.create(folder, {"config": "a.py", "points": [{"x": 1}, {"x": 2}]})
+    study.create(folder, {"config": "a.py", "points": [{"x": 1}, {"x": 2}]})
+    message = r"study has another sweep: points\[1\] is {'x': 2} there and {'x': 3} here"
+    with pytest.raises(UserError, match=message):
+        study.create(folder, {"config": "a.py", "points": [{"x": 1}, {"x": 3}]})
+    with pytest.raises(UserError, match=r"points\[1\] is {'x': 2} there and nothing here"):
+        study.create(folder, {"config": "a.py", "points": [{"x": 1}]})
+    with (
+        study.alone(folder),
+        pytest.raises(UserError, match="being worked on"),
+        study.alone(folder),
+    ):
+        pass
+
+
+def test_the_table_shows_what_differs(tmp_path: pathlib.Path) -> None:
+    rows = [study.row(make(tmp_path)(i, {"rate": i / 3, "same": "x"})) for i in range(50)]
+    table = study.table(rows)
+    assert [c.header for c in table.columns] == ["", "rate", "state", "epoch", "best top-1", "left"]
+    assert table.row_count == study.SHOWN and "10 more" in table.caption
+
+
+SPACE = {"rate": experiments.log_uniform(1, 100), "kind": ("a", "b")}
+
+
+def test_a_search_learns_stops_and_goes_on(tmp_path: pathlib.Path) -> None:
+    def trials(count: int) -> search.Search:
+        point = make(tmp_path)
+        return search.Search(str(tmp_path), SPACE, trials=count, point=point)
+
+    sweep.search_here(trials(3), launch=LAUNCH, at_once=1)
+    first = trials(3).rows()
+    assert [r["state"] for r in first] == ["finished"] * 3
+    assert all(1 <= r["knobs"]["rate"] <= 100 and r["knobs"]["kind"] in "ab" for r in first)
+    sweep.search_here(trials(5), launch=LAUNCH, at_once=2)
+    assert [r["knobs"] for r in trials(5).rows()[:3]] == [r["knobs"] for r in first]
+    assert [r["state"] for r in trials(5).rows()] == ["finished"] * 5
+
+
+def test_a_trial_of_a_dead_worker_is_taken_up(tmp_path: pathlib.Path) -> None:
+    def new() -> search.Search:
+        return search.Search(str(tmp_path), SPACE, trials=2, point=make(tmp_path))
+
+    dead = new()
+    knobs = next(dead.points()).knobs
+    assert [p.number for p in new().points()] == [1]  # of another worker, which still lives
+    dead._open[0][1].close()
+    alive = new()
+    assert next(alive.points()).knobs == knobs
+
+
+def test_halving_stops_the_worse(tmp_path: pathlib.Path) -> None:
+    rates = iter([80.0, 60.0, 70.0, 2.0, 1.0])
+    space = {"rate": experiments.uniform(0, 100)}
+    searched = search.Search(str(tmp_path), space, trials=5, point=make(tmp_path, seconds=0.5))
+    for rate in rates:
+        searched._study.enqueue_trial({"rate": rate})
+    searched._trials = 10
+    taken = iter(lambda: next(searched.points()), None)
+    workers.run(
+        (p for p, _ in zip(taken, range(5), strict=False)), LAUNCH, workers=1, running=set(),
+        prune=searched.prune, ended=searched.ended,
+    )  # fmt: skip
+    ended = {r["knobs"]["rate"]: r["state"] for r in searched.rows() if "rate" in r["knobs"]}
+    assert ended[80.0] == "finished" and ended[1.0] == ended[2.0] == "pruned"
+
+
+@given(st.integers(1, 4), st.integers(1, 4))
+def test_a_grid_has_every_combination_once(a: int, b: int) -> None:
+    points = experiments.grid({"x": tuple(range(a)), "y": tuple("abcd"[:b])})
+    assert len(points) == a * b == len({tuple(p.values()) for p in points})
+
+
+def test_points_of_a_space() -> None:
+    assert experiments.zipped({"x": (1, 2), "y": (3, 4)}) == [{"x": 1, "y": 3}, {"x": 2, "y": 4}]
+    with pytest.raises(ValueError, match="as many values"):
+        experiments.zipped({"x": (1, 2), "y": (3,)})
+    with pytest.raises(ValueError, match="a grid needs values"):
+        experiments.grid({"x": experiments.uniform(0, 1)})
+    with pytest.raises(ValueError, match="from above 0"):
+        experiments.log_uniform(0, 1)
+    drawn = experiments.random(SPACE, 400, seed=1)
+    assert drawn == experiments.random(SPACE, 400, seed=1) != experiments.random(SPACE, 400)
+    assert 150 < sum(p["rate"] < 10 for p in drawn) < 250  # half of the logarithms
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "yield {'optim.lr': 1.0}",
+            "there is no knob config.optim.lr; the nearest is config.optim.",
+        ),
+        ("yield {'optim.epochs': 'many'}", "optim.epochs"),
+        ("yield {'seed': 1}\n    yield {'seed': 1}", "points 0 and 1 of the sweep are alike"),
+        ("return []", "the sweep has no points"),
+        ("return zipped({'seed': (1, 2), 'data.seed': (1,)})", "as many values for each knob"),
+    ],
+)
+def test_wrong_sweeps_are_found_before_anything_starts(
+    tmp_path: pathlib.Path, capfd: pytest.CaptureFixture, body: str, message: str
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from experiments import zipped\nfrom experiments.digits import get_config\n"
+        f"def sweep():\n    {body}\n"
+    )
+    import launch
+
+    status = launch.main(["sweep", f"--config={file}", f"--workdir={tmp_path}/s", *tiny.OVERRIDES])
+    error = capfd.readouterr().err
+    assert status == 2 and message in error and "Traceback" not in error
+    assert not (tmp_path / "s").exists()
+
+
+def test_named_sweeps(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from experiments.digits import get_config\n"
+        "def sweep_seeds():\n    return [{'seed': 5}]\ndef space():\n    return {'nope': (1,)}\n"
+    )
+    import launch
+
+    args = ["sweep", f"--config={file}", f"--workdir={tmp_path}/s", "--dry_run", "--json"]
+    assert launch.main([*args, "--sweep=seeds"]) == 0
+    assert json.loads(capfd.readouterr().out.splitlines()[-1]) == {
+        "points": [{"overrides": {"seed": 5}, "workdir": f"{tmp_path}/s/0", "result": None}]
+    }
+    assert launch.main(args) == 2
+    assert "defines no sweep(); there is sweep_seeds()" in capfd.readouterr().err
+    assert launch.main([*args, "--search=3"]) == 2
+    assert "there is no knob config.nope" in capfd.readouterr().err
