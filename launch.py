@@ -3,7 +3,6 @@
 
 import argparse
 import contextlib
-import difflib
 import functools
 import importlib.util
 import itertools
@@ -12,7 +11,6 @@ import math
 import os
 import pathlib
 import re
-import runpy
 import shlex
 import signal
 import sys
@@ -21,10 +19,10 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from inception import Interrupted, UserError, local
+from inception.configs import CommandLineError, load_config, run_config
 
 HERE = pathlib.Path(__file__).parent
 DEFAULT_CONFIG = "experiments/digits.py"
@@ -37,113 +35,6 @@ PLACE = (
     "--account", "--time", "--nodes", "--gpus_per_node", "--tasks_per_node", "--cpus_per_task",
 )  # fmt: skip
 PLACE_ALONE = ("--dry_run", "--spot")
-
-
-class CommandLineError(Exception):
-    """The command line is wrong: exit status 2."""
-
-
-def experiment(path: str) -> dict[str, Any]:
-    """What an experiment file defines: get_config(), perhaps sweep()."""
-    if not pathlib.Path(path).is_file():  # from another folder the project's own are meant
-        path = str(HERE / path) if (HERE / path).is_file() else path
-    if not pathlib.Path(path).is_file():
-        known = sorted(f"experiments/{p.name}" for p in HERE.glob("experiments/[!_]*.py"))
-        raise CommandLineError(f"--config={path}: no such file; there are {', '.join(known)}")
-    defined = runpy.run_path(path)
-    if "get_config" not in defined:
-        raise CommandLineError(f"--config={path} defines no get_config()")
-    return defined
-
-
-def load_config(path: str, overrides: list[str]) -> ConfigDict:
-    """get_config() of the experiment file, locked, with --config.any.knob=VALUE applied.
-
-    Raises:
-        CommandLineError: no such file, a misspelt knob, a value of the wrong type, or none where
-            the experiment leaves the choice to the user.
-    """
-    config = apply_overrides(experiment(path)["get_config"](), overrides)
-    if open_knobs := _open_knobs(config, "config"):
-        flags_to_give = " ".join(f"--{name}=..." for name in open_knobs)
-        raise CommandLineError(f"--config={path} leaves the choice to you: give {flags_to_give}")
-    return config
-
-
-def apply_overrides(config: ConfigDict, overrides: list[str]) -> ConfigDict:
-    """Applies flags of the form --config.any.knob=VALUE; CommandLineError if one is wrong."""
-    config.lock()
-    before = config.copy_and_resolve_references()
-    knobs = _knobs(config, "config")
-    for flag in overrides:
-        name = flag.split("=")[0].lstrip("-").removeprefix("no")
-        if flag.startswith("-") and name not in knobs:
-            near = difflib.get_close_matches(name, knobs, n=1, cutoff=0.0)[0]
-            raise CommandLineError(f"{flag}: there is no knob {name}; the nearest is {near}")
-    values = flags.FlagValues()
-    argv = ["launch.py", *overrides]
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        rest = values(argv)[1:]
-    except flags.Error as error:
-        raise CommandLineError(str(error)) from error
-    if rest:
-        raise CommandLineError(f"unknown argument {rest[0]}")
-    _check_tuples(before, config, "config")
-    _check_numbers(config, "config")
-    return config
-
-
-def _knobs(config: ConfigDict, prefix: str) -> list[str]:
-    names = []
-    for key, value in config.items():
-        name = f"{prefix}.{key}"
-        names += _knobs(value, name) if isinstance(value, ConfigDict) else [name]
-    return names
-
-
-def _open_knobs(config: ConfigDict, prefix: str) -> list[str]:
-    """Placeholders that nothing has filled."""
-    names = []
-    for key, value in config.items():
-        name = f"{prefix}.{key}"
-        if isinstance(value, ConfigDict):
-            names += _open_knobs(value, name)
-        elif value is None:
-            names.append(name)
-    return names
-
-
-def _check_tuples(before: ConfigDict, after: ConfigDict, name: str) -> None:
-    """ml_collections checks types, but not those inside a tuple."""
-    for key, old in before.items():
-        new = after[key]
-        if isinstance(old, ConfigDict):
-            _check_tuples(old, new, f"{name}.{key}")
-        elif isinstance(old, tuple):
-            kind = (int, float) if isinstance(old[0], float) else type(old[0])
-            if not all(isinstance(value, kind) for value in new):
-                raise CommandLineError(
-                    f"--{name}.{key}={new}: each element must be a {type(old[0]).__name__}, "
-                    f"as in {old}"
-                )
-
-
-def _check_numbers(config: ConfigDict, name: str) -> None:
-    """No knob has a meaning below 0."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            _check_numbers(value, f"{name}.{key}")
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not 0 <= number < math.inf:
-                raise CommandLineError(f"--{name}.{key}={value}: must be finite and at least 0")
-
-
-def run_config(workdir: str, overrides: list[str]) -> ConfigDict:
-    """The config that the run in `workdir` was started with."""
-    from inception import checkpoint
-
-    return apply_overrides(ConfigDict(checkpoint.read_config(workdir)), overrides)
 
 
 def join(args: argparse.Namespace) -> None:
@@ -290,72 +181,67 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 
 def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    """`sweep`: every point of sweep(), or with --search Optuna's choice from space()."""
-    make = functools.partial(point, args, overrides)
-    choices = spaces(args)
-    kind: dict[str, Any] = {"config": args.config, "sweep": args.sweep, "overrides": overrides}
+    from inception.sweeps import plan
+
+    experiment: dict[str, Any] = {
+        "config": args.config,
+        "overrides": overrides,
+        "workdir": args.workdir,
+    }
+    space: Any = {}
     if args.search:
-        for knob, values in choices.items():  # one value of each, so that a wrong knob ends it here
-            make(0, {knob: values[0] if isinstance(values, tuple) else values.low})
-        kind["space"] = {knob: str(values) for knob, values in choices.items()}
+        space = plan.space(args.config, args.sweep, overrides)
+        points = []
+        kind: dict[str, Any] = {"space": {knob: str(values) for knob, values in space.items()}}
     else:
-        points = [make(number, knobs) for number, knobs in enumerate(choices)]
-        check_points(args, points)
-        kind["points"] = [p.knobs for p in points]
+        points = plan.points(**experiment, name=args.sweep)
+        kind = {"points": [p.knobs for p in points]}
     if args.on == "sky":
         if args.search:
             raise CommandLineError("--search is for --on=local and --on=slurm")
         from inception.data import paths
 
-        left = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]
-        jobs = submit_to_sky(args, [(p.command, p.workdir) for p in left])
-        return {
-            "points": [{"overrides": p.knobs, "workdir": p.workdir} for p in left],
-            "jobs": jobs,
-        }
+        points = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]
+        jobs = submit_to_sky(args, [(p.command, p.workdir) for p in points])
+        return {"points": [_of_point(p) for p in points], "jobs": jobs}
     if args.dry_run:
-        for p in [] if args.search else points:
+        for p in points:
             print(f"python launch.py {shlex.join(p.command)}")
-        return {
-            "points": []
-            if args.search
-            else [{"overrides": p.knobs, "workdir": p.workdir, "result": None} for p in points]
-        }
-    if args.on == "slurm":
-        submit = submitter(args, "sweep")
-    from inception import hparams, study, study_page, sweep
+        return {"points": [_of_point(p) for p in points]}
+    submit = submitter(args, "sweep") if args.on == "slurm" else None
+    from inception.sweeps import hparams, page, run, study
 
-    study.create(args.workdir, kind)
+    study.create(
+        args.workdir,
+        {"config": args.config, "sweep": args.sweep, "overrides": overrides, **kind},
+    )
     launch = [sys.executable, str(HERE / "launch.py")]
+    workers = args.workers or 1
     try:
         if args.search:
-            from inception.search import Search
+            from inception.sweeps.search import Search
 
-            search = Search(args.workdir, choices, trials=args.search, point=make)
-            if args.on == "slurm":
-                own = there(sys.argv[1:])
-                sweep.search_on_slurm(
-                    args.workdir, search, [*launch, *own, "--workers=1"],
-                    at_once=args.workers or 1, submit=submit,
-                )  # fmt: skip
+            make = functools.partial(plan.point, **experiment)
+            search = Search(args.workdir, space, trials=args.search, point=make)
+            if submit:
+                worker = [*launch, *there(sys.argv[1:]), "--workers=1"]
+                run.search_on_slurm(args.workdir, search, worker, at_once=workers, submit=submit)
             else:
-                sweep.search_here(search, launch=launch, at_once=args.workers or 1)
-        elif args.on == "slurm":
-            sweep.run_on_slurm(args.workdir, points, launch=launch, submit=submit)
+                run.search_here(search, launch=launch, at_once=workers)
+        elif submit:
+            run.run_on_slurm(args.workdir, points, launch=launch, submit=submit)
         else:
-            sweep.run_here(args.workdir, points, launch=launch, at_once=args.workers or 1)
+            run.run_here(args.workdir, points, launch=launch, at_once=workers)
     finally:
         rows = search.rows() if args.search else [study.row(p) for p in points]
-        pages = study_page.write(args.workdir, rows, name=pathlib.Path(args.workdir).name)
+        pages = page.write(args.workdir, rows, name=pathlib.Path(args.workdir).name)
         hparams.write_hparams(args.workdir, rows)
         print(f"page: {pages['page']}, table: {pages['csv']}", file=sys.stderr)
-    if failed := [r for r in rows if r["state"] == "failed"]:
-        for r in failed:
-            print(f"[{r['number']}] {r['workdir']}: {r['error']}", file=sys.stderr)
-        if not args.search or len(failed) == len(rows):
-            raise UserError(
-                f"{len(failed)} of {len(rows)} failed: the same command runs these again"
-            )
+    failed = [r for r in rows if r["state"] == "failed"]
+    for r in failed:
+        print(f"[{r['number']}] {r['workdir']}: {r['error']}", file=sys.stderr)
+    if failed and (not args.search or len(failed) == len(rows)):
+        raise UserError(f"{len(failed)} of {len(rows)} failed: the same command runs these again")
     return {
         "points": [
             {"overrides": r["knobs"], "workdir": r["workdir"], "result": r["result"]} for r in rows
@@ -364,50 +250,8 @@ def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     }
 
 
-def spaces(args: argparse.Namespace) -> Any:
-    """The points of the experiment's sweep, or with --search its space; named by --sweep."""
-    defined = experiment(args.config)
-    kind = "space" if args.search else "sweep"
-    known = [n for n in defined if n == kind or n.startswith(f"{kind}_")]
-    name = f"{kind}_{args.sweep}" if args.sweep else kind
-    if name not in known:
-        there = ", ".join(f"{n}()" for n in known) or f"no {kind}() at all"
-        raise CommandLineError(f"--config={args.config} defines no {name}(); there is {there}")
-    try:
-        found = defined[name]()
-        return dict(found) if args.search else [dict(knobs) for knobs in found]
-    except ValueError as error:
-        raise CommandLineError(f"--config={args.config}: {name}(): {error}") from error
-
-
-def point(
-    args: argparse.Namespace, overrides: list[str], number: int, knobs: dict[str, Any]
-) -> Any:
-    """A point of a sweep; CommandLineError where its knobs are wrong."""
-    from inception.study import Point
-
-    if both := {f"config.{k}" for k in knobs} & {o.split("=")[0].strip("-") for o in overrides}:
-        raise CommandLineError(f"--{both.pop()} is what the sweep varies: leave it out")
-    changes = [*overrides, *(f"--config.{knob}={value}" for knob, value in knobs.items())]
-    load_config(args.config, changes)  # a wrong one is found before the first has run
-    workdir = f"{args.workdir}/{number}"
-    command = ("train", f"--config={args.config}", f"--workdir={workdir}", *changes)
-    return Point(number, knobs, workdir, command)
-
-
-def check_points(args: argparse.Namespace, points: list[Any]) -> None:
-    """CommandLineError where there is none, or two are alike."""
-    if not points:
-        raise CommandLineError(f"--config={args.config}: the sweep has no points")
-    seen: dict[str, int] = {}
-    for p in points:
-        config = load_config(args.config, list(p.command[3:])).to_json(sort_keys=True)
-        if config in seen:
-            raise CommandLineError(
-                f"--config={args.config}: points {seen[config]} and {p.number} of the sweep are "
-                f"alike: {p.knobs}"
-            )
-        seen[config] = p.number
+def _of_point(point: Any) -> dict[str, Any]:
+    return {"overrides": point.knobs, "workdir": point.workdir, "result": None}
 
 
 def submitter(args: argparse.Namespace, name: str) -> Any:

@@ -21,7 +21,7 @@ import optax
 from PIL import Image
 
 import launch
-from inception import evaluate, parallel
+from inception import configs, evaluate, parallel
 from inception.model import GoogLeNet
 from inception.step import create_state
 
@@ -44,7 +44,7 @@ def write_photos(folder: pathlib.Path, count: int) -> None:
 def config_of(folder: pathlib.Path):
     overrides = {"data.source": "folder", "data.path": folder, "data.eval_split": "val"}
     overrides |= {"run.eval_batch_size": BATCH, "model.heads": False}
-    return launch.load_config(
+    return configs.load_config(
         str(launch.HERE / "experiments" / "base.py"),
         [f"--config.{knob}={value}" for knob, value in overrides.items()],
     )

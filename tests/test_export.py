@@ -28,7 +28,7 @@ from jax import lax
 from PIL import Image
 
 import launch
-from inception import UserError, checkpoint, export, ops, pixels, to_onnx
+from inception import UserError, checkpoint, configs, export, ops, pixels, to_onnx
 from inception.model import GoogLeNet
 from inception.step import create_state
 from inception.workdir import write_config
@@ -68,7 +68,7 @@ def random_leaf(path: tuple, leaf: jax.ShapeDtypeStruct, rng: np.random.Generato
 
 def write_checkpoint(folder: pathlib.Path, *overrides: str) -> Network:
     """As train leaves one, its logits of mean 0 and variance 1 for each class."""
-    config = launch.load_config("experiments/base.py", list(overrides))
+    config = configs.load_config("experiments/base.py", list(overrides))
     model = GoogLeNet(**config.model)
     shapes = jax.eval_shape(
         functools.partial(
@@ -247,7 +247,7 @@ def test_safetensors_hold_every_array_and_what_rebuilds_the_network(
      ("--config.model.dtype=bfloat16", "--config.data.normalization=symmetric")],
 )  # fmt: skip
 def test_other_networks_too_bfloat16_ones_in_float32(tmp_path, overrides: tuple) -> None:
-    config = launch.load_config("experiments/base.py", [*NARROW, *overrides])
+    config = configs.load_config("experiments/base.py", [*NARROW, *overrides])
     wide = GoogLeNet(**{**config.model, "dtype": "float32"})
     images = np.random.default_rng(0).integers(0, 256, (2, 67, 67, 3), dtype=np.uint8)
     shapes = jax.eval_shape(

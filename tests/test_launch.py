@@ -13,6 +13,7 @@ import time
 import pytest
 
 import launch
+from inception import configs
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -124,7 +125,7 @@ def test_a_wrong_flag_is_named_with_what_it_takes(
 def test_overrides_arrive_with_their_types() -> None:
     overrides = ["--config.optim.learning_rate=2", "--noconfig.model.heads", "--config.data.mirror=true",
                  "--config.data.interpolations=('area','cubic')", "--config.data.area_range=.5,1."]  # fmt: skip
-    config = launch.load_config(tiny.EXPERIMENT, overrides)
+    config = configs.load_config(tiny.EXPERIMENT, overrides)
     assert config.optim.learning_rate == 2.0 and isinstance(config.optim.learning_rate, float)
     assert config.model.heads is False and config.data.mirror is True
     assert config.data.interpolations == ("area", "cubic")
@@ -140,7 +141,7 @@ def test_a_config_that_is_not_there_or_is_none(tmp_path, capfd) -> None:
 
 
 def test_every_experiment_has_bases_knobs_and_a_docstring_with_its_command() -> None:
-    base = launch.load_config(str(ROOT / "experiments/base.py"), [])
+    base = configs.load_config(str(ROOT / "experiments/base.py"), [])
     for path in (ROOT / "experiments").glob("[!_]*.py"):
         config = runpy.run_path(str(path))["get_config"]()
         assert launch._knobs(config, "") == launch._knobs(base, "")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import launch
-from inception import UserError, checkpoint, parallel, pixels, train
+from inception import UserError, checkpoint, configs, parallel, pixels, train
 from inception.data import imagenet, images, sampling
 from inception.model import GoogLeNet
 from inception.pretrained import caffe, torchvision
@@ -93,7 +93,7 @@ def test_torchvisions_names_and_numbers_as_they_were_recorded(tmp_path, capfd) -
     config = checkpoint.read_config(str(output))
     assert config["model"]["dropout"] == 0.2 and config["data"]["resize"] == "short"
     assert checkpoint.load(str(output)).classes == imagenet.CLASSES
-    fitting = launch.run_config(str(output), [])
+    fitting = configs.run_config(str(output), [])
     assert GoogLeNet(**fitting.model) and fitting.data.normalization == "symmetric"
 
 
@@ -163,7 +163,7 @@ def test_the_checkpoint_is_a_whole_train_state(tmp_path, capfd) -> None:
     output = tmp_path / "out"
     path = save(state_dict(heads=False, classes=10), tmp_path / "ten.safetensors")
     convert(capfd, "torchvision", path, output)
-    config = launch.run_config(str(output), [])
+    config = configs.run_config(str(output), [])
     assert config.optim.polyak_decay == 0
     _, tx = train.optimizer(config, 10, 900)
     checkpoints = checkpoint.Checkpoints(str(output))

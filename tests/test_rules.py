@@ -61,10 +61,13 @@ def only(pattern: str, *allowed: str) -> None:
 
 def test_each_heavy_library_has_one_place() -> None:
     only("orbax", "inception/checkpoint.py")
-    only("absl.flags|argparse|ml_collections.config_flags", "launch.py")
+    only("absl.flags|argparse|ml_collections.config_flags", "launch.py", "inception/configs.py")
     only("tensorflow$|tensorflow\\.")
     only("jax.sharding", "inception/parallel.py")
     only("matplotlib", "inception/figures.py")
+    only("optuna", "inception/sweeps/search.py", "inception/sweeps/importance.py")
+    only("submitit", "inception/slurm.py")
+    only("sky$|sky\\.", "inception/sky.py")
     for path in (ROOT / "inception/data").glob("*.py"):
         assert not any(i.split(".")[0] in ("jax", "flax") for i in imports(path)), path
 

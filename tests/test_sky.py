@@ -138,7 +138,7 @@ def test_yaml_says_the_same(name: str) -> None:
 @pytest.mark.parametrize("act", [sky.check, sky.submit])
 def test_without_skypilot_one_line_says_what_to_install(monkeypatch, act) -> None:
     monkeypatch.setitem(sys.modules, "sky", None)
-    with pytest.raises(UserError, match=r"needs SkyPilot: pip install .*\[cluster\]") as raised:
+    with pytest.raises(UserError, match=r"needs SkyPilot: pip install .*\[sky\]") as raised:
         act(task())
     assert "\n" not in str(raised.value)
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import experiments
-from inception import Interrupted, UserError, search, study, sweep, workers
+from inception import Interrupted, UserError
+from inception.sweeps import run, search, study, workers
 from tests import tiny
 
 # Writes what train writes; the top-1 is the rate, and a rate of 13 fails.
@@ -62,7 +63,7 @@ def states(points: list[study.Point]) -> list[str]:
 def test_every_point_runs_once_and_broken_ones_again(tmp_path: pathlib.Path) -> None:
     points = [make(tmp_path)(i, {"rate": rate}) for i, rate in enumerate((20, 13, 60))]
     for time_ in (1, 2):
-        sweep.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
+        run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
         assert states(points) == ["finished", "failed", "finished"]
         assert [starts(p) for p in points] == [1, time_, 1]
     rows = [study.row(p) for p in points]
@@ -80,7 +81,7 @@ def test_a_killed_point_is_broken_and_says_by_what(tmp_path: pathlib.Path) -> No
         os.kill(int(out.split()[0]), signal.SIGKILL)
 
     threading.Thread(target=kill).start()
-    sweep.run_here(str(tmp_path), points, launch=LAUNCH, at_once=1)
+    run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=1)
     assert states(points) == ["failed"]
     assert study.row(point)["error"].startswith("killed by SIGKILL; see ")
 
@@ -96,9 +97,9 @@ def test_ctrl_c_stops_all_and_the_same_call_goes_on(tmp_path: pathlib.Path) -> N
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(Interrupted):
-        sweep.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
+        run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
     assert states(points) == ["stopped", "stopped", "waiting"]
-    sweep.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
+    run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
     assert states(points) == ["finished"] * 3
     assert [starts(p) for p in points] == [2, 2, 1]
 
@@ -144,11 +145,11 @@ def test_a_search_learns_stops_and_goes_on(tmp_path: pathlib.Path) -> None:
         point = make(tmp_path)
         return search.Search(str(tmp_path), SPACE, trials=count, point=point)
 
-    sweep.search_here(trials(3), launch=LAUNCH, at_once=1)
+    run.search_here(trials(3), launch=LAUNCH, at_once=1)
     first = trials(3).rows()
     assert [r["state"] for r in first] == ["finished"] * 3
     assert all(1 <= r["knobs"]["rate"] <= 100 and r["knobs"]["kind"] in "ab" for r in first)
-    sweep.search_here(trials(5), launch=LAUNCH, at_once=2)
+    run.search_here(trials(5), launch=LAUNCH, at_once=2)
     assert [r["knobs"] for r in trials(5).rows()[:3]] == [r["knobs"] for r in first]
     assert [r["state"] for r in trials(5).rows()] == ["finished"] * 5
 

@@ -10,7 +10,8 @@ import optuna
 import pytest
 from tensorboardX.proto import api_pb2, event_pb2, plugin_hparams_pb2
 
-from inception import UserError, hparams, study_knobs, study_page
+from inception import UserError
+from inception.sweeps import hparams, importance, page
 
 
 def point(number: int, knobs: dict, top1: float | None = None, **kwargs) -> dict:
@@ -50,15 +51,15 @@ def grid() -> list[dict]:
     return rows
 
 
-def page(folder: pathlib.Path, rows: list[dict]) -> str:
-    written = study_page.write(str(folder), rows, name="a & b")
-    assert written == {"page": f"{folder}/study.html", "csv": f"{folder}/study.csv"}
+def written(folder: pathlib.Path, rows: list[dict]) -> str:
+    files = page.write(str(folder), rows, name="a & b")
+    assert files == {"page": f"{folder}/study.html", "csv": f"{folder}/study.csv"}
     assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".csv", ".html"}
-    return pathlib.Path(written["page"]).read_text()
+    return pathlib.Path(files["page"]).read_text()
 
 
 def test_the_page_has_every_part_and_loads_nothing(tmp_path: pathlib.Path) -> None:
-    text = page(tmp_path, grid())
+    text = written(tmp_path, grid())
     assert "a &amp; b" in text and "12 points: 9 finished, 1 pruned, 1 failed, 1 running" in text
     assert text.count("<svg") == 3 and "<script" not in text and "<?xml" not in text
     assert not re.search(r'(src|href)="(?!data:|#|study\.csv)', text)
@@ -76,7 +77,7 @@ def test_points_are_in_order_and_linked_where_they_have_a_page(tmp_path: pathlib
         row["workdir"] = str(tmp_path / str(row["number"]))
     (tmp_path / "5").mkdir()
     (tmp_path / "5" / "report.html").touch()
-    table = page(tmp_path, rows).split("<h2>Points</h2>")[1]
+    table = written(tmp_path, rows).split("<h2>Points</h2>")[1]
     lines = re.findall(r'<tr class="(\w*)"><td class="n">(?:<a href="(.*?)">)?(\d+)', table)
     assert lines[0] == ("best", "5/report.html", "5") and lines[1][2] == "4"
     assert ("unfinished", "", "2") in lines and lines[-1] == ("failed", "", "1")
@@ -84,7 +85,7 @@ def test_points_are_in_order_and_linked_where_they_have_a_page(tmp_path: pathlib
 
 
 def test_the_csv_has_a_line_a_point(tmp_path: pathlib.Path) -> None:
-    page(tmp_path, grid())
+    written(tmp_path, grid())
     lines = list(csv.DictReader((tmp_path / "study.csv").open()))
     assert list(lines[0]) == [
         "number", "state", "model.initializer", "optim.learning_rate", "seed", "best_top1",
@@ -98,20 +99,20 @@ def test_the_csv_has_a_line_a_point(tmp_path: pathlib.Path) -> None:
 def test_importances_find_the_knob_that_decides() -> None:
     rows = grid()
     verbosity = optuna.logging.get_verbosity()
-    shares = study_knobs.importances(rows, study_knobs.differing(rows))
+    shares = importance.importances(rows, importance.differing(rows))
     assert isinstance(shares, dict) and next(iter(shares)) == "model.initializer"
     assert shares["model.initializer"] > 0.9 and sum(shares.values()) == pytest.approx(1)
     assert optuna.logging.get_verbosity() == verbosity
     rates = [10 ** (-4 + i / 5) for i in range(16)]  # a scale that needs its logarithm
     knobs = [{"rate": rate, "noise": (7 * i) % 16 / 16} for i, rate in enumerate(rates)]
     rows = [point(i, k, 50 + 3.0 * i) for i, k in enumerate(knobs)]
-    shares = study_knobs.importances(rows, study_knobs.differing(rows))
+    shares = importance.importances(rows, importance.differing(rows))
     assert isinstance(shares, dict) and shares["rate"] > 0.8
 
 
 def test_why_there_are_no_importances() -> None:
     def said(rows: list[dict]) -> str | dict:
-        return study_knobs.importances(rows, study_knobs.differing(rows))
+        return importance.importances(rows, importance.differing(rows))
 
     few = [point(i, {"a": i}, 50.0 + i) for i in range(3)]
     assert "3 finished so far; importances need 4" in said(few)
@@ -139,17 +140,17 @@ NAN = float("nan")
     ],
 )  # fmt: skip
 def test_odd_studies_have_a_page(rows: list[dict], tmp_path: pathlib.Path) -> None:
-    assert "<h2>Points</h2>" in page(tmp_path, rows)
+    assert "<h2>Points</h2>" in written(tmp_path, rows)
     hparams.write_hparams(str(tmp_path), rows)
 
 
 def test_scales_of_knobs() -> None:
-    knob = study_knobs.Knob("rate", [10 ** (-4 + i / 4) for i in range(13)])
+    knob = importance.Knob("rate", [10 ** (-4 + i / 4) for i in range(13)])
     assert knob.place(1e-3) == pytest.approx(1 / 3) and not knob.discrete
     assert [label for _, label in knob.ticks(8)][::4] == ["0.0001", "0.1"]
-    linear = study_knobs.Knob("dropout", [0.02 + i / 20 for i in range(13)])
+    linear = importance.Knob("dropout", [0.02 + i / 20 for i in range(13)])
     assert linear.place(0.32) == pytest.approx(0.5)
-    few = study_knobs.Knob("rate", [0.1, 0.01, 0.001] * 2 + [None])
+    few = importance.Knob("rate", [0.1, 0.01, 0.001] * 2 + [None])
     assert [few.place(x) for x in (0.001, 0.01, 0.1)] == [0, 0.5, 1] and few.place(None) < 0
     assert [label for _, label in few.ticks(8)] == ["absent", "0.001", "0.01", "0.1"]
 
@@ -157,7 +158,7 @@ def test_scales_of_knobs() -> None:
 def test_a_page_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").touch()
     for write in (
-        lambda f: study_page.write(f, [], name="x"),
+        lambda f: page.write(f, [], name="x"),
         lambda f: hparams.write_hparams(f, []),
     ):
         with pytest.raises(UserError, match="cannot be written"):

@@ -8,8 +8,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-import launch
-from inception import checkpoint
+from inception import checkpoint, configs
 from inception.model import GoogLeNet
 from inception.step import create_state
 
@@ -31,7 +30,7 @@ OVERRIDES = (
 
 
 def config(*overrides: str) -> ConfigDict:
-    return launch.load_config(EXPERIMENT, [*OVERRIDES, *overrides])
+    return configs.load_config(EXPERIMENT, [*OVERRIDES, *overrides])
 
 
 def variables(config: ConfigDict, seed: int) -> Any:

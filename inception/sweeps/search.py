@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from inception import UserError
-from inception.study import Point, alone, row
+from inception.sweeps.study import Point, alone, row
 
 RUNNING = optuna.trial.TrialState.RUNNING
 FILE = "optuna.log"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from inception import Interrupted, UserError
 from inception.local import end_with_parent
-from inception.study import Point
+from inception.sweeps.study import Point
 
 POLL_S = 0.2
 

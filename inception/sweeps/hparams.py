@@ -10,8 +10,9 @@ from etils import epath
 from tensorboardX.proto import api_pb2, event_pb2, plugin_hparams_pb2, summary_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from inception import UserError, study_knobs
+from inception import UserError
 from inception.data import paths
+from inception.sweeps import importance
 
 METRICS = ("best_top1", "top1_error", "top5_error")
 # TensorBoard keeps the first end that it reads: only what stays is told.
@@ -76,11 +77,11 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> str:
     Raises:
         UserError: it cannot be written.
     """
-    knobs = study_knobs.differing(rows)
+    knobs = importance.differing(rows)
     infos, columns = [], {}
     for knob in knobs:
         kinds = {type(value) for value in knob.values if value is not None}
-        if kinds <= {int, float} and None not in map(study_knobs.number, knob.choices):
+        if kinds <= {int, float} and None not in map(importance.number, knob.choices):
             kind: type = float
         else:
             kind = bool if kinds == {bool} else str
@@ -102,7 +103,7 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> str:
                 told.append(_told("session_end_info", session_end_info=end))
             known = {**(row.get("result") or {}), "best_top1": row["best_top1"]}
             for tag in METRICS:
-                value = study_knobs.number(known.get(tag))
+                value = importance.number(known.get(tag))
                 if value is not None:
                     told.append(summary_pb2.Summary.Value(tag=tag, simple_value=value))
             _write_events(output / str(row["number"]), told, round(row["epoch"]))

@@ -121,7 +121,7 @@ def alone(folder: str) -> Iterator[None]:
 
 
 def row(point: Point, *, state: str = "") -> dict[str, Any]:
-    """How far a point is, from its files; see `inception.study_page` for the keys.
+    """How far a point is, from its files; see `inception.sweeps.page` for the keys.
 
     Args:
         state: 'running' or 'waiting', where a scheduler knows it.

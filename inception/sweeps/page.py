@@ -10,7 +10,7 @@ from typing import Any
 
 from inception import UserError, figures, report
 from inception.data import paths
-from inception.study_knobs import (
+from inception.sweeps.importance import (
     FEW_VALUES,
     Knob,
     by_error,
@@ -21,7 +21,7 @@ from inception.study_knobs import (
     number,
     text,
 )
-from inception.study_knobs import best as best_of
+from inception.sweeps.importance import best as best_of
 
 RESULTS = ("top1_error", "top5_error", "steps", "images_per_second")  # as in eval.json
 STATES = ("finished", "pruned", "failed", "running", "stopped", "waiting")

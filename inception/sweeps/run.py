@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from inception import Interrupted, slurm, study, workers
-from inception.search import Search
+from inception import Interrupted, slurm
+from inception.sweeps import study, workers
+from inception.sweeps.search import Search
 
 POLL_S = 2.0
 Submit = Callable[[Sequence[Sequence[str]], str], list[str]]  # commands, folder -> ids

@@ -1,0 +1,78 @@
+"""What an experiment's sweep() or space() asks for, checked before anything starts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from inception.configs import CommandLineError, experiment, load_config
+from inception.sweeps.study import Point
+
+
+def points(config: str, overrides: Sequence[str], workdir: str, *, name: str = "") -> list[Point]:
+    """The points of sweep(), or of sweep_NAME(), of an experiment file.
+
+    Args:
+        overrides: flags --config.any.knob=VALUE, for all points.
+        workdir: of the study; a point's is its number in it.
+
+    Raises:
+        CommandLineError: no such sweep, no point, two alike, or a wrong knob or value.
+    """
+    found = [
+        point(number, dict(knobs), config=config, overrides=overrides, workdir=workdir)
+        for number, knobs in enumerate(_call(config, "sweep", name))
+    ]
+    if not found:
+        raise CommandLineError(f"--config={config}: the sweep has no points")
+    seen: dict[str, int] = {}
+    for p in found:
+        whole = _check(config, overrides, p.knobs).to_json(sort_keys=True)
+        if whole in seen:
+            raise CommandLineError(
+                f"--config={config}: points {seen[whole]} and {p.number} of the sweep are alike: "
+                f"{p.knobs}"
+            )
+        seen[whole] = p.number
+    return found
+
+
+def space(config: str, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """What space(), or space_NAME(), says a search may choose; CommandLineError as in `points`."""
+    found = dict(_call(config, "space", name))
+    for knob, values in found.items():
+        for value in values if isinstance(values, tuple) else (values.low, values.high):
+            _check(config, overrides, {knob: value})
+    return found
+
+
+def point(
+    number: int, knobs: dict[str, Any], *, config: str, overrides: Sequence[str], workdir: str
+) -> Point:
+    """One point of a study; its folder is its number."""
+    own = f"{workdir}/{number}"
+    command = ("train", f"--config={config}", f"--workdir={own}", *_flags(overrides, knobs))
+    return Point(number, knobs, own, command)
+
+
+def _flags(overrides: Sequence[str], knobs: dict[str, Any]) -> list[str]:
+    return [*overrides, *(f"--config.{knob}={value}" for knob, value in knobs.items())]
+
+
+def _check(config: str, overrides: Sequence[str], knobs: dict[str, Any]) -> Any:
+    given = {flag.split("=")[0].lstrip("-") for flag in overrides}
+    if both := {f"config.{knob}" for knob in knobs} & given:
+        raise CommandLineError(f"--{both.pop()} is what the sweep varies: leave it out")
+    return load_config(config, _flags(overrides, knobs))
+
+
+def _call(config: str, kind: str, name: str) -> Any:
+    defined = experiment(config)
+    known = [n for n in defined if n == kind or n.startswith(f"{kind}_")]
+    wanted = f"{kind}_{name}" if name else kind
+    if wanted not in known:
+        has = ", ".join(f"{n}()" for n in known) or f"no {kind}() at all"
+        raise CommandLineError(f"--config={config} defines no {wanted}(); there is {has}")
+    try:
+        found = defined[wanted]()
+        return found if kind == "space" else list(found)
+    except ValueError as error:
+        raise CommandLineError(f"--config={config}: {wanted}(): {error}") from error
