@@ -15,19 +15,20 @@ from experiments import digits_plain, grid
 
 def get_config() -> ConfigDict:
     config = digits_plain.get_config()
-    config.optim.epochs = 4.0  # what lives has left chance by then
+    config.model.width = 0.5  # a third of the time
+    config.optim.epochs = 3.0  # what lives has left chance by then
     config.run.eval_every_epochs = 1.0
-    config.run.checkpoint_every_epochs = 4.0
+    config.run.checkpoint_every_epochs = 3.0
     return config
 
 
 def sweep() -> list[dict]:
-    """36 points; three seeds, for at the edge it is luck."""
+    """32 points, in half an hour on 2 cores; two seeds each, for at the edge it is luck."""
     return grid(
         {
             "model.initializer": ("he", "xavier"),
             "model.norm": ("lrn", "none"),
-            "optim.learning_rate": (0.003, 0.01, 0.03),
-            "seed": (0, 1, 2),
+            "optim.learning_rate": (0.003, 0.01, 0.03, 0.1),
+            "seed": (0, 1),
         }
     )

@@ -5,11 +5,13 @@ The whole network with its three heads, on the smallest input that the heads all
     python launch.py train --config=experiments/digits.py --workdir=runs/digits
 
 Expected: top-1 at least 97.5% on the held-out 360 digits, in under 4 minutes on 2 cores.
+
+    python launch.py sweep --config=experiments/digits.py --workdir=runs/rates --workers=2
 """
 
 from ml_collections import ConfigDict
 
-from experiments import base
+from experiments import base, grid
 
 
 def get_config() -> ConfigDict:
@@ -35,3 +37,8 @@ def get_config() -> ConfigDict:
     config.data.normalization = "symmetric"
     config.data.resize_px = 65
     return config
+
+
+def sweep() -> list[dict]:
+    """Rates around the one above, each from four initial weights."""
+    return grid({"optim.learning_rate": (0.01, 0.03, 0.1), "seed": (0, 1, 2, 3)})

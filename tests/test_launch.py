@@ -144,9 +144,29 @@ def test_every_experiment_has_bases_knobs_and_a_docstring_with_its_command() -> 
     base = configs.load_config(str(ROOT / "experiments/base.py"), [])
     for path in (ROOT / "experiments").glob("[!_]*.py"):
         config = runpy.run_path(str(path))["get_config"]()
-        assert launch._knobs(config, "") == launch._knobs(base, "")
+        assert configs._knobs(config, "") == configs._knobs(base, "")
         if path.stem != "base":
             assert f"--config=experiments/{path.name}" in path.read_text().split('"""')[1]
+
+
+def test_a_run_can_be_run_again(tmp_path: pathlib.Path) -> None:
+    tiny_run = tiny.config("--config.seed=7")
+    (tmp_path / "config.json").write_text(tiny_run.to_json())
+
+    def config(*flags: str):
+        args, overrides = launch.parser().parse_known_args(["train", "--workdir=x", *flags])
+        return launch.train_config(args, overrides)
+
+    assert config(f"--from_run={tmp_path}") == tiny_run
+    assert config(f"--from_run={tmp_path}", "--config.seed=8").seed == 8
+    with pytest.raises(configs.CommandLineError, match="--config or --from_run"):
+        config(f"--from_run={tmp_path}", "--config=experiments/digits.py")
+
+
+def test_what_runs_in_a_job_does_not_say_where() -> None:
+    own = ["train", "--config=a.py", "--workdir", "w", "--config.seed=1", "--json"]
+    place = ["--on", "slurm", "--nodes=2", "--dry_run", "--env", "A=b", "--time=1:00:00", "--spot"]
+    assert launch.there([*own[:2], *place, *own[2:]]) == own
 
 
 # Commands
@@ -224,7 +244,7 @@ def test_the_seven_of_the_paper_share_their_first_weights(tmp_path, capfd) -> No
         capfd, [*args, "--config.data.seed=7"], status=2
     )
     assert "defines no sweep" in fails(
-        capfd, ["sweep", f"--config={tiny.EXPERIMENT}", f"--workdir={tmp_path}/x"], status=2
+        capfd, ["sweep", f"--config=experiments/base.py", f"--workdir={tmp_path}/x"], status=2
     )
 
 
