@@ -13,13 +13,15 @@ import time
 import pytest
 
 import launch
+from benchmarks import faults
 from inception import configs
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
-# A process of its own has one device and lenient promotion, as a user's has.
+# A process of its own has one device and lenient promotion, as a user's has; compiled fast.
 ENVIRONMENT = {
-    k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS",) and "PROMOTION" not in k
+    **{k: v for k, v in os.environ.items() if "PROMOTION" not in k},
+    "XLA_FLAGS": faults.COMPILE_FAST,
 }
 
 
@@ -244,7 +246,7 @@ def test_the_seven_of_the_paper_share_their_first_weights(tmp_path, capfd) -> No
         capfd, [*args, "--config.data.seed=7"], status=2
     )
     assert "defines no sweep" in fails(
-        capfd, ["sweep", f"--config=experiments/base.py", f"--workdir={tmp_path}/x"], status=2
+        capfd, ["sweep", "--config=experiments/base.py", f"--workdir={tmp_path}/x"], status=2
     )
 
 
@@ -262,11 +264,15 @@ def test_a_sweep_trains_every_point_and_names_the_broken(tmp_path) -> None:
     digests = [point["result"]["params_digest"] for point in points]
     assert digests[0] != digests[1]
     assert [pathlib.Path(point["workdir"]).name for point in points] == ["0", "1"]
+    assert (
+        tmp_path / "runs" / "study.html"
+    ).exists() and "[0] data.seed=1: finished" in done.stderr
+    (tmp_path / "runs" / "0" / "result.json").unlink()
     (tmp_path / "runs" / "0" / "config.json").write_text("{")
     broken = process(*args)
     assert broken.returncode == 1
-    last = broken.stderr.strip().splitlines()[-1]
-    assert "1 of 2 failed" in last and "runs/0" in last
+    *_, told, last = broken.stderr.strip().splitlines()
+    assert "1 of 2 failed" in last and "config.json is damaged" in told
 
 
 # What goes wrong while it runs
