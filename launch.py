@@ -22,7 +22,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from inception import Interrupted, UserError, local
-from inception.configs import CommandLineError, load_config, run_config
+from inception.configs import CommandLineError, flat, load_config, run_config
 
 HERE = pathlib.Path(__file__).parent
 DEFAULT_CONFIG = "experiments/digits.py"
@@ -86,6 +86,20 @@ def there(argv: list[str]) -> list[str]:
         elif word not in PLACE_ALONE:
             own.append(word)
     return own
+
+
+SLURM = ("cluster", "partition", "account", "time", "gpus_per_node", "tasks_per_node",
+         "cpus_per_task")  # fmt: skip
+SKY = ("accelerators", "infra", "spot", "copy", "env")
+
+
+def check_place(args: argparse.Namespace) -> None:
+    """CommandLineError for flags of another place than --on says."""
+    wrong = [*(SLURM if args.on != "slurm" else ()), *(SKY if args.on != "sky" else ())]
+    wrong += ["nodes"] if args.on == "local" else ["processes", "restarts"]
+    for name in wrong:
+        if (given := getattr(args, name, None)) and (name, given) != ("processes", 1):
+            raise CommandLineError(f"--{name} is not for --on={args.on}")
 
 
 def train_on_sky(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
@@ -183,6 +197,12 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     from inception.sweeps import plan
 
+    if "://" not in args.workdir:
+        args.workdir = str(pathlib.Path(args.workdir).expanduser())
+    elif args.on != "sky":
+        raise CommandLineError(
+            f"--workdir={args.workdir}: a study lies on a disk; runs alone may not"
+        )
     experiment: dict[str, Any] = {
         "config": args.config,
         "overrides": overrides,
@@ -204,39 +224,47 @@ def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         points = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]
         jobs = submit_to_sky(args, [(p.command, p.workdir) for p in points])
         return {"points": [_of_point(p) for p in points], "jobs": jobs}
+    if args.search and args.dry_run:
+        raise CommandLineError("--dry_run: what a search runs is chosen as it goes")
     if args.dry_run:
         for p in points:
             print(f"python launch.py {shlex.join(p.command)}")
         return {"points": [_of_point(p) for p in points]}
-    submit = submitter(args, "sweep") if args.on == "slurm" else None
-    from inception.sweeps import hparams, page, run, study
+    from inception.sweeps import hparams, page, run, study, workers
 
-    study.create(
-        args.workdir,
-        {"config": args.config, "sweep": args.sweep, "overrides": overrides, **kind},
-    )
+    if args.on == "slurm":
+        submit = submitter(args, "sweep", alone=bool(args.search))
+    else:
+        submit = None
+        workers.check(args.workers or 1)
+    knobs = flat(load_config(args.config, overrides))
+    same = {k: v for k, v in knobs.items() if not k.startswith("config.run.")}
+    study.create(args.workdir, same | kind)
     launch = [sys.executable, str(HERE / "launch.py")]
-    workers = args.workers or 1
+    at_once = args.workers or 1
+    if args.search:
+        from inception.sweeps.search import Search
+
+        make = functools.partial(plan.point, **experiment)
+        search = Search(args.workdir, space, trials=args.search, point=make)
     try:
         if args.search:
-            from inception.sweeps.search import Search
-
-            make = functools.partial(plan.point, **experiment)
-            search = Search(args.workdir, space, trials=args.search, point=make)
             if submit:
                 worker = [*launch, *there(sys.argv[1:]), "--workers=1"]
-                run.search_on_slurm(args.workdir, search, worker, at_once=workers, submit=submit)
+                run.search_on_slurm(args.workdir, search, worker, at_once=at_once, submit=submit)
             else:
-                run.search_here(search, launch=launch, at_once=workers)
+                run.search_here(search, launch=launch, at_once=at_once)
         elif submit:
             run.run_on_slurm(args.workdir, points, launch=launch, submit=submit)
         else:
-            run.run_here(args.workdir, points, launch=launch, at_once=workers)
+            run.run_here(args.workdir, points, launch=launch, at_once=at_once)
     finally:
         rows = search.rows() if args.search else [study.row(p) for p in points]
-        pages = page.write(args.workdir, rows, name=pathlib.Path(args.workdir).name)
-        hparams.write_hparams(args.workdir, rows)
-        print(f"page: {pages['page']}, table: {pages['csv']}", file=sys.stderr)
+        pages: dict[str, str] = {}
+        with contextlib.suppress(study.InUse), study.alone(args.workdir):  # else another writes it
+            pages = page.write(args.workdir, rows, name=pathlib.Path(args.workdir).name)
+            hparams.write_hparams(args.workdir, rows)
+            print(f"page: {pages['page']}, table: {pages['csv']}", file=sys.stderr)
     failed = [r for r in rows if r["state"] == "failed"]
     for r in failed:
         print(f"[{r['number']}] {r['workdir']}: {r['error']}", file=sys.stderr)
@@ -254,8 +282,12 @@ def _of_point(point: Any) -> dict[str, Any]:
     return {"overrides": point.knobs, "workdir": point.workdir, "result": None}
 
 
-def submitter(args: argparse.Namespace, name: str) -> Any:
-    """(commands, folder) -> ids of jobs with the resources of the flags and of --cluster."""
+def submitter(args: argparse.Namespace, name: str, *, alone: bool = False) -> Any:
+    """(commands, folder) -> ids of jobs with the resources of the flags and of --cluster.
+
+    Args:
+        alone: one task a job, whatever the flags say.
+    """
     from inception import slurm
 
     slurm.check()
@@ -264,6 +296,8 @@ def submitter(args: argparse.Namespace, name: str) -> Any:
         if (value := getattr(args, key, None)) is not None:
             resources[key] = value
     slurm.check_partition(resources.get("partition", ""))
+    if alone:
+        resources |= {"nodes": 1, "tasks_per_node": 1}
 
     def submit(commands: list[list[str]], folder: str) -> list[str]:
         jobs = slurm.submit(
@@ -418,10 +452,10 @@ def several_views(text: str) -> list[int]:
     return [views(number) for number in text.split(",")]
 
 
-def whole_number(text: str, most: float = math.inf) -> int:
+def whole_number(text: str, most: float = math.inf, least: int = 1) -> int:
     """'5' -> 5, at least 1."""
-    if not text.isdecimal() or not 1 <= int(text) <= most:
-        bounds = "at least 1" if most == math.inf else f"from 1 to {most}"
+    if not text.isdecimal() or not least <= int(text) <= most:
+        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, {bounds}")
     return int(text)
 
@@ -497,7 +531,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--restarts",
-        type=int,
+        type=functools.partial(whole_number, least=0),
         default=0,
         metavar="K",
         help="start again up to K times when a process was killed or lost",
@@ -738,6 +772,8 @@ def main(argv: list[str]) -> int:
             raise CommandLineError(
                 f"unknown flag {(wrong or rest)[0]}; see launch.py {args.command} --help"
             )
+        if args.function in (train, sweep):
+            check_place(args)
         if args.function is train and args.on != "local":
             args.function = train_on_slurm if args.on == "slurm" else train_on_sky
         elif args.function is train and args.dry_run:

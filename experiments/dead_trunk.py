@@ -10,7 +10,7 @@ Obtained: docs/dead_trunk.md.
 
 from ml_collections import ConfigDict
 
-from experiments import digits_plain, grid
+from experiments import digits_plain, grid, log_uniform
 
 
 def get_config() -> ConfigDict:
@@ -32,3 +32,12 @@ def sweep() -> list[dict]:
             "seed": (0, 1),
         }
     )
+
+
+def space() -> dict:
+    """The same for --search, with every rate between."""
+    return {
+        "model.initializer": ("he", "xavier"),
+        "model.norm": ("lrn", "none"),
+        "optim.learning_rate": log_uniform(0.003, 0.1),
+    }

@@ -67,6 +67,15 @@ def apply_overrides(config: ConfigDict, overrides: list[str]) -> ConfigDict:
     return config
 
 
+def flat(config: ConfigDict, prefix: str = "config") -> dict[str, Any]:
+    """{'config.optim.momentum': .9, ...}."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}.{key}"
+        found |= flat(value, name) if isinstance(value, ConfigDict) else {name: value}
+    return found
+
+
 def _knobs(config: ConfigDict, prefix: str) -> list[str]:
     names = []
     for key, value in config.items():

@@ -1,6 +1,5 @@
 """Jobs of a SLURM cluster through submitit: submitted, requeued when cut short, looked up."""
 
-import getpass
 import os
 import pathlib
 import shutil
@@ -21,6 +20,9 @@ RESOURCES = (
     "partition", "account", "time", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task",
     "setup", "sbatch",
 )  # fmt: skip
+KINDS = {
+    "partition": str, "account": str, "time": str, "setup": list, "sbatch": dict,
+}  # fmt: skip
 
 
 def read_profile(file: str) -> dict[str, Any]:
@@ -35,6 +37,10 @@ def read_profile(file: str) -> dict[str, Any]:
         raise UserError(f"--cluster={file} cannot be read: {error}") from error
     if wrong := profile.keys() - set(RESOURCES):
         raise UserError(f"--cluster={file}: {min(wrong)} is none of {', '.join(RESOURCES)}")
+    for key, value in profile.items():
+        kind = KINDS.get(key, int)
+        if not isinstance(value, kind):
+            raise UserError(f"--cluster={file}: {key}={value!r}: must be a {kind.__name__}")
     return profile
 
 
@@ -81,6 +87,10 @@ def submit(
         UserError: no SLURM, or what sbatch refuses.
     """
     check()
+    if "://" in folder:
+        raise UserError(
+            f"--on=slurm writes scripts and logs to {folder}: give a --workdir on a disk"
+        )
     executor = submitit.SlurmExecutor(folder=folder)
     tasks = tasks_per_node or max(1, gpus_per_node)
     lines = list(setup)
@@ -141,8 +151,8 @@ def check_partition(partition: str) -> None:
     if done.returncode:
         raise UserError(f"--on=slurm: sinfo: {_reason(done.stderr)}")
     known = done.stdout.split()
-    if partition and partition not in known:
-        raise UserError(f"--partition={partition}: this cluster has {', '.join(known)}")
+    if wrong := set(filter(None, partition.split(","))) - set(known):
+        raise UserError(f"--partition={min(wrong)}: this cluster has {', '.join(known)}")
 
 
 def states(jobs: Iterable[str]) -> dict[str, str]:
@@ -151,7 +161,7 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
     if not wanted:
         return {}
     done = subprocess.run(
-        ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %F_%K %T"],
+        ["squeue", "--noheader", "--array", "--me", "--format=%i %F_%K %T"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

@@ -211,6 +211,8 @@ def test_points_of_a_space() -> None:
         ("yield {'optim.epochs': 'many'}", "optim.epochs"),
         ("yield {'seed': 1}\n    yield {'seed': 1}", "points 0 and 1 of the sweep are alike"),
         ("return []", "the sweep has no points"),
+        ("return [1 / 0]", "sweep(): ZeroDivisionError"),
+        ("return [5]", "sweep(): AttributeError"),
         ("return zipped({'seed': (1, 2), 'data.seed': (1,)})", "as many values for each knob"),
     ],
 )
@@ -247,3 +249,33 @@ def test_named_sweeps(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture) -> N
     assert "defines no sweep(); there is sweep_seeds()" in capfd.readouterr().err
     assert launch.main([*args, "--search=3"]) == 2
     assert "there is no knob config.nope" in capfd.readouterr().err
+
+
+def test_workers_draw_other_points_and_a_resumed_search_too(tmp_path: pathlib.Path) -> None:
+    def new() -> search.Search:
+        return search.Search(str(tmp_path), SPACE, trials=9, point=make(tmp_path))
+
+    searches = [new(), new(), new()]
+    drawn = [next(s.points()).knobs["rate"] for s in searches]
+    assert len(set(drawn)) == 3 and searches[0].missing == 9
+    (tmp_path / "b").mkdir()
+    again = search.Search(str(tmp_path / "b"), SPACE, trials=9, point=make(tmp_path / "b"))
+    assert next(again.points()).knobs["rate"] == drawn[0]  # a function of the seed
+
+
+def test_a_trial_cut_off_while_it_was_chosen_is_no_trial(tmp_path: pathlib.Path) -> None:
+    def new() -> search.Search:
+        return search.Search(str(tmp_path), SPACE, trials=2, point=make(tmp_path))
+
+    new()._study.ask()  # and then killed
+    run.search_here(searched := new(), launch=LAUNCH, at_once=1)
+    assert [r["state"] for r in searched.rows()] == ["finished"] * 2 and searched.missing == 0
+
+
+def test_a_folder_of_a_run_is_no_study(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="has runs of no study"):
+        study.create(str(tmp_path), {})
+    with pytest.raises(UserError, match="is a run, not a study"):
+        study.create(str(tmp_path / "0"), {})

@@ -69,7 +69,7 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> str:
 
     Args:
         folder: the study's.
-        rows: its points, as `study_page.write` takes them.
+        rows: its points, as `page.write` takes them.
 
     Returns:
         The folder written.

@@ -1,5 +1,6 @@
 """What an experiment's sweep() or space() asks for, checked before anything starts."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,8 +40,11 @@ def space(config: str, name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """What space(), or space_NAME(), says a search may choose; CommandLineError as in `points`."""
     found = dict(_call(config, "space", name))
     for knob, values in found.items():
-        for value in values if isinstance(values, tuple) else (values.low, values.high):
+        ends = (values.low + 1e-3, values.high) if hasattr(values, "low") else values
+        for value in ends:  # an integer knob takes no range of numbers
             _check(config, overrides, {knob: value})
+    if not found:
+        raise CommandLineError(f"--config={config}: the space has no knobs")
     return found
 
 
@@ -61,7 +65,14 @@ def _check(config: str, overrides: Sequence[str], knobs: dict[str, Any]) -> Any:
     given = {flag.split("=")[0].lstrip("-") for flag in overrides}
     if both := {f"config.{knob}" for knob in knobs} & given:
         raise CommandLineError(f"--{both.pop()} is what the sweep varies: leave it out")
-    return load_config(config, _flags(overrides, knobs))
+    found = load_config(config, _flags(overrides, knobs))
+    try:
+        json.dumps(knobs)
+    except TypeError as error:
+        raise CommandLineError(
+            f"--config={config}: {knobs}: plain values, please: {error}"
+        ) from error
+    return found
 
 
 def _call(config: str, kind: str, name: str) -> Any:
@@ -73,6 +84,16 @@ def _call(config: str, kind: str, name: str) -> Any:
         raise CommandLineError(f"--config={config} defines no {wanted}(); there is {has}")
     try:
         found = defined[wanted]()
-        return found if kind == "space" else list(found)
-    except ValueError as error:
-        raise CommandLineError(f"--config={config}: {wanted}(): {error}") from error
+        if kind == "space":
+            return {knob: _choices(knob, values) for knob, values in found.items()}
+        return [{str(knob): value for knob, value in point.items()} for point in found]
+    except Exception as error:  # whatever the user's function raises
+        raise CommandLineError(
+            f"--config={config}: {wanted}(): {type(error).__name__}: {error}"
+        ) from error
+
+
+def _choices(knob: str, values: Any) -> Any:
+    if hasattr(values, "low") or (isinstance(values, list | tuple) and values):
+        return values if hasattr(values, "low") else tuple(values)
+    raise ValueError(f"{knob}: choices must be a tuple of values, uniform() or log_uniform()")

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from inception import Interrupted, slurm
+from inception import Interrupted, UserError, slurm
 from inception.sweeps import study, workers
 from inception.sweeps.search import Search
 
-POLL_S = 2.0
+POLL_S = 5.0
 Submit = Callable[[Sequence[Sequence[str]], str], list[str]]  # commands, folder -> ids
 
 
@@ -82,13 +82,20 @@ def search_on_slurm(
     submit: Submit,
 ) -> None:
     """Submits the workers of a search that are not in the queue, and looks on."""
-    file = pathlib.Path(folder) / "jobs"
-    known = file.read_text().split() if file.exists() else []
-    jobs = list(slurm.states(known))
-    if missing := at_once - len(jobs):
-        jobs += submit([command] * missing, f"{folder}/slurm")
-        file.write_text("\n".join(jobs) + "\n")
-    _look_on(search.rows, jobs)
+    with study.alone(folder):
+        file = pathlib.Path(folder) / "jobs"
+        known = file.read_text().split() if file.exists() else []
+        jobs = list(slurm.states(known))
+        wanted = min(at_once, search.missing) - len(jobs)
+        if wanted > 0:
+            jobs += submit([command] * wanted, f"{folder}/slurm")
+            file.write_text("\n".join(jobs) + "\n")
+        _look_on(search.rows, jobs)
+    if search.missing:
+        raise UserError(
+            f"{search.missing} trials are missing, and no worker is left: see the logs in "
+            f"{folder}/slurm; the same command goes on"
+        )
 
 
 def _look_on(rows: Callable[[], list[dict[str, Any]]], jobs: Sequence[str]) -> None:

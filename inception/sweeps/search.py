@@ -11,8 +11,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from inception import UserError
-from inception.sweeps.study import Point, alone, row
+from inception.sweeps.study import InUse, Point, alone, row
 
 RUNNING = optuna.trial.TrialState.RUNNING
 FILE = "optuna.log"
@@ -26,6 +25,9 @@ class Search:
         trials: how many in all, of all workers.
         point: (number, knobs) -> the point that a trial trains.
         seed: of the sampler. NOTE: with several workers the trials depend on who is the first.
+
+    Attributes:
+        missing: how many trials are still to be run, or to end.
     """
 
     def __init__(
@@ -38,42 +40,54 @@ class Search:
         seed: int = 0,
     ):
         logging.getLogger("optuna").setLevel(logging.WARNING)
-        self._space, self._trials, self._point = space, trials, point
+        self._space, self._trials, self._point, self._seed = space, trials, point, seed
         self._storage = JournalStorage(JournalFileBackend(str(pathlib.Path(folder) / FILE)))
         self._study = optuna.create_study(
             storage=self._storage,
             study_name="study",
             load_if_exists=True,
             direction="maximize",
-            sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
             pruner=optuna.pruners.SuccessiveHalvingPruner(),
         )
+        self._folder = folder
         self._open: dict[int, tuple[optuna.Trial, contextlib.ExitStack]] = {}
         self._reported: dict[int, int] = {}
 
     def points(self) -> Iterator[Point]:
         """What is left to train: trials that nobody works at any more, then new ones."""
         for frozen in self._study.get_trials(deepcopy=False, states=(RUNNING,)):
-            point = self._point(frozen.number, self._values(frozen.params))
             with contextlib.ExitStack() as lock:
                 try:
-                    lock.enter_context(alone(point.workdir))
-                except UserError:  # another worker is at it
+                    lock.enter_context(alone(f"{self._folder}/{frozen.number}"))
+                except InUse:  # another worker is at it
                     continue
+                if len(frozen.params) < len(self._space):  # cut off while it was being chosen
+                    self._study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
+                    continue
+                point = self._point(frozen.number, self._values(frozen.params))
                 trial = optuna.Trial(self._study, frozen._trial_id)
+                self._reported[trial.number] = len(frozen.intermediate_values)
                 self._open[trial.number] = (trial, lock.pop_all())
             yield point
-        while len(self._study.get_trials(deepcopy=False)) < self._trials:
+        while self._count() < self._trials:
             trial = self._study.ask()
-            knobs = {knob: self._suggest(trial, knob) for knob in self._space}
-            point = self._point(trial.number, knobs)
+            # Each trial has random numbers of its own: those of no other worker or start.
+            self._study.sampler = optuna.samplers.TPESampler(
+                seed=hash((self._seed, trial.number)) % 2**32, constant_liar=True
+            )
             with contextlib.ExitStack() as lock:
                 try:
-                    lock.enter_context(alone(point.workdir))
-                except UserError:  # a worker that has just begun took it for an abandoned one
+                    lock.enter_context(alone(f"{self._folder}/{trial.number}"))
+                except InUse:  # a worker that has just begun took it for an abandoned one
                     continue
+                knobs = {knob: self._suggest(trial, knob) for knob in self._space}
                 self._open[trial.number] = (trial, lock.pop_all())
-            yield point
+            yield self._point(trial.number, knobs)
+
+    def _count(self) -> int:
+        """Trials so far, but those that were cut off while they were being chosen."""
+        trials = self._study.get_trials(deepcopy=False)
+        return sum(bool(t.params) or t.state == RUNNING for t in trials)
 
     def _suggest(self, trial: optuna.Trial, knob: str) -> Any:
         choices = self._space[knob]
@@ -91,13 +105,11 @@ class Search:
         """Reports the evaluations that are new; whether the trial is not worth going on with."""
         trial, _ = self._open[point.number]
         curve = row(point)["curve"]
-        for n in range(self._reported.get(point.number, 0), len(curve)):
-            with contextlib.suppress(UserWarning):
-                trial.report(curve[n][1], n)
-        if len(curve) == self._reported.get(point.number, 0):
-            return False
-        self._reported[point.number] = len(curve)
-        return trial.should_prune()
+        new = range(self._reported.get(point.number, 0), len(curve))
+        for n in new:
+            trial.report(curve[n][1], n)
+            self._reported[point.number] = n + 1
+        return bool(new) and trial.should_prune()
 
     def ended(self, point: Point) -> None:
         """Tells Optuna the best top-1 in percent, or that the trial was pruned or failed."""
@@ -111,6 +123,11 @@ class Search:
         else:
             self._study.tell(trial, best)
         lock.close()
+
+    @property
+    def missing(self) -> int:
+        ended = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
+        return self._trials - sum(bool(t.params) for t in ended)
 
     def rows(self) -> list[dict[str, Any]]:
         """As study.row of every trial so far, of all workers."""

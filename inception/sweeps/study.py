@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import json
 import math
+import os
 import pathlib
 import shlex
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import rich.console
 import rich.live
 import rich.table
+import rich.text
 
 from inception import UserError
 
@@ -84,16 +86,22 @@ def create(folder: str, kind: dict[str, Any]) -> None:
     """
     path = pathlib.Path(folder) / "study.json"
     kind = json.loads(json.dumps(kind))
+    if (path.parent / "config.json").exists():
+        raise UserError(f"--workdir={folder} is a run, not a study: choose another --workdir")
+    if not path.exists() and (path.parent / "0" / "config.json").exists():
+        raise UserError(f"--workdir={folder} has runs of no study: choose another --workdir")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.parent / "lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            there = _read_json(path)
-            if there is None:
-                path.write_text(json.dumps(kind, indent=2) + "\n")
-                return
+        own = path.with_name(f"study.{os.getpid()}.tmp")
+        own.write_text(json.dumps(kind, indent=2) + "\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(own, path)  # of several that begin at once one is the first
+        own.unlink()
+        there = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"--workdir={folder} cannot be written: {error}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}): choose another --workdir") from error
     if there != kind:
         key = next(k for k in {**kind, **there} if there.get(k) != kind.get(k))
         was, now = there.get(key), kind.get(key)
@@ -107,16 +115,20 @@ def create(folder: str, kind: dict[str, Any]) -> None:
         )
 
 
+class InUse(UserError):
+    """Somebody else works on the folder."""
+
+
 @contextlib.contextmanager
 def alone(folder: str) -> Iterator[None]:
-    """Within it nobody else runs this folder; UserError if somebody does."""
+    """Within it nobody else runs this folder; InUse if somebody does."""
     path = pathlib.Path(folder) / "worker"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{folder} is being worked on: wait for it, or stop it") from error
+            raise InUse(f"{folder} is being worked on: wait for it, or stop it") from error
         yield
 
 
@@ -189,7 +201,9 @@ def table(rows: Sequence[dict[str, Any]]) -> rich.table.Table:
         left = "" if r["seconds_left"] is None else _duration(r["seconds_left"])
         epoch = f"{r['epoch']:.1f}" + ("" if math.isnan(r["epochs"]) else f" of {r['epochs']:g}")
         values = [_short(r["knobs"].get(k, "")) for k in varied]
-        view.add_row(str(r["number"]), *values, r["state"], epoch, best, left)
+        view.add_row(
+            str(r["number"]), *map(rich.text.Text, values), r["state"], epoch, best, left
+        )  # rich reads [words] in strings as markup
     if len(order) > SHOWN:
         view.caption = f"and {len(order) - SHOWN} more, {order[SHOWN]['state']} and so on"
     return view

@@ -13,6 +13,7 @@ from inception.local import end_with_parent
 from inception.sweeps.study import Point
 
 POLL_S = 0.2
+LOOK_S = 2.0  # at a point's evaluations
 
 
 def run(
@@ -51,10 +52,12 @@ def run(
         s: signal.signal(s, lambda number, _: told.append(number))
         for s in (signal.SIGINT, signal.SIGTERM)
     }
-    more, passed_on = True, 0
+    more, passed_on, looked = True, 0, 0.0
     try:
         while True:
             now = len(told)
+            if look := time.monotonic() > looked + LOOK_S:
+                looked = time.monotonic()
             for slot in range(workers):
                 if more and not now and slot not in slots:
                     if (point := next(points, None)) is None:
@@ -71,7 +74,7 @@ def run(
                         ended(point)
                 elif now > passed_on:
                     child.send_signal(signal.SIGKILL if passed_on else signal.SIGTERM)
-                elif point.number not in pruned and prune(point):
+                elif look and point.number not in pruned and prune(point):
                     pruned.add(point.number)
                     child.send_signal(signal.SIGTERM)
             passed_on = now
@@ -86,6 +89,11 @@ def run(
             signal.signal(number, handler)
     if told:
         raise Interrupted("stopped: finished points stay, the same command goes on with the others")
+
+
+def check(workers: int) -> None:
+    """Raises UserError where there are fewer cores than workers."""
+    _shares(workers)
 
 
 def _shares(workers: int) -> list[set[int]]:
