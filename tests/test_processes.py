@@ -27,13 +27,14 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> faults.Harness:
 
 @pytest.mark.slow
 def test_processes_may_change_at_every_resume(harness: faults.Harness) -> None:
-    """1 -> 2 -> 1, each time by a SIGTERM to one process; benchmarks/faults.py has more."""
-    assert "evaluations not at all" in harness.topology(chain=(1, 2))
+    """2 -> 1, by a SIGTERM to one process; benchmarks/faults.py has more."""
+    assert "evaluations not at all" in harness.topology(chain=(2,))
 
 
 @pytest.mark.slow
 def test_the_same_run_on_any_mesh(harness: faults.Harness) -> None:
-    assert "evaluations not at all" in harness.meshes()
+    """1 x 1 processes x devices, 1 x 8 and 2 x 4; benchmarks/faults.py has 4 x 2 too."""
+    assert "evaluations not at all" in harness.meshes(processes=(1, 2))
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_a_job_of_two_tasks_is_preempted_and_goes_on(tmp_path: pathlib.Path) -> 
 
 @here
 @pytest.mark.slow
-def test_a_sweep_is_a_job_array_and_gives_what_it_gives_here(tmp_path: pathlib.Path) -> None:
+def test_a_sweep_is_a_job_array_and_a_point_of_it_is_the_same_here(tmp_path: pathlib.Path) -> None:
     experiment = tmp_path / "pair.py"
     experiment.write_text(
         "from experiments.digits import get_config\n"
@@ -79,19 +79,17 @@ def test_a_sweep_is_a_job_array_and_gives_what_it_gives_here(tmp_path: pathlib.P
     )
     knobs = [a for a in faults.TRAIN if a.startswith("--config.")]
     sweep = ("sweep", f"--config={experiment}", *knobs, "--config.optim.epochs=1.")
-    digests = []
-    for place in ("slurm", "local"):
-        result, said = launch(*sweep, f"--workdir={tmp_path / place}", f"--on={place}")
-        digests.append([point["result"]["params_digest"] for point in result["points"]])
-        if place == "slurm":
-            first, second = (tmp_path / place / n / "job" for n in "01")
-            array = first.read_text().split("_")[0]
-            assert (first.read_text(), second.read_text()) == (f"{array}_0\n", f"{array}_1\n")
-            assert f"cancel: scancel {array}" in said
-    assert digests[0] == digests[1] and digests[0][0] != digests[0][1]
-    again, said = launch(*sweep, f"--workdir={tmp_path / 'slurm'}", "--on=slurm")
+    result, said = launch(*sweep, f"--workdir={tmp_path}/runs", "--on=slurm")
+    digests = [point["result"]["params_digest"] for point in result["points"]]
+    first, second = ((tmp_path / "runs" / n / "job").read_text() for n in "01")
+    array = first.split("_")[0]
+    assert (first, second) == (f"{array}_0\n", f"{array}_1\n")
+    assert f"cancel: scancel {array}" in said
+    again, said = launch(*sweep, f"--workdir={tmp_path}/runs", "--on=slurm")
     assert "submitted" not in said
-    assert [point["result"]["params_digest"] for point in again["points"]] == digests[0]
+    assert [point["result"]["params_digest"] for point in again["points"]] == digests
+    here, _ = launch("train", f"--from_run={tmp_path}/runs/1", f"--workdir={tmp_path}/here")
+    assert here["params_digest"] == digests[1] != digests[0]
 
 
 @here
