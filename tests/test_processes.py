@@ -31,10 +31,10 @@ def test_processes_may_change_at_every_resume(harness: faults.Harness) -> None:
     assert "evaluations not at all" in harness.topology(chain=(2,))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_the_same_run_on_any_mesh(harness: faults.Harness) -> None:
-    """1 x 1 processes x devices, 1 x 8 and 2 x 4; benchmarks/faults.py has 4 x 2 too."""
-    assert "evaluations not at all" in harness.meshes(processes=(1, 2))
+    """1 x 1 processes x devices, 1 x 8, 2 x 4 and 4 x 2."""
+    assert "evaluations not at all" in harness.meshes()
 
 
 @pytest.mark.slow
