@@ -21,6 +21,14 @@ import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
 
+LONG = ("test_finetune.py", "test_slurm.py", "test_launch.py", "test_processes.py", "test_train.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first: of two workers none waits for the other at the end."""
+    items.sort(key=lambda i: LONG.index(i.path.name) if i.path.name in LONG else len(LONG))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
