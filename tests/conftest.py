@@ -20,7 +20,6 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
-
 LONG = ("test_finetune.py", "test_slurm.py", "test_launch.py", "test_processes.py", "test_train.py")
 
 
