@@ -130,10 +130,15 @@ class Run:
 
     def reach(self, step: int) -> None:
         """Returns when metrics.jsonl has that step, or the run has ended."""
-        while max((r["step"] for r in rows(self.workdir, "train")), default=0) < step:
+        while reached(self) < step:
             if self.children[0].poll() is not None:
                 return
             time.sleep(0.02)
+
+
+def reached(run: Run) -> int:
+    """The newest step of metrics.jsonl."""
+    return max((r["step"] for r in rows(run.workdir, "train")), default=0)
 
 
 def rows(workdir: pathlib.Path, kind: str) -> list[dict]:
@@ -230,20 +235,22 @@ class Harness:
 
         def stop(run: Run) -> bool:
             nonlocal longest
-            start = time.monotonic()
-            run.kill(signal.SIGTERM, [self._random.randrange(len(run.children))])
+            start, step = time.monotonic(), reached(run)
+            one = [self._random.randrange(len(run.children))]
+            run.kill(signal.SIGTERM, self._random.choice((one, None)))  # or all, as SLURM does
             statuses = run.wait()
             longest = max(longest, time.monotonic() - start)
             if not any(statuses):
+                hold(STEPS - step < 6, f"told to stop at step {step}, and went on to the end")
                 return False
             hold(set(statuses) == {75}, f"statuses {statuses}: {run.err()[-800:]}")
-            step = re.search(r"step (\d+) of \d+ is saved", run.err())
-            if not step:  # stopped before it had begun
+            saved_at = re.search(r"step (\d+) of \d+ is saved", run.err())
+            if not saved_at:  # stopped before it had begun
                 hold("stopped by SIGTERM" in run.err(), run.err()[-800:])
                 return True
             at = saved(run.workdir)
-            hold(at[-1] == int(step[1]), f"{at}, told {step[1]}")
-            every_step_once(run, int(step[1]))
+            hold(at[-1] == int(saved_at[1]), f"{at}, told {saved_at[1]}")
+            every_step_once(run, int(saved_at[1]))
             return True
 
         def every_step_once(run: Run, last: int = STEPS) -> None:
