@@ -175,6 +175,12 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
                     f"config.model.{knob}={config.model[knob]}, but {workdir} was trained with "
                     f"{value}"
                 )
+        if config.data.normalization != trained["data"]["normalization"]:
+            raise UserError(
+                f"config.data.normalization={config.data.normalization}, but {workdir} was trained "
+                f"with {trained.data.normalization}: give --config.data.normalization="
+                f"{trained.data.normalization}"
+            )
         configs.append(config)
     join(args)
     result = evaluate.run(
@@ -468,6 +474,8 @@ def export(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
         raise CommandLineError(
             f"--output={args.output}: its suffix chooses the format: {', '.join(others)} or {last}"
         )
+    if "://" in args.output:
+        raise CommandLineError(f"--output={args.output}: write a local file, then copy it there")
     result = export.run(args.checkpoint, args.output)
     print(f"wrote {result['file']}: {result['parameters']:,} parameters")
     return result

@@ -77,7 +77,8 @@ def find(paths: Sequence[str]) -> list[str]:
             found += inside
         elif path.suffix == ".txt":
             try:
-                listed = [line for line in path.read_text().splitlines() if line.strip()]
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
+                listed = [line.strip() for line in lines if line.strip()]
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{path}: cannot be read as a list of pictures: {error}") from error
             if not listed:

@@ -212,6 +212,8 @@ def test_eval_needs_no_config_and_takes_a_split_and_the_best(trained, capfd) -> 
             assert got["top1_error"] == result["top1_error"]
     wider = fails(capfd, ["eval", f"--workdir={workdir}", "--config.model.width=0.1"], status=1)
     assert "config.model.width=0.1, but" in wider
+    other = ["eval", f"--workdir={workdir}", "--config.data.normalization=unit"]
+    assert "was trained with symmetric: give" in fails(capfd, other, status=1)
     nowhere = workdir.parent / "nowhere"
     assert "no config.json" in fails(capfd, ["eval", f"--workdir={nowhere}"], status=1)
     assert not nowhere.exists()
