@@ -428,7 +428,7 @@ def convert(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
             more = f" and {len(names) - 12} more" if len(names) > 12 else ""
             print(f"{key}, what {why}: {', '.join(names[:12])}{more}")
     print(
-        f"Evaluate it on a folder of class folders: launch.py eval --workdir={args.output} "
+        f"Evaluate it on class folders in FOLDER/val: launch.py eval --workdir={args.output} "
         "--config.data.path=FOLDER"
     )
     return result

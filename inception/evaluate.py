@@ -186,7 +186,8 @@ def run(
 
     Raises:
         UserError: no checkpoint, a damaged one or one of another network, networks that do not go
-            together, an image that cannot be read, a file that cannot be written.
+            together, an image that cannot be read.
+        OSError: a file that cannot be written.
     """
     for path in map(paths.at, filter(None, (predictions, per_class))):  # not after hours
         if not path.parent.is_dir():
