@@ -59,7 +59,7 @@ def test_a_job_of_two_tasks_is_preempted_and_goes_on(tmp_path: pathlib.Path) -> 
     )  # fmt: skip
     wait_for(lambda: "goes on from there" in log.read_text())
     wait_for(lambda: slurm.states([job]) == {job: "waiting"})
-    # SLURM itself waits two minutes.
+    time.sleep(5)  # SLURM itself waits two minutes: a node refuses the job's old credential
     subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=True)
     while slurm.states([job]):
         assert time.monotonic() < until, log.read_text()[-2000:]
