@@ -46,6 +46,7 @@ def join(args: argparse.Namespace) -> None:
         args.num_processes,
         args.process_id,
         timeout_s=args.initialization_timeout,
+        stop_together=args.command == "train",
     )
     if not processes.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -1,6 +1,7 @@
 """Saving and restoring the training state: the only file that imports orbax."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import shutil
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint import checkpoint_manager, checkpoint_managers
 
 from inception import UserError, processes
 from inception.data import paths
@@ -96,7 +97,10 @@ def load(workdir: str, *, best: bool = False) -> Trained:
     state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
     checkpoints.close()
     if len(set(processes.gather_text(f"{state['step']}"))) > 1:
-        raise UserError(f"{workdir} was written to while the processes read it: try again")
+        raise UserError(
+            f"{workdir}: the processes read checkpoints of different steps: it is being written "
+            "to, or one of them cannot read the newest. Try again"
+        )
     variables = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
     return Trained(config, classes, jax.device_get(variables), int(state["step"]))
 
@@ -144,16 +148,37 @@ class Checkpoints:
         policy = checkpoint_managers.AnyPreservationPolicy(
             [checkpoint_managers.LatestN(keep), best]
         )
+        if not read_only:
+            processes.together(self._check_writable)
+        members = _processes(alone=read_only)
         self._manager = _Manager(
             self._directory,
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(multiprocessing_options=members),
+                "check": ocp.JsonCheckpointHandler(multiprocessing_options=members),
+            },
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
                 best_fn=lambda metrics: metrics["top1"],
                 create=not read_only,
-                multiprocessing_options=_processes(alone=read_only),
+                multiprocessing_options=members,
                 cleanup_tmp_directories=not read_only,
             ),
         )
+
+    def _check_writable(self) -> None:
+        if not processes.is_main():
+            return
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            trial = self._directory / "trial.tmp"
+            trial.write_text("")
+            trial.unlink()
+        except OSError as error:
+            raise UserError(
+                f"{self._directory} cannot be written ({error.strerror or error}): make it "
+                "writable, or choose another --workdir"
+            ) from error
 
     def steps(self) -> list[int]:
         """The saved steps, oldest first."""
@@ -164,12 +189,15 @@ class Checkpoints:
         return self._manager.best_step()
 
     def save(self, step: int, state: Any, *, top1: float | None = None) -> None:
-        """Starts to save; a step that is saved already is left as it is.
+        """Starts to save; of a step that is saved already `top1` alone, if it had none.
 
         Raises:
             UserError: this or the save before it did not reach the disk.
         """
         if step in self._manager.all_steps():
+            if top1 is not None and self._manager.metrics(step) is None:
+                processes.together(lambda: self._add_metrics(step, {"top1": top1}))
+                self._manager.reload()
             return
         # Twice the state, and Orbax's own files: a disk that fills up half-way is a noisy end.
         needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 10_000_000
@@ -177,7 +205,8 @@ class Checkpoints:
             local = "://" not in str(self._directory)
             free = shutil.disk_usage(self._directory).free if local else needed
             if free < needed:
-                raise OSError(f"no space: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB free")
+                told = f"it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+                raise OSError(errno.ENOSPC, f"no space: {told}")
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -189,6 +218,18 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(error) from error
 
+    def _add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """To a checkpoint of a run that was stopped while it evaluated; as Orbax writes them."""
+        if not processes.is_main():
+            return
+        name = checkpoint_manager.METRIC_ITEM_NAME
+        try:
+            folder = self._directory / str(step) / name
+            folder.mkdir(exist_ok=True)
+            paths.write_whole(folder / name, json.dumps(metrics))
+        except OSError as error:
+            raise self._failed(error) from error
+
     def wait(self) -> None:
         """Returns when everything is on disk; UserError if something is not."""
         try:
@@ -196,22 +237,27 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(error) from error
 
-    def _failed(self, error: Exception) -> UserError:
+    def _failed(self, error: Exception) -> Exception:
+        """What a failed save is for the user; the error itself if another process has died."""
+        if processes.is_lost_peer(error):
+            return error
         whole = sorted(ocp.utils.checkpoint_steps(self._directory))
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room" if full or "No space left" in str(error) else "mend it"
         return UserError(
             f"saving a checkpoint in {self._directory} failed ({_first_line(error)}): the "
-            f"checkpoints of steps {whole} are kept; make room, or choose another --workdir"
+            f"checkpoints of steps {whole} are kept; {remedy}, or choose another --workdir"
         )
 
     def restore(self, template: Any, *, step: int | None = None) -> Any | None:
         """The newest whole state (or the one of `step`), in the template's shapes and places.
 
-        A damaged checkpoint is named on stderr and, unless read_only, moved to WORKDIR/damaged;
-        then the one before it is tried.
+        A damaged checkpoint is named on stderr, and the one before it is tried; once that is
+        restored, the damaged ones are moved to WORKDIR/damaged, unless read_only.
 
         Args:
             template: a state of jax.ShapeDtypeStruct with shardings; None: nested dicts of
-                arrays, as they were saved.
+                arrays on the first device of this process.
 
         Returns:
             The state, or None if nothing was saved.
@@ -220,55 +266,69 @@ class Checkpoints:
             UserError: all are damaged, or the one that was asked for is.
         """
         steps = self.steps() if step is None else [step]
-        # Without a template arrays go where they were when saved, or here if that is elsewhere.
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        damaged: list[int] = []
         for candidate in reversed(steps):
             restored, failure = None, None
             try:
-                restored = self._manager.restore(
-                    candidate,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(template, fallback_sharding=here),
-                        check=ocp.args.JsonRestore(),
-                    ),
-                )
-                if digest(restored["state"]) != restored["check"]["sha256"]:
-                    raise ValueError("its sha256 differs from the one that was saved with it")
+                restored = self._restore(candidate, template)
             except Exception as error:
                 failure = error
             why = _first_line(failure) if failure else ""
             said = [s for s in ([why] if self._read_only else processes.gather_text(why)) if s]
-            if restored is not None and not said:
-                return restored["state"]
-            self._set_aside(candidate, said[0], failure, last=candidate == steps[0])
+            if not said:
+                if not self._read_only:
+                    self._set_aside(damaged)
+                return restored
+            place = self._directory / str(candidate)
+            message = f"checkpoint {place} is damaged, or another code's ({said[0]})"
+            damaged.append(candidate)
+            if candidate == steps[0]:
+                remedy = "" if self._read_only else ": choose another --workdir to start anew"
+                raise UserError(
+                    f"{message}, and there is no other to fall back to{remedy}"
+                ) from failure
+            if self._read_only or processes.is_main():
+                print(f"WARNING: {message}: trying the one before", file=sys.stderr)
         return None
 
-    def _set_aside(self, step: int, why: str, cause: Exception | None, *, last: bool) -> None:
-        """Moves a damaged checkpoint out of the way; UserError if it was the last to try."""
-        place = self._directory / str(step)
-        message = f"checkpoint {place} is damaged ({why})"
-        if last:
-            remedy = "" if self._read_only else ": choose another --workdir to start anew"
-            raise UserError(f"{message}, and there is no other to fall back to{remedy}") from cause
-        if self._read_only:
-            print(f"WARNING: {message}: trying the one before", file=sys.stderr)
-            return
-        aside = self._directory.parent / "damaged" / str(step)
+    def _restore(self, step: int, template: Any) -> Any:
+        """The state of `step`; any exception if it is not as it was saved."""
+        if template is None:  # not where they were when saved: that may be another process's
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            template = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                self._manager.item_metadata(step)["state"],
+            )
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(template), check=ocp.args.JsonRestore()
+            ),
+        )
+        if digest(restored["state"]) != restored["check"]["sha256"]:
+            raise ValueError("its sha256 differs from the one that was saved with it")
+        return restored["state"]
+
+    def _set_aside(self, damaged: list[int]) -> None:
+        """Moves checkpoints to WORKDIR/damaged."""
+        aside = self._directory.parent / "damaged"
 
         def move() -> None:
-            if not processes.is_main():
-                return
-            print(f"WARNING: {message}: moved to {aside}, trying the one before", file=sys.stderr)
-            try:
-                if aside.exists():
-                    aside.rmtree()
-                aside.parent.mkdir(exist_ok=True)
-                place.rename(aside)
-            except OSError as error:
-                raise UserError(f"{message}, and cannot be moved aside: {error}") from error
+            for step in damaged if processes.is_main() else ():
+                print(f"checkpoint {step} was moved to {aside}", file=sys.stderr)
+                try:
+                    if (aside / str(step)).exists():
+                        (aside / str(step)).rmtree()
+                    aside.mkdir(exist_ok=True)
+                    (self._directory / str(step)).rename(aside / str(step))
+                except OSError as error:
+                    raise UserError(
+                        f"checkpoint {step} is damaged and cannot be moved aside: {error}"
+                    ) from error
 
-        processes.together(move)
-        self._manager.reload()
+        if damaged:
+            processes.together(move)
+            self._manager.reload()
 
     def close(self) -> None:
         """Waits for what is being saved, and lets go of the directory."""

@@ -49,6 +49,7 @@ class _Group:
         self.told = 0  # how many signals came to this process
         self._children: list[subprocess.Popen] = []
         self._lines: list[collections.deque[str]] = []
+        self._ended: list[int] = []  # in the order of their ends
         before = {s: signal.signal(s, self._tell) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             with socket.socket() as free:
@@ -72,12 +73,20 @@ class _Group:
             stdout=None if main else subprocess.DEVNULL,
             stderr=None if main else subprocess.PIPE,
             text=True,
+            errors="replace",
             start_new_session=True,  # ctrl-C comes through this process alone
             preexec_fn=end_with_parent,
         )
         lines: collections.deque[str] = collections.deque(maxlen=20)
+
+        def read(stream: Any) -> None:
+            for line in stream:
+                lines.append(line)
+                if line.startswith("WARNING: process"):
+                    sys.stderr.write(line)
+
         if child.stderr:
-            threading.Thread(target=lines.extend, args=(child.stderr,), daemon=True).start()
+            threading.Thread(target=read, args=(child.stderr,), daemon=True).start()
         self._children.append(child)
         self._lines.append(lines)
 
@@ -90,8 +99,11 @@ class _Group:
     def _watch(self) -> None:
         """Returns when all have ended."""
         until = float("inf")
-        while any(child.poll() is None for child in self._children):
-            if any(child.poll() for child in self._children):
+        while len(self._ended) < len(self._children):
+            for i, child in enumerate(self._children):
+                if child.poll() is not None and i not in self._ended:
+                    self._ended.append(i)
+            if any(child.returncode for child in self._children):
                 until = min(until, time.monotonic() + END_S)
             if time.monotonic() > until:
                 for child in self._children:
@@ -104,10 +116,12 @@ class _Group:
         def order(process: int) -> int:
             status = self._children[process].returncode
             consequences = (0, -signal.SIGABRT, Interrupted.status)  # JAX aborts without its peers
-            return consequences.index(status) if status in consequences else 3 + (status in FINAL)
+            return consequences.index(status) if status in consequences else 3
 
-        cause = max(range(len(self._children)), key=order)
+        cause = max(self._ended, key=order)  # of several the first
         status = self._children[cause].returncode
+        if self._children[0].returncode == status:
+            cause = 0  # it has said the same, and that is printed
         sys.stderr.write("".join(self._lines[cause]))
         name = f"process {cause}"
         if status < 0:

@@ -30,7 +30,7 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
     """The lines of WORKDIR/metrics.jsonl; a line cut off by a crash is left out."""
     path = paths.at(workdir) / "metrics.jsonl"
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -57,7 +57,9 @@ class Writer:
             self._replace()
             self._file = self._path.open("a") if self._local else None
             self._uploaded = time.monotonic()
-            self._events = tensorboardX.SummaryWriter(workdir, purge_step=start_step + 1)
+            self._events = tensorboardX.SummaryWriter(
+                str(paths.at(workdir)), purge_step=start_step + 1
+            )
             known = {
                 "evaluated": [row["step"] for row in kept if row["kind"] == "eval"],
                 "images": [row["images"] for row in kept if row["kind"] == "start"],
@@ -142,7 +144,8 @@ class Monitor:
         self._epoch_accuracies: list[dict[str, float]] = []
         self._warned: set[str] = set()
         self._damaged = set(writer.damaged)  # of earlier starts too
-        self._met: list[str] = []  # by this process, since the last flush
+        self._met: list[str] = []  # damaged images met by this process, since the last flush
+        self._stalls: list[str] = []  # likewise what it said of waiting for batches
         self._starved = self._starved_in_all = 0.0  # seconds: since the last flush, since the start
         self._stall_told = STALL_S
         self._started = time.monotonic()
@@ -192,12 +195,22 @@ class Monitor:
                 f"no batch for {seconds:.0f} s at step {self._step}: the disk or the network under "
                 "config.data.path is slow or gone, or config.run.workers too few"
             )
-            self._writer.write("warning", self._step, text=text)
-            self.say(f"WARNING: {text}")
+            if processes.is_main():
+                self._writer.write("warning", self._step, text=text)
+                self.say(f"WARNING: {text}")
+            else:
+                self._stalls.append(f"process {jax.process_index()}: {text}")
+                print(f"WARNING: {self._stalls[-1]}", file=sys.stderr, flush=True)
 
-    def _note_damaged(self) -> None:
-        met, self._met = "\n".join(self._met), []
-        lines = [line for text in processes.gather_text(met) for line in text.splitlines()]
+    def _gather(self) -> None:
+        """What each process has met and waited for since the last time, for all to know."""
+        mine = {"damaged": self._met, "stalls": self._stalls, "starved": self._starved}
+        self._met, self._stalls = [], []
+        told = [json.loads(text) for text in processes.gather_text(json.dumps(mine))]
+        self._starved = max(one["starved"] for one in told)
+        for text in (text for one in told for text in one["stalls"]):
+            self._writer.write("warning", self._step, text=text)
+        lines = [line for one in told for line in one["damaged"]]
         for line in lines:
             if line not in self._damaged:
                 self._damaged.add(line)
@@ -229,7 +242,7 @@ class Monitor:
         """Fetches, checks and writes the means over the steps since the last time."""
         if not self._pending:
             return
-        self._note_damaged()
+        self._gather()
         first = self._step - len(self._pending)
         steps = jax.device_get(self._pending)
         self._pending = []

@@ -15,6 +15,7 @@ from inception import UserError
 
 T = TypeVar("T")
 POLL_S = 0.05
+BUSY_POLL_S = 0.001  # while a step is under way: some take a few milliseconds
 
 
 def go_on(_seconds: float) -> None:
@@ -148,15 +149,16 @@ class Ahead(Generic[T]):
     def __next__(self) -> T:
         self.starved = 0.0
         start = last = time.monotonic()
+        was_busy = self._busy()
         while True:
             try:
-                kind, item = self._ready.get(timeout=POLL_S)
+                kind, item = self._ready.get(timeout=BUSY_POLL_S if was_busy else POLL_S)
             except queue.Empty:
                 kind, item = "none", None
-            now = time.monotonic()
-            if not self._busy():
-                self.starved += now - last
-            last = now
+            now, busy = time.monotonic(), self._busy()
+            if not busy:  # it ended between two looks, half-way as likely as not
+                self.starved += (now - last) / (2 if was_busy else 1)
+            last, was_busy = now, busy
             if kind == "item":
                 return item
             if kind == "error":

@@ -1,15 +1,16 @@
 """The processes of one run: how they find each other, agree, and stop together."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import re
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
-from inception import UserError
+from inception import UserError, parallel
 
 T = TypeVar("T")
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "grain")
@@ -31,23 +32,30 @@ def initialize(
     process_id: int | None = None,
     *,
     timeout_s: int = 300,
+    stop_together: bool = False,
 ) -> None:
     """Joins the other processes of this run, if there are others: jax.distributed.
 
     To be called before JAX is used. What is not given is looked for where SLURM, TPU pods, Open
     MPI and Kubernetes tell it; where there is nothing, this process is the only one.
 
-    NOTE: after `timeout_s` seconds in vain the process ends here, with one line and status 1: JAX
-    aborts in C++, which nothing can catch.
+    Args:
+        timeout_s: how long to wait for the others. Signals are answered meanwhile.
+        stop_together: whether `Stop` is to be used: then JAX's preemption service has SIGTERM.
 
     Raises:
-        UserError: an impossible combination, or processes that count each other differently.
+        UserError: an impossible combination, others that do not come, or processes that count each
+            other differently.
     """
     given = (coordinator_address, num_processes, process_id)
     if any(v is not None for v in given) and any(v is None for v in given):
         raise UserError("give --coordinator_address, --num_processes and --process_id together")
     if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
         raise UserError(f"--process_id={process_id}: must be below --num_processes={num_processes}")
+    if coordinator_address and not re.fullmatch(r".+:\d+", coordinator_address):
+        raise UserError(f"--coordinator_address={coordinator_address}: must be HOST:PORT")
+    if timeout_s < 1:
+        raise UserError(f"--initialization_timeout={timeout_s}: must be at least 1")
     address = coordinator_address or "the address that the cluster gave"
     what = (
         f"at {address} not all processes of the run came"
@@ -55,22 +63,22 @@ def initialize(
         else f"the coordinator, process 0, did not answer at {address}, or waits for others"
     )
 
-    def give_up() -> None:
-        print(f"launch.py: {what} within {timeout_s} s", file=sys.stderr, flush=True)
-        os._exit(1)
+    def give_up(seconds: float) -> None:  # before JAX does: it aborts, which nothing can catch
+        if seconds > timeout_s:
+            raise UserError(f"{what} within {timeout_s} s")
 
-    timer = threading.Timer(timeout_s, give_up)
-    timer.daemon = True
-    timer.start()
+    jax.config.update("jax_enable_preemption_service", stop_together)
+    join = functools.partial(
+        jax.distributed.initialize,
+        coordinator_address,
+        num_processes,
+        process_id,
+        initialization_timeout=timeout_s + 60,
+        heartbeat_timeout_seconds=HEARTBEAT_S,
+        shutdown_timeout_seconds=2 * HEARTBEAT_S,
+    )
     try:
-        jax.distributed.initialize(
-            coordinator_address,
-            num_processes,
-            process_id,
-            initialization_timeout=timeout_s + 60,
-            heartbeat_timeout_seconds=HEARTBEAT_S,
-            shutdown_timeout_seconds=2 * HEARTBEAT_S,
-        )
+        parallel.wait_for(join, give_up)
     except (ValueError, RuntimeError) as error:
         if coordinator_address:
             raise UserError(f"--coordinator_address={coordinator_address}: {error}") from error
@@ -83,8 +91,6 @@ def initialize(
                 "--process_id=0"
             ) from error
         return  # there is no cluster, or JAX is in use already: one process
-    finally:
-        timer.cancel()
     counts = gather_text(str(num_processes or jax.process_count()))
     for process, count in enumerate(counts):
         if int(count) != jax.process_count():
@@ -124,14 +130,19 @@ def together(action: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def check_same(config: dict[str, Any]) -> None:
-    """Raises UserError in all processes where one has another config, code or library version."""
-    here = pathlib.Path(__file__).parent
+def check_same(config: dict[str, Any], **flags: Any) -> None:
+    """Raises UserError in all processes where one has another config, code or library version.
+
+    Args:
+        flags: of the command, besides --config.
+    """
+    here = pathlib.Path(__file__).parents[1]
     mine = flatten_dict({"config": config}, sep=".") | {"python": platform.python_version()}
+    mine |= {f"--{name}": str(value) for name, value in flags.items()}
     mine |= {name: importlib.metadata.version(name) for name in VERSIONS}
     mine |= {
-        f"inception/{path.relative_to(here)}": hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        for path in here.rglob("*.py")
+        str(path.relative_to(here)): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for path in (here / "launch.py", *here.glob("inception/**/*.py"))
     }
     said = [json.loads(s) for s in gather_text(json.dumps([socket.gethostname(), mine]))]
     (_, first), *others = said
@@ -163,16 +174,20 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         self._told, self._checks = "", 0
-        self._service = jax.distributed.is_initialized()  # it has SIGTERM for itself
-        signals = (signal.SIGINT,) if self._service else (signal.SIGINT, signal.SIGTERM)
-        self._handlers: dict[int, Any] = {s: signal.signal(s, self._ask) for s in signals}
+        self._service = jax.distributed.is_initialized()
+        self._others = jax.process_count() > 1  # then the service has SIGTERM for itself
+        signals = (signal.SIGINT,) if self._others else (signal.SIGINT, signal.SIGTERM)
+        self._handlers: dict[int, Any] = {
+            s: signal.signal(s, self._ask) or signal.SIG_DFL  # none: not Python's
+            for s in signals
+        }
         return self
 
     def _ask(self, number: int, _frame: Any) -> None:
         name = signal.Signals(number).name
         print(f"\n{name}: saving after this step; again to stop at once", file=sys.stderr)
         signal.signal(number, self._handlers[number])
-        if self._service:
+        if self._others:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self._told = name

@@ -93,7 +93,9 @@ def submit(
         )
     executor = submitit.SlurmExecutor(folder=folder)
     tasks = tasks_per_node or max(1, gpus_per_node)
-    lines = list(setup)
+    # XLA's threads, on a cluster that lets a task run on more cores than are its own: rounding
+    # depends on their number.
+    lines = [f"export NPROC=$((SLURM_CPUS_ON_NODE / {tasks}))", *setup]
     if gpus_per_node > 1 and tasks == 1:  # JAX would take the first alone
         lines.append(f"export JAX_LOCAL_DEVICE_IDS={','.join(map(str, range(gpus_per_node)))}")
     requeue = (
@@ -110,7 +112,7 @@ def submit(
         "account": account or None,
         "gpus_per_node": gpus_per_node or None,
         "cpus_per_task": cpus_per_task or None,
-        "setup": lines or None,
+        "setup": lines,
         "teardown": list(requeue),
         "array_parallelism": at_once,
         "stderr_to_stdout": True,

@@ -240,11 +240,11 @@ def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
 
 
 def _check_finite(state: TrainState) -> None:
-    """As Evaluator.check_finite, of the parameters alone and at once: a signal does not wait."""
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params))):
+    numbers = jax.device_get((state.raw_variables(), state.average))
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
         raise UserError(
-            "the parameters are not finite: nothing was saved. Lower config.optim.learning_rate, "
-            "and start in a new --workdir"
+            "the parameters or statistics are not finite: this state was not saved. Lower "
+            "config.optim.learning_rate, and start in a new --workdir"
         )
 
 
@@ -288,14 +288,15 @@ def _loop(
                     try:
                         evaluation = evaluator(state.eval_variables(), stop=stop)
                     except UserError:  # a damaged image costs no training
-                        evaluator.check_finite(state.raw_variables())
-                        checkpoints.save(step, state)
+                        if jax.process_count() == 1:  # the others are still evaluating
+                            _check_finite(state)
+                            checkpoints.save(step, state)
                         raise
                     top1 = evaluation.accuracy(1)
                     watch.evaluated(step, evaluation.metrics())
-                if done or (step % save_every == 0 and step > start_step):
+                if done or (step % save_every == 0 and (step > start_step or top1 is not None)):
                     watch.flush()
-                    evaluator.check_finite(state.raw_variables())
+                    _check_finite(state)
                     checkpoints.save(step, state, top1=top1)
                     watch.restart_clock()
                 if done:

@@ -118,5 +118,5 @@ def write_config(config: dict[str, Any], workdir: str) -> None:
         paths.write_whole(path, json.dumps(config, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): choose another --workdir") from error

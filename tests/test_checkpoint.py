@@ -1,6 +1,10 @@
 """Saving, restoring, falling back; the digest that says whether a checkpoint is whole."""
 
+import os
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +124,55 @@ def test_all_damaged_is_an_error_that_deletes_nothing(saved: pathlib.Path, mesh)
         truncate(saved / "checkpoints" / str(step))
     with pytest.raises(UserError, match="no other to fall back to"):
         checkpoint.Checkpoints(str(saved)).restore(template(mesh))
-    assert (saved / "checkpoints" / "2").is_dir()
+    assert steps(saved) == [2, 4, 5]
+
+
+def test_another_codes_checkpoints_stay_where_they_are(saved: pathlib.Path, mesh) -> None:
+    other = parallel.replicated_shapes(lambda: state(0) | {"new": jnp.zeros(2)}, mesh)
+    with pytest.raises(UserError, match="or another code's"):
+        checkpoint.Checkpoints(str(saved)).restore(other)
+    assert steps(saved) == [2, 4, 5]
+
+
+def test_a_step_saved_before_its_evaluation_may_still_be_the_best(
+    saved: pathlib.Path, mesh
+) -> None:
+    """As when SIGTERM came in the evaluation, and the next start evaluated."""
+    checkpoints = checkpoint.Checkpoints(str(saved))
+    checkpoints.save(4, parallel.replicate(state(4), mesh), top1=0.95)
+    assert checkpoints.best_step() == 4
+    for step in (6, 7):
+        checkpoints.save(step, parallel.replicate(state(step), mesh), top1=0.1)
+    checkpoints.close()
+    assert steps(saved) == [4, 6, 7]
+    assert checkpoint.Checkpoints(str(saved)).best_step() == 4
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_a_folder_that_cannot_be_written_is_found_before_training(saved: pathlib.Path) -> None:
+    folder = str(saved / "checkpoints")
+    done = subprocess.run(
+        ["unshare", "-m", sys.executable, "-c", READ_ONLY, folder], capture_output=True, text=True
+    )
+    assert "checkpoints cannot be written (Read-only file system): make it writable" in done.stderr
+
+
+READ_ONLY = """
+import subprocess, sys
+from inception import checkpoint
+folder = sys.argv[1]
+subprocess.run(["mount", "--bind", folder, folder], check=True)
+subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+checkpoint.Checkpoints(folder.removesuffix("/checkpoints"))
+"""
+
+
+def test_a_full_disk_keeps_what_is_there(saved: pathlib.Path, mesh, monkeypatch) -> None:
+    checkpoints = checkpoint.Checkpoints(str(saved))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(UserError, match=r"steps \[2, 4, 5\] are kept; make room"):
+        checkpoints.save(6, parallel.replicate(state(6), mesh))
+    assert steps(saved) == [2, 4, 5]
 
 
 def test_keep_must_be_positive(tmp_path: pathlib.Path) -> None:

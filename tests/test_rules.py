@@ -29,7 +29,7 @@ def siblings(name: str) -> set[str]:
 
 
 def test_the_leaves_import_no_sibling() -> None:
-    for leaf in ("ops", "optim", "parallel", "processes", "pixels"):
+    for leaf in ("ops", "optim", "parallel", "pixels"):
         assert siblings(f"inception/{leaf}.py") == set(), leaf
     assert siblings("inception/checkpoint.py") == {"processes", "data.paths"}
     for path in (ROOT / "inception/data").glob("*.py"):
