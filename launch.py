@@ -415,7 +415,7 @@ def convert(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     weights = convert.read(args.source, args.input)
     knobs = [f"--config.{knob}={value}" for knob, value in weights.knobs.items()]
     config = load_config(BASE_CONFIG, [*knobs, *overrides])
-    result = convert.write(weights, config, args.output)
+    result = convert.write(weights, config, args.output, classes=args.classes)
     print(
         f"{result['parameters']:,} parameters, {config.model.classes} classes, "
         f"{'with' if config.model.heads else 'without'} auxiliary heads: {args.output}"
@@ -469,14 +469,14 @@ def whole_number(text: str, most: float = math.inf, least: int = 1) -> int:
 def export(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
     from inception import export
 
-    if pathlib.Path(args.output).suffix not in export.FORMATS:
+    if pathlib.Path(args.output).suffix.lower() not in export.FORMATS:
         *others, last = export.FORMATS
         raise CommandLineError(
             f"--output={args.output}: its suffix chooses the format: {', '.join(others)} or {last}"
         )
     if "://" in args.output:
         raise CommandLineError(f"--output={args.output}: write a local file, then copy it there")
-    result = export.run(args.checkpoint, args.output)
+    result = export.run(args.checkpoint, args.output, best=args.best)
     print(f"wrote {result['file']}: {result['parameters']:,} parameters")
     return result
 
@@ -674,6 +674,12 @@ def parser() -> argparse.ArgumentParser:
         help="bvlc_googlenet.caffemodel; or torchvision's googlenet, .pth or .safetensors",
     )
     sub.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+    sub.add_argument(
+        "--classes",
+        default="",
+        metavar="FILE",
+        help="names of the outputs, a line each (default: ImageNet's if they are 1,000)",
+    )
 
     sub = command(
         "export", export, "a trained network as one file, for other programs", config=None
@@ -681,6 +687,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--checkpoint", required=True, metavar="DIR", help="what train or convert wrote"
     )
+    sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
     sub.add_argument(
         "--output",
         required=True,
