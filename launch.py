@@ -328,6 +328,8 @@ def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     from inception import predict
     from inception.data import progress
 
+    if "://" in args.cam:
+        raise CommandLineError(f"--cam={args.cam}: draw into a local folder, then copy it there")
     paths = predict.find(args.images)
     configs = [run_config(workdir, overrides) for workdir in args.checkpoint]
     join(args)
@@ -778,6 +780,10 @@ def main(argv: list[str]) -> int:
     if args.command is None:
         print(f"launch.py: {argv[0]}: name a COMMAND first; see launch.py --help", file=sys.stderr)
         return 2
+    if more := {"predict": "images", "report": "runs"}.get(args.command):
+        # argparse takes those in one place alone: not "a --topk=1 b".
+        getattr(args, more).extend(a for a in rest if not a.startswith("-"))
+        rest = [a for a in rest if a.startswith("-")]
     try:
         overrides = rest if args.takes_config else []
         wrong = [
