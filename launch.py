@@ -197,6 +197,8 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "
         f"{result['count']} images"
     )
+    for line in result["unwritten"]:
+        print(f"launch.py eval: {line}", file=sys.stderr)
     return result
 
 
@@ -431,7 +433,7 @@ def convert(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
             print(f"{key}, what {why}: {', '.join(names[:12])}{more}")
     print(
         f"Evaluate it on class folders in FOLDER/val: launch.py eval --workdir={args.output} "
-        "--config.data.path=FOLDER"
+        "--config.data.path=FOLDER; on class folders in FOLDER itself, with --split=all"
     )
     return result
 
@@ -571,7 +573,11 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--predictions", default="", metavar="FILE", help="a JSON line an image")
     sub.add_argument("--per_class", default="", metavar="FILE", help="CSV of accuracy by class")
-    sub.add_argument("--split", default="", help="default: config.data.eval_split")
+    sub.add_argument(
+        "--split",
+        default="",
+        help="default: config.data.eval_split; all: the whole of a folder that has no splits",
+    )
     sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
 
     sub = command(
@@ -826,7 +832,8 @@ def main(argv: list[str]) -> int:
         raise
     if args.json and is_main():
         print(json.dumps(result))
-    return 1 if args.command == "predict" and result["rejected"] else 0
+    failed = {"predict": "rejected", "eval": "unwritten"}.get(args.command)
+    return 1 if failed and result[failed] else 0
 
 
 def is_main() -> bool:
