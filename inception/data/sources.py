@@ -52,7 +52,7 @@ def held_out_fifth(labels: np.ndarray, split: str, *, names: tuple[str, str]) ->
     if -(-len(labels) // 5) < len(np.unique(labels)):
         raise UserError(
             f"config.data: a fifth of {len(labels)} images is fewer than one of each class: add "
-            "images, or make train and val folders"
+            "images, make train and val folders, or evaluate split 'all'"
         )
     halves = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
     return np.sort(halves[names.index(split)])
@@ -133,7 +133,8 @@ class Folder:
             if len(found) == 1 and not has_splits and split != ALL:
                 raise UserError(
                     f"config.data.path: class folder {folder} has one image, and a fifth of each "
-                    "class is held out: add some, or make train and val folders"
+                    "class is held out: add some, make train and val folders, or evaluate split "
+                    "'all'"
                 )
             files += found
             labels += [label] * len(found)
