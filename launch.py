@@ -198,6 +198,8 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "
         f"{result['count']} images"
     )
+    for line in result["unwritten"]:
+        print(f"launch.py eval: {line}", file=sys.stderr)
     return result
 
 
@@ -329,6 +331,8 @@ def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     from inception import predict
     from inception.data import progress
 
+    if "://" in args.cam:
+        raise CommandLineError(f"--cam={args.cam}: draw into a local folder, then copy it there")
     paths = predict.find(args.images)
     configs = [run_config(workdir, overrides) for workdir in args.checkpoint]
     join(args)
@@ -416,7 +420,7 @@ def convert(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     weights = convert.read(args.source, args.input)
     knobs = [f"--config.{knob}={value}" for knob, value in weights.knobs.items()]
     config = load_config(BASE_CONFIG, [*knobs, *overrides])
-    result = convert.write(weights, config, args.output)
+    result = convert.write(weights, config, args.output, classes=args.classes)
     print(
         f"{result['parameters']:,} parameters, {config.model.classes} classes, "
         f"{'with' if config.model.heads else 'without'} auxiliary heads: {args.output}"
@@ -430,7 +434,7 @@ def convert(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
             print(f"{key}, what {why}: {', '.join(names[:12])}{more}")
     print(
         f"Evaluate it on class folders in FOLDER/val: launch.py eval --workdir={args.output} "
-        "--config.data.path=FOLDER"
+        "--config.data.path=FOLDER; on class folders in FOLDER itself, with --split=all"
     )
     return result
 
@@ -470,14 +474,14 @@ def whole_number(text: str, most: float = math.inf, least: int = 1) -> int:
 def export(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
     from inception import export
 
-    if pathlib.Path(args.output).suffix not in export.FORMATS:
+    if pathlib.Path(args.output).suffix.lower() not in export.FORMATS:
         *others, last = export.FORMATS
         raise CommandLineError(
             f"--output={args.output}: its suffix chooses the format: {', '.join(others)} or {last}"
         )
     if "://" in args.output:
         raise CommandLineError(f"--output={args.output}: write a local file, then copy it there")
-    result = export.run(args.checkpoint, args.output)
+    result = export.run(args.checkpoint, args.output, best=args.best)
     print(f"wrote {result['file']}: {result['parameters']:,} parameters")
     return result
 
@@ -570,7 +574,11 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--predictions", default="", metavar="FILE", help="a JSON line an image")
     sub.add_argument("--per_class", default="", metavar="FILE", help="CSV of accuracy by class")
-    sub.add_argument("--split", default="", help="default: config.data.eval_split")
+    sub.add_argument(
+        "--split",
+        default="",
+        help="default: config.data.eval_split; all: the whole of a folder that has no splits",
+    )
     sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
 
     sub = command(
@@ -675,6 +683,12 @@ def parser() -> argparse.ArgumentParser:
         help="bvlc_googlenet.caffemodel; or torchvision's googlenet, .pth or .safetensors",
     )
     sub.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+    sub.add_argument(
+        "--classes",
+        default="",
+        metavar="FILE",
+        help="names of the outputs, a line each (default: ImageNet's if they are 1,000)",
+    )
 
     sub = command(
         "export", export, "a trained network as one file, for other programs", config=None
@@ -682,6 +696,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--checkpoint", required=True, metavar="DIR", help="what train or convert wrote"
     )
+    sub.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
     sub.add_argument(
         "--output",
         required=True,
@@ -772,6 +787,10 @@ def main(argv: list[str]) -> int:
     if args.command is None:
         print(f"launch.py: {argv[0]}: name a COMMAND first; see launch.py --help", file=sys.stderr)
         return 2
+    if more := {"predict": "images", "report": "runs"}.get(args.command):
+        # argparse takes those in one place alone: not "a --topk=1 b".
+        getattr(args, more).extend(a for a in rest if not a.startswith("-"))
+        rest = [a for a in rest if a.startswith("-")]
     try:
         overrides = rest if args.takes_config else []
         wrong = [
@@ -814,7 +833,8 @@ def main(argv: list[str]) -> int:
         raise
     if args.json and is_main():
         print(json.dumps(result))
-    return 1 if args.command == "predict" and result["rejected"] else 0
+    failed = {"predict": "rejected", "eval": "unwritten"}.get(args.command)
+    return 1 if failed and result[failed] else 0
 
 
 def is_main() -> bool:

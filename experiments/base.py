@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
     config.data.name = ""  # tfds: imagenet2012, mnist:3.0.1, ...
     config.data.examples = 1024  # synthetic: how many
     config.data.train_split = "train"  # tfds may slice: train[:90%]
-    config.data.eval_split = "test"  # folder without splits: val; imagenet2012: validation
+    config.data.eval_split = "test"  # folder without splits: val, all; imagenet2012: validation
     config.data.seed = 0  # order, crops, colours
     config.data.decoder = "fast"  # the crop alone, not antialiased; exact: slower (docs/input.md)
     config.data.sampler = "inception"  # paper, section 6; caffe: squash and random crop

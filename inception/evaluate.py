@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,7 @@ class Evaluator:
             tuple(sorted(set(crops))), config.input_px, config.data.resize_px, config.data.resize
         )
         self.source = open_split(config, split)
+        self.left_out = getattr(self.source, "left_out", 0)
         if classes:
             self.source = sources.as_classes(self.source, classes)
         batch_size = inference.batch_size(
@@ -129,7 +131,13 @@ def _outcomes(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def check_alike(
     workdirs: Sequence[str], configs: Sequence[ConfigDict], classes: Sequence[Sequence[str]]
 ) -> None:
-    """Raises UserError where networks cannot see the same views, or name other classes."""
+    """Raises UserError where a network is there twice, or they differ in their views or classes."""
+    folders = [paths.at(workdir).resolve() for workdir in workdirs]
+    for i, folder in enumerate(folders):
+        if folder in folders[:i]:
+            raise UserError(
+                f"{workdirs[i]} is there twice: an ensemble is of different networks; leave one out"
+            )
     for knob in ("input_px", "data.resize", "data.resize_px"):
         first, *others = (functools.reduce(getattr, knob.split("."), c) for c in configs)
         for workdir, other in zip(workdirs[1:], others, strict=True):
@@ -169,20 +177,21 @@ def run(
         predictions, per_class: files to write, of the last row of the table.
 
     Returns:
-        `Evaluation.result` of the last row: all networks, the most crops; and 'table', all rows.
+        `Evaluation.result` of the last row: all networks, the most crops; 'table', all rows; and
+        'unwritten', a line for each file that was asked for and could not be written.
 
     Raises:
         UserError: no checkpoint, a damaged one or one of another network, networks that do not go
-            together, an image that cannot be read.
-        OSError: a file that cannot be written.
+            together, an image that cannot be read; a file that cannot be written, if that shows
+            before the work.
     """
-    for path in map(paths.at, filter(None, (predictions, per_class))):  # not after hours
-        if not path.parent.is_dir():
-            raise UserError(f"{path} cannot be written: no such folder")
-        if path.is_dir():
-            raise UserError(f"{path} cannot be written: a folder of that name is there")
     if predictions and predictions == per_class:
         raise UserError(f"--predictions and --per_class are both {predictions}: name two files")
+    def check_files() -> None:
+        for file in filter(None, (predictions, per_class)) if processes.is_main() else ():
+            paths.check_writable(paths.at(file))
+
+    processes.together(check_files)
     processes.check_same(
         json.loads(configs[0].to_json()), checkpoints=workdirs, split=split, best=best, crops=crops
     )
@@ -200,23 +209,43 @@ def run(
         networks=configs,
         classes=trained[0].classes,
     )
+    if evaluator.left_out and processes.is_main():
+        print(
+            f"evaluating {(n := len(evaluator.source))} of {n + evaluator.left_out} images: "
+            f"{configs[0].data.path} has no train and val folders, and of each class a fifth is "
+            "'val', the rest 'train'; --split=all takes all",
+            file=sys.stderr,
+        )
     table = evaluator.table([parallel.replicate(t.variables, mesh) for t in trained])
-    rows = [e.row() for e in table]
+    rows = [e.row(classes=len(evaluator.source.classes)) for e in table]
     if len(workdirs) > 1:
         for i, row in enumerate(rows):
             row["name"] = [*workdirs, "together"][i % (len(workdirs) + 1)]
     last = table[-1]
-    result = {**last.result(), "table": rows}
+    unwritten: list[str] = []
+    result = {**last.result(), "table": rows, "unwritten": unwritten}
     if not processes.is_main():
         return result
     views = {"data": configs[0].data.to_dict(), "input_px": configs[0].input_px}
     own = views == {k: trained[0].config[k] for k in views} and not (split or best)
     if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
-        results.write_json(
-            workdirs[0], last, source=evaluator.source, split=evaluator.split, step=trained[0].step
-        )
-    if predictions:
-        results.write_predictions(predictions, last, evaluator.source)
-    if per_class:
-        results.write_per_class(per_class, last, evaluator.source)
+        try:
+            results.write_json(
+                workdirs[0],
+                last,
+                source=evaluator.source,
+                split=evaluator.split,
+                step=trained[0].step,
+            )
+        except OSError as error:
+            print(f"WARNING: eval.json is not written: {error}", file=sys.stderr)
+    for write, file in (
+        (results.write_predictions, predictions),
+        (results.write_per_class, per_class),
+    ):
+        try:
+            if file:
+                write(file, last, evaluator.source)
+        except OSError as error:
+            unwritten.append(f"{file} cannot be written: {error.strerror or error}")
     return result

@@ -80,8 +80,8 @@ def _parameters(trained: Trained) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"]))
 
 
-def run(checkpoint_dir: str, output: str) -> dict[str, Any]:
-    """Writes the newest checkpoint's network to `output`, whose suffix is one of FORMATS.
+def run(checkpoint_dir: str, output: str, *, best: bool = False) -> dict[str, Any]:
+    """Writes the newest checkpoint's network, or the best's, to a file: FORMATS by its suffix.
 
     A file that is there is replaced, by a whole one.
 
@@ -93,8 +93,9 @@ def run(checkpoint_dir: str, output: str) -> dict[str, Any]:
             what the network has, the file cannot be written.
     """
     path = pathlib.Path(output)
-    result: dict[str, Any] = {"file": output, "format": FORMATS[path.suffix]}
-    if path.suffix == ".onnx":
+    format = FORMATS[path.suffix.lower()]
+    result: dict[str, Any] = {"file": output, "format": format}
+    if format == "onnx":
         try:
             from inception import to_onnx
         except ImportError as error:
@@ -102,12 +103,12 @@ def run(checkpoint_dir: str, output: str) -> dict[str, Any]:
                 f"--output={output} needs the package onnx: "
                 "pip install -c requirements.txt -e '.[export]'"
             ) from error
-    trained = inference.load(checkpoint_dir)
-    if path.suffix == ".safetensors":
+    trained = inference.load(checkpoint_dir, best=best)
+    if format == "safetensors":
         content = to_safetensors(trained)
     else:
         trained = without_heads(trained)
-        if path.suffix == ".stablehlo":
+        if format == "stablehlo":
             content = to_stablehlo(trained)
         else:
             px = trained.config["input_px"]

@@ -58,11 +58,14 @@ def load(
 
 
 def batch_size(most: int, rows: int, mesh: Any) -> int:
-    """config.run.eval_batch_size, or fewer where so many rows are all, that the devices divide."""
+    """config.run.eval_batch_size, or fewer where so many rows are all; the devices divide it.
+
+    Fewer are a power of two: each size is a program to compile.
+    """
     if most < 1:
         raise UserError(f"config.run.eval_batch_size={most}: must be at least 1")
     devices = mesh.devices.size
-    return -(-min(most, max(1, rows)) // devices) * devices
+    return -(-min(most, 1 << max(0, rows - 1).bit_length()) // devices) * devices
 
 
 def eval_step(

@@ -8,8 +8,9 @@ predictions = predictor(["cat.jpg"])  # [{'image': ..., 'classes': [{'id', 'name
 
 import itertools
 import json
+import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -62,6 +63,8 @@ class Pictures:
 def find(paths: Sequence[str]) -> list[str]:
     """Picture files from files, folders at any depth, and lists: .txt files, a path a line.
 
+    In folders names that begin with a dot are passed over.
+
     Raises:
         UserError: nothing there, a folder without pictures.
     """
@@ -69,13 +72,17 @@ def find(paths: Sequence[str]) -> list[str]:
     for path in map(pathlib.Path, paths):
         if path.is_dir():
             inside = sorted(
-                str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+                str(p)
+                for p in path.rglob("*")
+                if p.suffix.lower() in SUFFIXES
+                and not any(part.startswith(".") for part in p.relative_to(path).parts)
+                and p.is_file()
             )
             if not inside:
                 kinds = ", ".join(sorted(SUFFIXES))
                 raise UserError(f"{path}: no picture in this folder ({kinds})")
             found += inside
-        elif path.suffix == ".txt":
+        elif path.suffix.lower() == ".txt":
             try:
                 lines = path.read_text(encoding="utf-8-sig").splitlines()
                 listed = [line.strip() for line in lines if line.strip()]
@@ -102,13 +109,21 @@ class Predictor:
         UserError: no checkpoint, one of another network, or networks that do not go together.
     """
 
-    def __init__(self, *workdirs: str, best: bool = False, configs: Sequence[ConfigDict] = ()):
+    def __init__(
+        self,
+        *workdirs: str | os.PathLike[str],
+        best: bool = False,
+        configs: Sequence[ConfigDict] = (),
+    ):
+        if not workdirs or not all(isinstance(w, str | os.PathLike) for w in workdirs):
+            raise UserError('name the folders one by one, as in Predictor("runs/a", "runs/b")')
+        folders = [os.fspath(workdir) for workdir in workdirs]
         trained = [
-            inference.load(workdir, config, best=best)
-            for workdir, config in itertools.zip_longest(workdirs, configs)
+            inference.load(folder, config, best=best)
+            for folder, config in itertools.zip_longest(folders, configs)
         ]
         self._configs = list(configs) or [ConfigDict(t.config) for t in trained]
-        check_alike(workdirs, self._configs, [t.classes for t in trained])
+        check_alike(folders, self._configs, [t.classes for t in trained])
         self.classes = trained[0].classes
         self.names = imagenet.names(self.classes)
         self._config = self._configs[0]
@@ -117,12 +132,12 @@ class Predictor:
         self._variables = [parallel.replicate(t.variables, self._mesh) for t in trained]
 
     def __call__(
-        self, pictures: Sequence[Picture], *, topk: int = 5, crops: int = 1
+        self, pictures: Iterable[Picture], *, topk: int = 5, crops: int = 1
     ) -> list[dict[str, Any]]:
         """The likeliest classes of each picture.
 
         Args:
-            pictures: a list of paths, PIL images, or uint8 arrays [h, w] or [h, w, 3] (RGB).
+            pictures: paths, PIL images, or uint8 arrays [h, w] or [h, w, 3] (RGB).
             topk: how many classes of each.
             crops: 1, 10 or 144, averaged as in evaluation.
 
@@ -141,14 +156,14 @@ class Predictor:
         return predictions
 
     def each(
-        self, pictures: Sequence[Picture], *, topk: int = 5, crops: int = 1
+        self, pictures: Iterable[Picture], *, topk: int = 5, crops: int = 1
     ) -> Iterator[dict[str, Any]]:
         """As a call, one after another; of a picture that cannot be read {'image', 'error'}."""
         if topk < 1:
             raise UserError(f"--topk={topk}: must be at least 1")
         data, run = self._config.data, self._config.run
         views = sampling.Views((crops,), self._config.input_px, data.resize_px, data.resize)
-        source = Pictures(pictures, max_megapixels=data.max_megapixels)
+        source = Pictures(list(pictures), max_megapixels=data.max_megapixels)
         batches = loader.eval_batches(
             source,
             views=views,

@@ -162,10 +162,14 @@ def test_intervals_are_wilsons(wrong: int, count: int) -> None:
 
 
 def test_table_3_stands_beside_the_papers() -> None:
-    row = evaluation(3335, 50_000, crops=144, models=7).row()
+    row = evaluation(3335, 50_000, crops=144, models=7).row(classes=1000)
     assert (row["cost"], row["top5_error_paper"]) == (1008, 6.67)
     assert row["difference"] == pytest.approx(0.0) and row["top5_error"] == pytest.approx(6.67)
-    other = {**evaluation(1, 10, crops=10, models=2).row(), "name": "runs/a"}
+    for classes, count in ((1000, 49_999), (10, 50_000)):  # another set than the paper's
+        alone = evaluation(1, count).row(classes=classes)
+        assert alone["top5_error_paper"] is None and alone["difference"] is None
+        assert "paper" not in results.table_3([alone]).split("\n")[0]
+    other = {**evaluation(1, 10, crops=10, models=2).row(classes=3), "name": "runs/a"}
     assert other["top5_error_paper"] is None and other["difference"] is None
     lines = results.table_3([row, other]).splitlines()
     assert lines[0].split()[:3] == ["models", "crops", "cost"]
@@ -234,6 +238,7 @@ def test_what_does_not_go_together_is_named(runs, tmp_path, capfd) -> None:
     other = tmp_path / "other"
     shutil.copytree(runs[1], other)
     (other / "classes.txt").write_text("colour 0\ncolour 2\ncolour 1\n")
+    assert "is there twice" in fails(capfd, f"--checkpoints={runs[0]},{runs[1]},{runs[0]}/")
     both = f"--checkpoints={runs[0]},{other}"
     assert "have other classes, or in another order" in fails(capfd, both)
     more = tiny.write_run(tmp_path / "more", tiny.config(*SMALL, "--config.model.classes=4"))
@@ -267,6 +272,44 @@ def test_files_that_cannot_be_written_end_it_before_it_begins(
     files = [file.format(tmp_path) for file in files]
     assert message in fails(capfd, f"--workdir={runs[0]}", *files)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_of_writing_shows_before_it_begins(runs, tmp_path, capfd) -> None:
+    (tmp_path / "p.jsonl.tmp").mkdir()
+    line = fails(capfd, f"--workdir={runs[0]}", f"--predictions={tmp_path}/p.jsonl")
+    assert "p.jsonl cannot be written" in line
+
+
+def test_what_cannot_be_written_in_the_end_does_not_lose_the_result(
+    runs, tmp_path, capfd, monkeypatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results, "write_predictions", full)
+    files = [f"--predictions={tmp_path}/p.jsonl", f"--per_class={tmp_path}/c.csv"]
+    assert launch.main(["eval", f"--workdir={runs[0]}", "--crops=10", "--json", *files]) == 1
+    out, err = capfd.readouterr()
+    assert json.loads(out)["count"] == 32 and "top-5 error %" in err
+    assert "p.jsonl cannot be written: No space left" in err.splitlines()[-1]
+    assert (tmp_path / "c.csv").exists()
+    pathlib.Path(runs[0], "eval.json.tmp").mkdir()  # epath removes it
+    assert launch.main(["eval", f"--workdir={runs[0]}"]) == 0
+    out, err = capfd.readouterr()
+    assert "on 32 images" in out and "WARNING: eval.json is not written" in err
+
+
+def test_of_a_folder_without_splits_it_says_what_is_evaluated(runs, tmp_path, capfd) -> None:
+    for i in range(30):
+        (tmp_path / f"colour {i % 3}").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (i, 9, 9)).save(tmp_path / f"colour {i % 3}" / f"{i}.png")
+    args = ["eval", f"--workdir={runs[0]}", "--config.data.source=folder", "--config.data.eval_split=val",
+            f"--config.data.path={tmp_path}", "--json"]  # fmt: skip
+    for flags, count in (([], 6), (["--split=all"], 30)):
+        assert launch.main([*args, *flags]) == 0
+        out, err = capfd.readouterr()
+        assert json.loads(out)["count"] == count
+        assert ("evaluating 6 of 30 images" in err and "--split=all" in err) == (count == 6)
 
 
 def test_softmax_is_averaged_not_logits() -> None:

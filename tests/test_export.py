@@ -32,6 +32,7 @@ from inception import UserError, checkpoint, configs, export, ops, pixels, to_on
 from inception.model import GoogLeNet
 from inception.step import create_state
 from inception.workdir import write_config
+from tests import tiny
 from tests.test_launch import ENVIRONMENT, ROOT, fails
 
 PX = 224
@@ -344,11 +345,26 @@ def test_the_examples_of_the_page_run(narrow, tmp_path, monkeypatch, capfd) -> N
 # What goes wrong
 
 
-@pytest.mark.parametrize("name", ["x.pt", "x", "x.ONNX"])
+@pytest.mark.parametrize("name", ["x.pt", "x"])
 def test_an_unknown_suffix_names_the_three(tmp_path, capfd, name: str) -> None:
     args = ["export", f"--checkpoint={tmp_path}", f"--output={tmp_path / name}"]
     line = fails(capfd, args, status=2)
     assert all(f".{known}" in line for known in FORMATS) and name in line
+
+
+def test_the_best_checkpoint_and_a_suffix_in_capitals(tmp_path, capfd) -> None:
+    config = tiny.config("--config.input_px=33", "--config.model.heads=False")
+    folder = tiny.write_run(tmp_path / "run", config)
+    saved = checkpoint.Checkpoints(folder)
+    for step, top1 in ((1, 0.9), (2, 0.1)):
+        state = {**tiny.variables(config, step), "average": {}, "step": np.int32(step)}
+        saved.save(step, state, top1=top1)
+    saved.close()
+    for flags, step in (([], "2"), (["--best"], "1")):
+        path = tmp_path / f"{step}.SAFETENSORS"
+        assert launch.main(["export", f"--checkpoint={folder}", f"--output={path}", *flags]) == 0
+        with safetensors.safe_open(path, "numpy") as file:
+            assert file.metadata()["step"] == step
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -35,6 +35,14 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     assert decode(encoded(Image.fromarray(grey)))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def test_more_than_sixteen_bits_do_not_wrap() -> None:
+    for high, expected in ((2**16, [0, 64, 128]), (2**24, [0, 64, 128]), (2**31, [0, 64, 128])):
+        values = np.asarray([[0, high // 2, high]], np.uint32)
+        deep = Image.fromarray(values.view(np.int32))  # mode I, as Pillow reads a TIFF of 32 bits
+        assert deep.mode == "I"
+        assert decode(encoded(deep, "TIFF"))[0, :, 0].tolist() == expected
+
+
 def test_grey_arrays_and_first_frames() -> None:
     assert decode(np.full((3, 4), 7, np.uint8)).tolist() == np.full((3, 4, 3), 7).tolist()
     frames = [Image.new("RGB", (5, 5), color) for color in ("red", "blue")]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inception import inference, parallel
 from tests import tiny
 from tests.test_launch import fails
 
@@ -32,6 +33,13 @@ def changed(run: str, tmp_path: pathlib.Path):
         return str(copy)
 
     return change
+
+
+def test_few_sizes_of_batches_are_compiled() -> None:
+    mesh = parallel.make_mesh()
+    sizes = [inference.batch_size(250, rows, mesh) for rows in range(300)]
+    assert sorted(set(sizes)) == [8, 16, 32, 64, 128, 256]  # 250, that 8 devices divide
+    assert all(size >= min(rows, 250) for rows, size in enumerate(sizes))
 
 
 def commands(workdir: str, tmp_path: pathlib.Path) -> list[list[str]]:

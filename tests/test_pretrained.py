@@ -131,7 +131,7 @@ def test_torchvisions_own_module_gives_the_same_logits(
 
 def test_a_fine_tuned_network_of_ten_classes_without_heads(tmp_path, capfd) -> None:
     arrays = state_dict(heads=False, classes=10)
-    path, output = save(arrays, tmp_path / "ten.safetensors"), tmp_path / "out"
+    path, output = save(arrays, tmp_path / "ten.SAFETENSORS"), tmp_path / "out"
     result = convert(capfd, "torchvision", path, output)
     assert result["parameters"] == 6_624_904 - 990 * 1025
     assert result["missing"] == [n for n in SHAPES if n.startswith("aux") and n not in COUNTERS]
@@ -139,6 +139,18 @@ def test_a_fine_tuned_network_of_ten_classes_without_heads(tmp_path, capfd) -> N
     assert trained.classes == tuple(f"class {i}" for i in range(10))
     assert trained.config["model"]["heads"] is False and trained.step == 0
     np.testing.assert_array_equal(trained.variables["params"]["classifier"]["kernel"], arrays["fc.weight"].T)  # fmt: skip
+
+
+def test_the_classes_of_the_weights_may_be_named(tmp_path, capfd, files) -> None:
+    path = save(state_dict(heads=False, classes=3), tmp_path / "three.safetensors")
+    names = tmp_path / "names.txt"
+    names.write_text("\ufeffant\nbee hive\n\ncat\n")
+    convert(capfd, "torchvision", path, tmp_path / "named", f"--classes={names}")
+    assert checkpoint.load(str(tmp_path / "named")).classes == ("ant", "bee hive", "cat")
+    line = refused(capfd, tmp_path, "caffe", files["caffe"], f"--classes={names}")
+    assert f"--classes={names} names 3 classes, and the weights have 1000" in line
+    line = refused(capfd, tmp_path, "torchvision", path, f"--classes={tmp_path}/no")
+    assert "cannot be read" in line
 
 
 def test_heads_may_be_left_out_and_must_where_they_have_other_classes(tmp_path, capfd) -> None:
@@ -486,6 +498,9 @@ def test_the_output_must_be_new_and_writable(tmp_path, capfd, files) -> None:
     line = fails(capfd, command("caffe", files["caffe"], tmp_path / "there" / "config.json" / "x"), status=1)  # fmt: skip
     assert "cannot be written" in line
     assert (tmp_path / "there" / "config.json").read_text() == "mine"
+    args = ["convert", "--source=caffe", f"--input={files['caffe']}", "--output=gs://bucket/x"]
+    assert "write a local folder" in fails(capfd, args, status=1)
+    assert not pathlib.Path("gs:").exists()
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, capfd, files, monkeypatch) -> None:

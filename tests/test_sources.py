@@ -36,6 +36,10 @@ def test_folder_with_and_without_splits(photos: pathlib.Path, tmp_path: pathlib.
     assert np.bincount([val[i][1] for i in range(6)]).tolist() == [2, 2, 2]
     both = {s.name(i) for s in (train, val) for i in range(len(s))}
     assert both == {str(p) for p in photos.rglob("*.*")}
+    assert len(sources.Folder(str(photos), "all")) == 30
+    (photos / "ant" / "._0.jpeg").write_bytes(b"macOS")
+    (photos / "ant" / ".thumbnails").mkdir()
+    shutil.copy(photos / "ant" / "0.jpeg", photos / "ant" / ".thumbnails")
     shutil.copytree(photos, tmp_path / "set" / "test")
     whole = sources.open_source("folder", path=str(tmp_path / "set"), split="test")
     assert len(whole) == 30

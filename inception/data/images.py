@@ -72,6 +72,15 @@ def _check_size(width: int, height: int, name: str, max_megapixels: float) -> No
         )
 
 
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """The upper 8 of 16 bits; of numbers beyond that the upper 8 of the bits in use.
+
+    NOTE: Pillow reads 32 bits as int32, and files that go beyond it hold uint32.
+    """
+    pixels = pixels.view(np.uint32) if pixels.dtype == np.int32 else pixels
+    return (pixels >> max(8, int(pixels.max()).bit_length() - 8)).astype(np.uint8)
+
+
 def decode(
     data: Record | Image.Image, name: str, *, max_megapixels: float, upright: bool = False
 ) -> Image.Image:
@@ -102,8 +111,8 @@ def decode(
         _check_size(*image.size, name, max_megapixels)
         if upright:
             image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        if image.mode.startswith("I"):  # 16 bits a pixel or 32; Pillow's own conversion clips
+            return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
         if image.mode == "F":
             raise ValueError("a picture of floating-point numbers: save it with 8 or 16 bits")
         return image.convert("RGB")

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 
 from inception import UserError
+from inception.data import paths
 
 
 @contextlib.contextmanager
@@ -17,8 +18,11 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
     What an interrupted start has left in it goes first.
 
     Raises:
-        UserError: OUTPUT is there already, cannot be written, or another process works on it.
+        UserError: OUTPUT is there already, cannot be written, lies in a bucket, or another process
+            works on it.
     """
+    if paths.in_bucket(output):
+        raise UserError(f"--output={output}: write a local folder, then copy it there")
     try:
         final = pathlib.Path(output).expanduser().resolve()
         work = final.with_name(f"{final.name}.incomplete")

@@ -42,6 +42,20 @@ def here(path: str) -> pathlib.Path:
     return pathlib.Path(path).expanduser()
 
 
+def check_writable(path: epath.Path) -> None:
+    """Raises UserError where `write_whole` would fail: asked before long work."""
+    try:
+        if not path.parent.is_dir():
+            raise FileNotFoundError("no such folder")
+        if path.is_dir():
+            raise IsADirectoryError("a folder of that name is there")
+        unfinished = path.with_name(f"{path.name}.tmp")
+        unfinished.write_text("")
+        unfinished.unlink()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 def write_whole(path: epath.Path, text: str) -> None:
     """Writes a file that appears, or replaces another, when it is whole."""
     unfinished = path.with_name(f"{path.name}.tmp")

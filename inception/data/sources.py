@@ -14,6 +14,7 @@ from inception.data.store import Store
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 SPLITS = {"train", "val", "validation", "test"}  # a folder with one of these has splits
+ALL = "all"  # a split of every set that comes without splits
 
 
 class Source(Protocol):
@@ -31,23 +32,27 @@ class Source(Protocol):
 
 
 def held_out_fifth(labels: np.ndarray, split: str, *, names: tuple[str, str]) -> np.ndarray:
-    """Indices of one half of a set that comes without splits, the same on every machine.
+    """Indices of one part of a set that comes without splits, the same on every machine.
 
     A stratified fifth is held out: each class gives its share.
 
     Args:
         labels: int [n], at least two of each class.
-        split: one of `names`: what the rest and the fifth are called.
+        split: one of `names`, what the rest and the fifth are called; or 'all'.
     """
     from sklearn.model_selection import train_test_split
 
-    if split not in names:
-        raise UserError(f"config.data: there is no split '{split}'; there are {', '.join(names)}")
     every = np.arange(len(labels))
+    if split == ALL:
+        return every
+    if split not in names:
+        raise UserError(
+            f"config.data: there is no split '{split}'; there are {', '.join((*names, ALL))}"
+        )
     if -(-len(labels) // 5) < len(np.unique(labels)):
         raise UserError(
             f"config.data: a fifth of {len(labels)} images is fewer than one of each class: add "
-            "images, or make train and val folders"
+            "images, make train and val folders, or evaluate split 'all'"
         )
     halves = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
     return np.sort(halves[names.index(split)])
@@ -83,6 +88,8 @@ class Digits:
 
 def _images_below(folder: epath.Path) -> Iterator[epath.Path]:
     for path in folder.iterdir():
+        if path.name.startswith("."):  # macOS leaves ._photo.jpg beside photo.jpg
+            continue
         if path.is_dir():
             yield from _images_below(path)
         elif path.suffix.lower() in SUFFIXES:
@@ -93,8 +100,9 @@ class Folder:
     """A folder of class folders of JPEG, PNG and WebP files, at any depth below the class.
 
     PATH/SPLIT/CLASS/... if PATH has a folder train, val, validation or test; otherwise
-    PATH/CLASS/..., and of each class a fifth is split 'val', the rest 'train'. Classes are sorted
-    by name. PATH may lie in a bucket (gs://...).
+    PATH/CLASS/..., and of each class a fifth is split 'val', the rest 'train', both 'all'. Classes
+    are sorted by name; names that begin with a dot are passed over. PATH may lie in a bucket
+    (gs://...). `left_out` images of an unsplit PATH are in the other part.
     """
 
     def __init__(self, path: str, split: str):
@@ -122,10 +130,11 @@ class Folder:
                     f"config.data.path: class folder {folder} has no image "
                     f"({', '.join(sorted(SUFFIXES))}): add some or remove it"
                 )
-            if len(found) == 1 and not has_splits:
+            if len(found) == 1 and not has_splits and split != ALL:
                 raise UserError(
                     f"config.data.path: class folder {folder} has one image, and a fifth of each "
-                    "class is held out: add some, or make train and val folders"
+                    "class is held out: add some, make train and val folders, or evaluate split "
+                    "'all'"
                 )
             files += found
             labels += [label] * len(found)
@@ -136,6 +145,7 @@ class Folder:
             if has_splits
             else held_out_fifth(every, split, names=("train", "val"))
         )
+        self.left_out = len(files) - len(chosen)
         self._files = [files[i] for i in chosen]
         self._labels = every[chosen]
 

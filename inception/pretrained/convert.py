@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -134,13 +135,33 @@ def _variables(weights: Weights, shapes: Any) -> Any:
     return unflatten_dict(filled)
 
 
-def write(weights: Weights, config: ConfigDict, output: str) -> dict[str, Any]:
+def _classes(file: str, count: int) -> tuple[str, ...]:
+    """What the outputs stand for: the file's lines, or else ImageNet's if they are so many."""
+    if not file:
+        fits = count == len(imagenet.CLASSES)
+        return imagenet.CLASSES if fits else tuple(f"class {i}" for i in range(count))
+    try:
+        lines = pathlib.Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--classes={file} cannot be read: {error}") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != count:
+        raise UserError(
+            f"--classes={file} names {len(names)} classes, and the weights have {count}"
+        )
+    return names
+
+
+def write(
+    weights: Weights, config: ConfigDict, output: str, *, classes: str = ""
+) -> dict[str, Any]:
     """Writes OUTPUT, a checkpoint DIR, when everything fits, and nothing otherwise.
 
     Args:
         config: the knobs of experiments/base.py with those of `weights`; of them those that do
             not make the network, and config.model.heads, may have been changed since.
         output: a new folder.
+        classes: a file of the classes' names, a line each, in the order of the outputs.
 
     Returns:
         {'parameters': numbers converted, BatchNorm's statistics apart, 'ignored': the file's names
@@ -148,9 +169,11 @@ def write(weights: Weights, config: ConfigDict, output: str) -> dict[str, Any]:
         lacks}.
 
     Raises:
-        UserError: the weights are not this network's, or OUTPUT cannot be written.
+        UserError: the weights are not this network's, they are not so many classes, or OUTPUT
+            cannot be written.
     """
     _check_fit(weights, config.model.to_dict())
+    names = _classes(classes, config.model.classes)
     steps_per_epoch = 1000  # any number: nothing in a first state depends on it
     total_steps = max(1, round(config.optim.epochs * steps_per_epoch))
     _, tx = train.optimizer(config, steps_per_epoch, total_steps)
@@ -165,15 +188,9 @@ def write(weights: Weights, config: ConfigDict, output: str) -> dict[str, Any]:
     shapes = jax.eval_shape(make).raw_variables()
     variables = _variables(weights, shapes)
     state = first_state(variables, tx, polyak_decay=config.optim.polyak_decay)
-    classes = config.model.classes
     with all_or_nothing(output) as work:
         workdir.write_config(json.loads(config.to_json()), str(work))
-        checkpoint.write_classes(
-            str(work),
-            imagenet.CLASSES
-            if classes == len(imagenet.CLASSES)
-            else tuple(f"class {i}" for i in range(classes)),
-        )
+        checkpoint.write_classes(str(work), names)
         checkpoints = checkpoint.Checkpoints(str(work))
         checkpoints.save(0, jax.device_get(state))
         checkpoints.close()

@@ -64,7 +64,7 @@ def read(path: str) -> dict[str, np.ndarray]:
     Raises:
         UserError: no such file, a damaged one, one that holds something else than tensors.
     """
-    if pathlib.Path(path).suffix != ".safetensors":
+    if pathlib.Path(path).suffix.lower() != ".safetensors":
         return torch_file.read(path)
     import safetensors.numpy
 
