@@ -1,6 +1,8 @@
 """Where folders and files lie: on this machine or, as gs://... and s3://..., in a bucket."""
 
+import json
 import pathlib
+from typing import Any
 
 from etils import epath
 
@@ -28,7 +30,7 @@ def at(path: str) -> epath.Path:
             package = PACKAGES.get(path.split("://")[0], "fsspec's package for it")
             raise UserError(f"{path}: pip install {package} first") from error
         except Exception as error:  # whatever the bucket's library raises: no rights, no network
-            raise UserError(f"{path} cannot be reached: {error}") from error
+            raise UserError(f"{path} cannot be reached: {' '.join(str(error).split())}") from error
     return found
 
 
@@ -40,6 +42,17 @@ def here(path: str) -> pathlib.Path:
             "with gcsfuse, or copy it"
         )
     return pathlib.Path(path).expanduser()
+
+
+def read_lines(path: epath.Path) -> list[Any]:
+    """What a file has, one JSON value a line; a line cut off by a crash is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
 
 
 def write_whole(path: epath.Path, text: str) -> None:

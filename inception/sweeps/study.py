@@ -18,6 +18,7 @@ import rich.table
 import rich.text
 
 from inception import UserError
+from inception.data import paths
 
 SHOWN = 40  # lines of the live table; finished points are left out first
 STATES = ("running", "waiting", "stopped", "failed", "pruned", "finished")
@@ -138,7 +139,7 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
     Args:
         state: 'running' or 'waiting', where a scheduler knows it.
     """
-    metrics = _metrics(point.folder / "metrics.jsonl")
+    metrics = paths.read_lines(paths.at(point.workdir) / "metrics.jsonl")
     config = _read_json(point.folder / "config.json") or {}
     epochs = float(config.get("optim", {}).get("epochs", math.nan))
     curve = [(r["epoch"], 100 * r["top1"]) for r in metrics if r["kind"] == "eval"]
@@ -172,16 +173,6 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
         "result": result,
         "command": "python launch.py " + shlex.join(point.command),
     }
-
-
-def _metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """As monitor.read_metrics, without JAX: a study only looks on."""
-    rows = []
-    with contextlib.suppress(OSError):
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
-    return rows
 
 
 def table(rows: Sequence[dict[str, Any]]) -> rich.table.Table:
