@@ -1,5 +1,7 @@
 """Sweeps and searches: points, workers, resuming; with a stand-in for training, which takes long."""
 
+import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 
 import experiments
 from inception import Interrupted, UserError
-from inception.sweeps import run, search, study, workers
+from inception.data import paths
+from inception.sweeps import plan, run, search, study, workers
 from tests import tiny
 
 # Writes what train writes; the top-1 is the rate, and a rate of 13 fails.
@@ -104,6 +107,35 @@ def test_ctrl_c_stops_all_and_the_same_call_goes_on(tmp_path: pathlib.Path) -> N
     assert [starts(p) for p in points] == [2, 2, 1]
 
 
+def test_a_point_whose_folder_is_in_use_is_waited_for(tmp_path: pathlib.Path, capfd) -> None:
+    points = [make(tmp_path)(i, {"rate": rate}) for i, rate in enumerate((20, 60))]
+    with open(points[0].log().with_name("lock"), "w") as lock:
+        paths.lock(lock, "")  # as a run has it that saves after its sweep was killed
+
+        def end() -> None:
+            while points[1].result() is None:
+                time.sleep(0.05)
+            begun.append(starts(points[0]))
+            lock.close()
+
+        begun: list[int] = []
+        threading.Thread(target=end).start()
+        run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
+    assert begun == [0] and [starts(p) for p in points] == [1, 1]
+    assert states(points) == ["finished"] * 2
+    assert f"{points[0].workdir} is in use: waiting" in capfd.readouterr().err
+
+
+def test_ctrl_c_ends_the_wait_for_a_folder_in_use(tmp_path: pathlib.Path) -> None:
+    (point,) = points = [make(tmp_path)(0, {"rate": 1})]
+    with open(point.log().with_name("lock"), "w") as lock:
+        paths.lock(lock, "")
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(Interrupted):
+            run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=1)
+    assert states(points) == ["waiting"]
+
+
 def test_workers_share_the_cores(tmp_path: pathlib.Path) -> None:
     cores = len(os.sched_getaffinity(0))
     with pytest.raises(UserError, match=f"--workers={cores + 1}: there are {cores} cores"):
@@ -128,6 +160,42 @@ def test_a_folder_of_another_study_or_in_use_is_refused(tmp_path: pathlib.Path) 
         study.alone(folder),
     ):
         pass
+
+
+def test_a_study_where_files_have_neither_locks_nor_links(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    def no_locks(*_) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def no_links(*_) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(os, "link", no_links)
+    folder = tmp_path / "study"
+    study.create(str(folder), {"points": [{"rate": 1}]})
+    points = [make(folder)(0, {"rate": 1})]
+    run.run_here(str(folder), points, launch=LAUNCH, at_once=1)
+    assert states(points) == ["finished"]
+    assert f"WARNING: {folder}/worker cannot be locked" in capfd.readouterr().err
+
+
+def test_a_study_that_was_killed_at_its_beginning_begins_anew(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "study.json").touch()
+    study.create(str(tmp_path), {"points": [1]})
+    with pytest.raises(UserError, match="another sweep"):
+        study.create(str(tmp_path), {"points": [2]})
+
+
+def test_the_command_that_runs_a_point_again_leaves_its_folder_alone(tmp_path) -> None:
+    point = plan.point(
+        7, {"seed": 1}, config="a.py", overrides=["--config.x=1"], workdir="my study"
+    )
+    assert study.row(point)["command"] == (
+        "python launch.py train --config=a.py '--workdir=my study/7-again' --config.x=1 "
+        "--config.seed=1"
+    )
 
 
 def test_the_table_shows_what_differs(tmp_path: pathlib.Path) -> None:

@@ -1,13 +1,13 @@
 """Folders that are written as a whole or not at all."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
 
 from inception import UserError
+from inception.data import paths
 
 
 @contextlib.contextmanager
@@ -33,8 +33,8 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
     except (OSError, ValueError, RuntimeError) as error:  # also a path without a name
         raise UserError(f"--output={output} cannot be written: {error}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        paths.lock(lock, work)
+    except BlockingIOError as error:
         os.close(lock)
         raise UserError(f"--output={output}: another process is writing there") from error
     try:

@@ -1,7 +1,9 @@
 """Where folders and files lie: on this machine or, as gs://... and s3://..., in a bucket."""
 
+import fcntl
 import json
 import pathlib
+import sys
 from typing import Any
 
 from etils import epath
@@ -42,6 +44,38 @@ def here(path: str) -> pathlib.Path:
             "with gcsfuse, or copy it"
         )
     return pathlib.Path(path).expanduser()
+
+
+def lock(file: Any, name: object, *, wait: bool = False) -> None:
+    """Has an open file, called `name`, for this process alone, until it is closed.
+
+    The system lets go of it however the process ends. Where the file system knows no locks, a
+    line says so.
+
+    Raises:
+        BlockingIOError: another has it, and it was not to be waited for.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        print(
+            f"WARNING: {name} cannot be locked ({error}): see that nothing else works there",
+            file=sys.stderr,
+        )
+
+
+def is_locked(path: pathlib.Path) -> bool:
+    """Whether a process has the file, as `lock` does."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or no locks
+        pass
+    return False
 
 
 def read_lines(path: epath.Path) -> list[Any]:

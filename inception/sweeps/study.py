@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
-import os
 import pathlib
 import shlex
 import time
@@ -46,6 +44,10 @@ class Point:
     def result(self) -> dict[str, Any] | None:
         """What the run gave at its end; None before."""
         return _read_json(self.folder / "result.json")
+
+    def in_use(self) -> bool:
+        """Whether a run lives in its folder, as one that saves after its sweep was killed."""
+        return paths.is_locked(self.folder / "lock")
 
     def log(self) -> pathlib.Path:
         """What the run printed."""
@@ -93,12 +95,12 @@ def create(folder: str, kind: dict[str, Any]) -> None:
         raise UserError(f"--workdir={folder} has runs of no study: choose another --workdir")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        own = path.with_name(f"study.{os.getpid()}.tmp")
-        own.write_text(json.dumps(kind, indent=2) + "\n")
-        with contextlib.suppress(FileExistsError):
-            os.link(own, path)  # of several that begin at once one is the first
-        own.unlink()
-        there = json.loads(path.read_text())
+        with open(path, "a+") as file:
+            paths.lock(file, path, wait=True)  # of several that begin at once one is the first
+            file.seek(0)
+            if not (text := file.read()):
+                file.write(text := json.dumps(kind, indent=2) + "\n")
+        there = json.loads(text)
     except OSError as error:
         raise UserError(f"--workdir={folder} cannot be written: {error}") from error
     except json.JSONDecodeError as error:
@@ -127,7 +129,7 @@ def alone(folder: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            paths.lock(file, path)
         except BlockingIOError as error:
             raise InUse(f"{folder} is being worked on: wait for it, or stop it") from error
         yield
@@ -156,6 +158,8 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
         state, error = "failed", (point.folder / "failed").read_text().strip()
     elif not state:
         state = "stopped" if metrics else "waiting"
+    own = f"--workdir={point.workdir}"
+    again = [f"{own}-again" if word == own else word for word in point.command]
     left = None
     if state == "running" and newest and newest["images_per_second"]:
         left = (epochs - epoch) * images / newest["images_per_second"]
@@ -171,7 +175,7 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
         "seconds_left": left,
         "error": error,
         "result": result,
-        "command": "python launch.py " + shlex.join(point.command),
+        "command": f"python launch.py {shlex.join(again)}",
     }
 
 
