@@ -300,6 +300,41 @@ def test_wrong_sweeps_are_found_before_anything_starts(
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize(
+    ("knob", "value", "message"),
+    [
+        ("model.norm", "batchh", "config.model.norm=batchh: choose one of lrn, batch, none"),
+        ("model.conv5x5_px", 4, "config.model.conv5x5_px=4: choose one of 3, 5"),
+        ("data.resize", "foo", "config.data.resize=foo: choose one of short, squash"),
+        ("data.source", "photos", "config.data.source=photos: choose one of digits, folder"),
+        ("data.normalization", "x", "config.data.normalization=x: choose one of mean"),
+        ("optim.schedule", "x", "config.optim.schedule=x: choose one of polynomial"),
+        ("optim.accumulate", 0, "config.optim.accumulate=0: must be at least 1"),
+        ("optim.warmup_epochs", 3.0, "config.optim.warmup_epochs=3.0: must be shorter than"),
+        ("run.workers", 0, "config.run.workers=0: all, or from 1 to 256"),
+        ("input_px", 32, "config.input_px=32 is too small for the auxiliary heads"),
+    ],
+)
+def test_choices_that_there_are_not_are_found_before_anything_starts(
+    tmp_path: pathlib.Path, capfd, knob: str, value, message: str
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from experiments import grid\nfrom experiments.digits import get_config\n"
+        f"def space():\n    return {{'seed': (1, 2), {knob!r}: ({value!r},)}}\n"
+        "def sweep():\n    return grid(space())\n"
+    )
+    import launch
+
+    args = ["sweep", f"--config={file}", f"--workdir={tmp_path}/s", *tiny.OVERRIDES]
+    args = [a for a in args if knob not in a]
+    for more in ([], ["--search=2"]) if isinstance(value, str) else ([],):
+        assert launch.main([*args, *more]) == 1
+        error = capfd.readouterr().err
+        assert error.startswith(f"launch.py sweep: {message}") and error.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
 def test_named_sweeps(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture) -> None:
     file = tmp_path / "mine.py"
     file.write_text(

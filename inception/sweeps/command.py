@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from inception import UserError, places
 from inception.configs import CommandLineError, flat, load_config
 from inception.data import paths
@@ -52,15 +54,16 @@ def sweep(
     elif on != "sky":
         raise CommandLineError(f"--workdir={workdir}: a study lies on a disk; runs alone may not")
     experiment: dict[str, Any] = {"config": config, "overrides": overrides, "workdir": workdir}
+    check = (lambda _: None) if dry_run else _check
     if trials:
-        space = plan.space(config, name, overrides)
+        space = plan.space(config, overrides, name=name, check=check)
         kind: dict[str, Any] = {"space": {knob: str(values) for knob, values in space.items()}}
         if on == "sky":
             raise CommandLineError("--search is for --on=local and --on=slurm")
         if dry_run:
             raise CommandLineError("--dry_run: what a search runs is chosen as it goes")
     else:
-        points = plan.points(**experiment, name=name)
+        points = plan.points(**experiment, name=name, check=check)
         kind = {"points": [p.knobs for p in points]}
         if on == "sky":
             return _submit_to_sky(points, dry_run=dry_run, asked=asked)
@@ -104,6 +107,12 @@ def sweep(
     if failed and (not trials or len(failed) == len(rows)):
         raise UserError(f"{len(failed)} of {len(rows)} failed: the same command runs these again")
     return {"points": [_told(r["knobs"], r["workdir"], r["result"]) for r in rows], **pages}
+
+
+def _check(config: ConfigDict) -> None:
+    from inception import train  # with JAX, for which --dry_run does not wait
+
+    train.check(config)
 
 
 def _told(knobs: dict[str, Any], workdir: str, result: Any = None) -> dict[str, Any]:
