@@ -81,6 +81,8 @@ def train_config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
 
 def train(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     config = train_config(args, overrides)
+    if args.on == "sky":
+        places.check_is_on_hosts(args.config, args.from_run)
     if args.on != "local":
         jobs = places.submit(
             args.on, there(args.argv), args.workdir, dry_run=args.dry_run, asked=args.asked

@@ -1,6 +1,7 @@
 """Where commands of launch.py run instead of here: jobs of SLURM, tasks of SkyPilot."""
 
 import importlib.util
+import os
 import pathlib
 import re
 import shlex
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from inception.configs import ROOT, CommandLineError
+from inception.configs import ROOT, CommandLineError, find
 
 LAUNCH = (sys.executable, str(ROOT / "launch.py"))
 Submit = Callable[[Sequence[Sequence[str]], str], list[str]]  # commands, folder -> jobs' ids
@@ -73,6 +74,29 @@ def slurm_submitter(
         return jobs
 
     return submit_to_slurm
+
+
+def check_is_on_hosts(config: str, from_run: str = "") -> None:
+    """Raises CommandLineError for what machines of --on=sky lack: the checkout is all they have.
+
+    Args:
+        config: --config, or '' for the default.
+        from_run: --from_run, or ''.
+    """
+    if from_run and "://" not in from_run:
+        raise CommandLineError(
+            f"--from_run={from_run} is a folder of this machine, which those of --on=sky lack: "
+            "copy its config.json into a bucket, as to gs://BUCKET/RUN, and name that"
+        )
+    if not config:
+        return
+    root, file = ROOT.resolve(), find(config).resolve()
+    own = str(file.relative_to(root)) if file.is_relative_to(root) else ""
+    if os.path.normpath(config) != own:
+        remedy = f"give --config={own}" if own else f"put it into {ROOT}/experiments"
+        raise CommandLineError(
+            f"--config={config}: the machines of --on=sky have this checkout alone: {remedy}"
+        )
 
 
 def sky_tasks(

@@ -66,6 +66,7 @@ def sweep(
         points = plan.points(**experiment, name=name, check=check)
         kind = {"points": [p.knobs for p in points]}
         if on == "sky":
+            places.check_is_on_hosts(config)
             return _submit_to_sky(points, dry_run=dry_run, asked=asked)
         if dry_run:
             for p in points:
@@ -122,12 +123,24 @@ def _told(knobs: dict[str, Any], workdir: str, result: Any = None) -> dict[str, 
 def _submit_to_sky(
     points: Sequence[study.Point], *, dry_run: bool, asked: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The unfinished points as managed jobs, which nobody watches here."""
+    """The unfinished points as managed jobs, but those whose job goes on; nobody watches here."""
     from inception import sky
 
     left = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]
     tasks = places.sky_tasks([(p.command, p.workdir) for p in left], dry_run=dry_run, **asked)
-    jobs = [] if dry_run else [job for task in tasks for job in sky.submit(task)]
+    files = [paths.at(p.workdir) / "job" for p in left if not dry_run]
+    known = [file.read_text().split() if file.exists() else [] for file in files]
+    alive = sky.alive(int(job) for ids in known for job in ids)
+    jobs: list[int] = []
+    for task, file, ids in zip(tasks, files, known, strict=False):
+        going_on = [int(job) for job in ids if alive.get(int(job)) == task["name"]]
+        if going_on:
+            print(f"{task['name']}: job {going_on[0]} goes on", file=sys.stderr)
+        else:
+            going_on = sky.submit(task)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("".join(f"{job}\n" for job in going_on))
+        jobs += going_on
     return {"points": [_told(p.knobs, p.workdir) for p in left], "jobs": jobs}
 
 
