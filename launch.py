@@ -355,12 +355,9 @@ def parser() -> argparse.ArgumentParser:
             group.add_argument("--num_processes", type=int, metavar="N")
             group.add_argument("--process_id", type=int, metavar="I", help="0 to N-1")
             group.add_argument(
-                "--initialization_timeout",
-                type=int,
-                default=300,
-                metavar="SECONDS",
+                "--initialization_timeout", type=int, default=300, metavar="SECONDS",
                 help="how long to wait for the others (default: 300)",
-            )
+            )  # fmt: skip
         if config is not None or knobs:
             sub.epilog = (
                 "Any knob can be changed, as in --config.data.resize=short: experiments/base.py "
@@ -381,12 +378,9 @@ def parser() -> argparse.ArgumentParser:
         "--processes", type=whole_number, default=1, metavar="N", help="so many on this machine"
     )
     group.add_argument(
-        "--restarts",
-        type=functools.partial(whole_number, least=0),
-        default=0,
-        metavar="K",
+        "--restarts", type=functools.partial(whole_number, least=0), default=0, metavar="K",
         help="start again up to K times when a process was killed or lost",
-    )
+    )  # fmt: skip
 
     sub = command(
         "eval",
@@ -426,17 +420,13 @@ def parser() -> argparse.ArgumentParser:
         "--sweep", default="", metavar="NAME", help="sweep_NAME() of the experiment, not sweep()"
     )
     sub.add_argument(
-        "--search",
-        type=whole_number,
-        metavar="TRIALS",
+        "--search", type=whole_number, metavar="TRIALS",
         help="instead: Optuna chooses so many points from the experiment's space()",
-    )
+    )  # fmt: skip
     sub.add_argument(
-        "--workers",
-        type=whole_number,
-        metavar="N",
+        "--workers", type=whole_number, metavar="N",
         help="points at a time; here they share the cores (default: 1, on SLURM all)",
-    )
+    )  # fmt: skip
     add_places(sub)
 
     sub = command(
@@ -477,30 +467,22 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--name", default="", help="another TFDS set, downloaded by TFDS")
     sub.add_argument(
-        "--source",
-        default="",
-        metavar="DIR",
+        "--source", default="", metavar="DIR",
         help="instead: a folder of class folders, or what TFDS prepared",
-    )
+    )  # fmt: skip
     sub.add_argument("--output", required=True, metavar="DIR", help="a new folder")
     sub.add_argument(
-        "--short_side",
-        type=whole_number,
-        metavar="PX",
+        "--short_side", type=whole_number, metavar="PX",
         help="write a store: every image once more, its shorter side at most this",
-    )
+    )  # fmt: skip
     sub.add_argument(
-        "--quality",
-        type=functools.partial(whole_number, most=100),
-        default=90,
+        "--quality", type=functools.partial(whole_number, most=100), default=90,
         help="of the store's JPEGs, 1 to 100 (default: 90)",
-    )
+    )  # fmt: skip
     sub.add_argument(
-        "--format",
-        choices=("jpeg", "rgb"),
-        default="jpeg",
+        "--format", choices=("jpeg", "rgb"), default="jpeg",
         help="of the store: rgb is plain pixels, 9 to 10 times the bytes and no decoding",
-    )
+    )  # fmt: skip
 
     sub = command(
         "convert",
