@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import experiments
 from inception import Interrupted, UserError
-from inception.data import paths
+from inception.data import output, paths
 from inception.sweeps import plan, run, search, study, workers
 from tests import tiny
 
@@ -179,6 +179,9 @@ def test_a_study_where_files_have_neither_locks_nor_links(
     run.run_here(str(folder), points, launch=LAUNCH, at_once=1)
     assert states(points) == ["finished"]
     assert f"WARNING: {folder}/worker cannot be locked" in capfd.readouterr().err
+    with output.all_or_nothing(str(tmp_path / "store")) as work:
+        (work / "file").touch()
+    assert (tmp_path / "store" / "file").exists()
 
 
 def test_a_study_that_was_killed_at_its_beginning_begins_anew(tmp_path: pathlib.Path) -> None:
