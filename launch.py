@@ -4,13 +4,11 @@
 import argparse
 import contextlib
 import functools
-import importlib.util
 import itertools
 import json
 import math
 import os
 import pathlib
-import re
 import shlex
 import signal
 import sys
@@ -21,20 +19,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from inception import Interrupted, UserError, local
-from inception.configs import CommandLineError, flat, load_config, run_config
+from inception import Interrupted, UserError, local, places
+from inception.configs import CommandLineError, load_config, run_config
 
-HERE = pathlib.Path(__file__).parent
 DEFAULT_CONFIG = "experiments/digits.py"
 BASE_CONFIG = "experiments/base.py"
-
-
-# Flags that say where a command runs, and two without a value.
-PLACE = (
-    "--on", "--accelerators", "--infra", "--copy", "--env", "--cluster", "--partition",
-    "--account", "--time", "--nodes", "--gpus_per_node", "--tasks_per_node", "--cpus_per_task",
-)  # fmt: skip
-PLACE_ALONE = ("--dry_run", "--spot")
 
 
 def join(args: argparse.Namespace) -> None:
@@ -55,82 +44,31 @@ def join(args: argparse.Namespace) -> None:
 def start_processes(args: argparse.Namespace, overrides: list[str]) -> int:
     """`train` as several processes of this machine, or as one that is restarted; its status."""
     train_config(args, overrides)  # a wrong knob ends it here, once
-    command = [*sys.argv[1:], "--processes=1", "--restarts=0"]  # the last of equal flags counts
-    return local.run(
-        [sys.executable, str(HERE / "launch.py"), *command],
-        processes=args.processes,
-        restarts=args.restarts,
-    )
-
-
-def train_on_slurm(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    """`train` as a job; returns when it is submitted."""
-    train_config(args, overrides)
-    own = there(sys.argv[1:])
-    command = [sys.executable, str(HERE / "launch.py"), *own]
-    if args.dry_run:
-        print(shlex.join(command))
-        return {"jobs": [], "workdir": args.workdir}
-    folder = f"{args.workdir}/slurm"
-    (job,) = submitter(args, pathlib.Path(args.workdir).name)([command], folder)
-    return {"jobs": [job], "workdir": args.workdir}
+    command = [*places.LAUNCH, *args.argv, "--processes=1", "--restarts=0"]  # the last flags count
+    return local.run(command, processes=args.processes, restarts=args.restarts)
 
 
 def there(argv: list[str]) -> list[str]:
     """The command line that runs in the job: without what says where."""
-    own, words = [], iter(argv)
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if name in PLACE:
-            if not equals:
-                next(words, None)
-        elif word not in PLACE_ALONE:
-            own.append(word)
-    return own
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_places(known)
+    return known.parse_known_args(argv)[1]
 
 
-SLURM = ("cluster", "partition", "account", "time", "gpus_per_node", "tasks_per_node",
-         "cpus_per_task")  # fmt: skip
-SKY = ("accelerators", "infra", "spot", "copy", "env")
+def asked(args: argparse.Namespace) -> dict[str, Any]:
+    """{name: value} of the flags for --on; CommandLineError for one of another place.
 
-
-def check_place(args: argparse.Namespace) -> None:
-    """CommandLineError for flags of another place than --on says."""
-    wrong = [*(SLURM if args.on != "slurm" else ()), *(SKY if args.on != "sky" else ())]
-    wrong += ["nodes"] if args.on == "local" else ["processes", "restarts"]
-    for name in wrong:
-        if (given := getattr(args, name, None)) and (name, given) != ("processes", 1):
-            raise CommandLineError(f"--{name} is not for --on={args.on}")
-
-
-def train_on_sky(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    """`train` as a managed job of SkyPilot; returns when it is submitted."""
-    train_config(args, overrides)
-    own = there(sys.argv[1:])
-    return {"jobs": submit_to_sky(args, [(own, args.workdir)]), "workdir": args.workdir}
-
-
-def submit_to_sky(args: argparse.Namespace, commands: list[tuple[Any, str]]) -> list[int]:
-    """(command, its workdir) each as a task; with --dry_run their YAML is printed instead."""
-    from inception import sky
-
-    if not args.accelerators:
-        raise CommandLineError("--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8")
-    tasks = [
-        sky.task(
-            command, workdir=workdir, name=re.sub(r"[^\w.-]+", "-", workdir.split("://")[-1]),
-            accelerators=args.accelerators, nodes=args.nodes or 1, infra=args.infra,
-            spot=args.spot, copies=dict(args.copy), environment=dict(args.env), checkout=str(HERE),
-        )
-        for command, workdir in commands
-    ]  # fmt: skip
-    if not args.dry_run or importlib.util.find_spec("sky"):
-        for task in tasks:
-            sky.check(task)
-    if args.dry_run:
-        print("---\n".join(map(sky.to_yaml, tasks)), end="")
-        return []
-    return [job for task in tasks for job in sky.submit(task)]
+    They are in groups whose titles say for which places.
+    """
+    found = {}
+    for group in args.parser._action_groups:
+        for flag in group._group_actions if group.title.startswith("--on=") else ():
+            value = getattr(args, flag.dest)
+            if args.on in group.title:
+                found[flag.dest] = value
+            elif value and value != flag.default:
+                raise CommandLineError(f"--{flag.dest} is not for --on={args.on}")
+    return found
 
 
 def train_config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
@@ -144,10 +82,17 @@ def train_config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
 
 def train(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     config = train_config(args, overrides)
+    if args.on == "sky":
+        places.check_is_on_hosts(args.config, args.from_run)
+    if args.on != "local":
+        jobs = places.submit(
+            args.on, there(args.argv), args.workdir, dry_run=args.dry_run, asked=args.asked
+        )
+        return {"jobs": jobs, "workdir": args.workdir}
     join(args)
     from inception import train
 
-    command = shlex.join(["python", *sys.argv])
+    command = shlex.join(["python", "launch.py", *args.argv])
     result = train.run(config, args.workdir, command=command)
     print(
         f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "
@@ -204,125 +149,20 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 
 def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    from inception.sweeps import plan
+    from inception.sweeps import command
 
-    if "://" not in args.workdir:
-        args.workdir = str(pathlib.Path(args.workdir).expanduser())
-    elif args.on != "sky":
-        raise CommandLineError(
-            f"--workdir={args.workdir}: a study lies on a disk; runs alone may not"
-        )
-    experiment: dict[str, Any] = {
-        "config": args.config,
-        "overrides": overrides,
-        "workdir": args.workdir,
-    }
-    space: Any = {}
-    if args.search:
-        space = plan.space(args.config, args.sweep, overrides)
-        points = []
-        kind: dict[str, Any] = {"space": {knob: str(values) for knob, values in space.items()}}
-    else:
-        points = plan.points(**experiment, name=args.sweep)
-        kind = {"points": [p.knobs for p in points]}
-    if args.on == "sky":
-        if args.search:
-            raise CommandLineError("--search is for --on=local and --on=slurm")
-        from inception.data import paths
-
-        points = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]
-        jobs = submit_to_sky(args, [(p.command, p.workdir) for p in points])
-        return {"points": [_of_point(p) for p in points], "jobs": jobs}
-    if args.search and args.dry_run:
-        raise CommandLineError("--dry_run: what a search runs is chosen as it goes")
-    if args.dry_run:
-        for p in points:
-            print(f"python launch.py {shlex.join(p.command)}")
-        return {"points": [_of_point(p) for p in points]}
-    from inception.sweeps import hparams, page, run, study, workers
-
-    if args.on == "slurm":
-        submit = submitter(args, "sweep", alone=bool(args.search))
-    else:
-        submit = None
-        workers.check(args.workers or 1)
-    knobs = flat(load_config(args.config, overrides))
-    same = {k: v for k, v in knobs.items() if not k.startswith("config.run.")}
-    study.create(args.workdir, same | kind)
-    launch = [sys.executable, str(HERE / "launch.py")]
-    at_once = args.workers or 1
-    if args.search:
-        from inception.sweeps.search import Search
-
-        make = functools.partial(plan.point, **experiment)
-        search = Search(args.workdir, space, trials=args.search, point=make)
-    try:
-        if args.search:
-            if submit:
-                worker = [*launch, *there(sys.argv[1:]), "--workers=1"]
-                run.search_on_slurm(args.workdir, search, worker, at_once=at_once, submit=submit)
-            else:
-                run.search_here(search, launch=launch, at_once=at_once)
-        elif submit:
-            run.run_on_slurm(args.workdir, points, launch=launch, submit=submit)
-        else:
-            run.run_here(args.workdir, points, launch=launch, at_once=at_once)
-    finally:
-        rows = search.rows() if args.search else [study.row(p) for p in points]
-        pages: dict[str, str] = {}
-        with contextlib.suppress(study.InUse), study.alone(args.workdir):  # else another writes it
-            pages = page.write(args.workdir, rows, name=pathlib.Path(args.workdir).name)
-            hparams.write_hparams(args.workdir, rows)
-            print(f"page: {pages['page']}, table: {pages['csv']}", file=sys.stderr)
-    failed = [r for r in rows if r["state"] == "failed"]
-    for r in failed:
-        print(f"[{r['number']}] {r['workdir']}: {r['error']}", file=sys.stderr)
-    if failed and (not args.search or len(failed) == len(rows)):
-        raise UserError(f"{len(failed)} of {len(rows)} failed: the same command runs these again")
-    return {
-        "points": [
-            {"overrides": r["knobs"], "workdir": r["workdir"], "result": r["result"]} for r in rows
-        ],
-        **pages,
-    }
-
-
-def _of_point(point: Any) -> dict[str, Any]:
-    return {"overrides": point.knobs, "workdir": point.workdir, "result": None}
-
-
-def submitter(args: argparse.Namespace, name: str, *, alone: bool = False) -> Any:
-    """(commands, folder) -> ids of jobs with the resources of the flags and of --cluster.
-
-    Args:
-        alone: one task a job, whatever the flags say.
-    """
-    from inception import slurm
-
-    slurm.check()
-    resources = slurm.read_profile(args.cluster) if args.cluster else {}
-    for key in slurm.RESOURCES:
-        if (value := getattr(args, key, None)) is not None:
-            resources[key] = value
-    slurm.check_partition(resources.get("partition", ""))
-    if alone:
-        resources |= {"nodes": 1, "tasks_per_node": 1}
-
-    def submit(commands: list[list[str]], folder: str) -> list[str]:
-        jobs = slurm.submit(
-            commands, folder=folder, name=name,
-            at_once=getattr(args, "workers", None) or 256, **resources,
-        )  # fmt: skip
-        ids = sorted({job.split("_")[0] for job in jobs})
-        for line in (
-            f"submitted: {' '.join(jobs)}",
-            f"logs: {slurm.log(folder, '*')}",
-            f"cancel: scancel {' '.join(ids)}",
-        ):
-            print(line, file=sys.stderr)
-        return jobs
-
-    return submit
+    return command.sweep(
+        args.config,
+        overrides,
+        args.workdir,
+        name=args.sweep,
+        trials=args.search,
+        at_once=args.workers,
+        on=args.on,
+        dry_run=args.dry_run,
+        asked=args.asked,
+        again=[*there(args.argv), "--workers=1"],
+    )
 
 
 def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
@@ -498,7 +338,9 @@ def parser() -> argparse.ArgumentParser:
 
     def command(name: str, function: Any, text: str, *, config: str | None, knobs: str = "") -> Any:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(function=function, takes_config=config is not None or bool(knobs))
+        sub.set_defaults(
+            parser=sub, function=function, takes_config=config is not None or bool(knobs)
+        )
         sub.add_argument(
             "--json",
             action="store_true",
@@ -518,12 +360,9 @@ def parser() -> argparse.ArgumentParser:
             group.add_argument("--num_processes", type=int, metavar="N")
             group.add_argument("--process_id", type=int, metavar="I", help="0 to N-1")
             group.add_argument(
-                "--initialization_timeout",
-                type=int,
-                default=300,
-                metavar="SECONDS",
+                "--initialization_timeout", type=int, default=300, metavar="SECONDS",
                 help="how long to wait for the others (default: 300)",
-            )
+            )  # fmt: skip
         if config is not None or knobs:
             sub.epilog = (
                 "Any knob can be changed, as in --config.data.resize=short: experiments/base.py "
@@ -539,16 +378,14 @@ def parser() -> argparse.ArgumentParser:
         "--from_run", default="", metavar="DIR", help="instead of --config: as that run was"
     )
     add_places(sub)
-    sub.add_argument(
+    group = sub.add_argument_group("--on=local")
+    group.add_argument(
         "--processes", type=whole_number, default=1, metavar="N", help="so many on this machine"
     )
-    sub.add_argument(
-        "--restarts",
-        type=functools.partial(whole_number, least=0),
-        default=0,
-        metavar="K",
+    group.add_argument(
+        "--restarts", type=functools.partial(whole_number, least=0), default=0, metavar="K",
         help="start again up to K times when a process was killed or lost",
-    )
+    )  # fmt: skip
 
     sub = command(
         "eval",
@@ -592,17 +429,13 @@ def parser() -> argparse.ArgumentParser:
         "--sweep", default="", metavar="NAME", help="sweep_NAME() of the experiment, not sweep()"
     )
     sub.add_argument(
-        "--search",
-        type=whole_number,
-        metavar="TRIALS",
+        "--search", type=whole_number, metavar="TRIALS",
         help="instead: Optuna chooses so many points from the experiment's space()",
-    )
+    )  # fmt: skip
     sub.add_argument(
-        "--workers",
-        type=whole_number,
-        metavar="N",
+        "--workers", type=whole_number, metavar="N",
         help="points at a time; here they share the cores (default: 1, on SLURM all)",
-    )
+    )  # fmt: skip
     add_places(sub)
 
     sub = command(
@@ -643,30 +476,22 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--name", default="", help="another TFDS set, downloaded by TFDS")
     sub.add_argument(
-        "--source",
-        default="",
-        metavar="DIR",
+        "--source", default="", metavar="DIR",
         help="instead: a folder of class folders, or what TFDS prepared",
-    )
+    )  # fmt: skip
     sub.add_argument("--output", required=True, metavar="DIR", help="a new folder")
     sub.add_argument(
-        "--short_side",
-        type=whole_number,
-        metavar="PX",
+        "--short_side", type=whole_number, metavar="PX",
         help="write a store: every image once more, its shorter side at most this",
-    )
+    )  # fmt: skip
     sub.add_argument(
-        "--quality",
-        type=functools.partial(whole_number, most=100),
-        default=90,
+        "--quality", type=functools.partial(whole_number, most=100), default=90,
         help="of the store's JPEGs, 1 to 100 (default: 90)",
-    )
+    )  # fmt: skip
     sub.add_argument(
-        "--format",
-        choices=("jpeg", "rgb"),
-        default="jpeg",
+        "--format", choices=("jpeg", "rgb"), default="jpeg",
         help="of the store: rgb is plain pixels, 9 to 10 times the bytes and no decoding",
-    )
+    )  # fmt: skip
 
     sub = command(
         "convert",
@@ -734,18 +559,19 @@ def add_places(sub: argparse.ArgumentParser) -> None:
         help="this machine, a job of SLURM, or of SkyPilot; see docs/launching.md",
     )
     sub.add_argument("--dry_run", action="store_true", help="print what would be launched")
-    group = sub.add_argument_group("SLURM", "each overrides what --cluster=FILE says")
+    group = sub.add_argument_group("--on=slurm", "each overrides what --cluster=FILE says")
     group.add_argument("--cluster", default="", metavar="FILE", help="TOML file of what follows")
     group.add_argument("--partition", metavar="NAME")
     group.add_argument("--account", metavar="NAME")
     group.add_argument("--time", metavar="TIME", help="of one turn, as sbatch has it; it goes on")
-    group.add_argument("--nodes", type=whole_number, metavar="N", help="default: 1")
     group.add_argument("--gpus_per_node", type=whole_number, metavar="N")
     group.add_argument(
         "--tasks_per_node", type=whole_number, metavar="N", help="default: one for each GPU"
     )
     group.add_argument("--cpus_per_task", type=whole_number, metavar="N")
-    group = sub.add_argument_group("SkyPilot", "--nodes is its too")
+    group = sub.add_argument_group("--on=slurm or sky")
+    group.add_argument("--nodes", type=whole_number, metavar="N", help="default: 1")
+    group = sub.add_argument_group("--on=sky", "through SkyPilot")
     group.add_argument(
         "--accelerators", default="", metavar="NAME", help="tpu-v5litepod-64, H100:8, ..."
     )
@@ -784,6 +610,7 @@ def main(argv: list[str]) -> int:
         top.print_help()
         return 2
     args, rest = top.parse_known_args(argv)
+    args.argv = argv
     if args.command is None:
         print(f"launch.py: {argv[0]}: name a COMMAND first; see launch.py --help", file=sys.stderr)
         return 2
@@ -800,14 +627,13 @@ def main(argv: list[str]) -> int:
             raise CommandLineError(
                 f"unknown flag {(wrong or rest)[0]}; see launch.py {args.command} --help"
             )
-        if args.function in (train, sweep):
-            check_place(args)
-        if args.function is train and args.on != "local":
-            args.function = train_on_slurm if args.on == "slurm" else train_on_sky
-        elif args.function is train and args.dry_run:
-            raise CommandLineError("--dry_run is for --on=slurm and --on=sky")
-        elif args.function is train and (args.processes > 1 or args.restarts):
-            return start_processes(args, overrides)
+        if "on" in args:
+            args.asked = asked(args)
+        if args.function is train and args.on == "local":
+            if args.dry_run:
+                raise CommandLineError("--dry_run is for --on=slurm and --on=sky")
+            if args.processes > 1 or args.restarts:
+                return start_processes(args, overrides)
         with stdout_to_stderr() if args.json else contextlib.nullcontext():
             result = args.function(args, overrides)
     except CommandLineError as error:

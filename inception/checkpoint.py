@@ -149,7 +149,7 @@ class Checkpoints:
             [checkpoint_managers.LatestN(keep), best]
         )
         if not read_only:
-            processes.together(self._check_writable)
+            processes.together(self._prepare)
         members = _processes(alone=read_only)
         self._manager = _Manager(
             self._directory,
@@ -166,19 +166,10 @@ class Checkpoints:
             ),
         )
 
-    def _check_writable(self) -> None:
-        if not processes.is_main():
-            return
-        try:
+    def _prepare(self) -> None:
+        if processes.is_main():
             self._directory.mkdir(parents=True, exist_ok=True)
-            trial = self._directory / "trial.tmp"
-            trial.write_text("")
-            trial.unlink()
-        except OSError as error:
-            raise UserError(
-                f"{self._directory} cannot be written ({error.strerror or error}): make it "
-                "writable, or choose another --workdir"
-            ) from error
+            paths.check_writable(self._directory / "trial")
 
     def steps(self) -> list[int]:
         """The saved steps, oldest first."""

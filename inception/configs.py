@@ -16,14 +16,18 @@ class CommandLineError(Exception):
     """The command line is wrong: exit status 2."""
 
 
+def find(path: str) -> pathlib.Path:
+    """The experiment file that --config names: from here or, if there is none, in the project."""
+    for file in (pathlib.Path(path), ROOT / path):
+        if file.is_file():
+            return file
+    known = sorted(f"experiments/{p.name}" for p in ROOT.glob("experiments/[!_]*.py"))
+    raise CommandLineError(f"--config={path}: no such file; there are {', '.join(known)}")
+
+
 def experiment(path: str) -> dict[str, Any]:
     """What an experiment file defines: get_config(), perhaps sweep()."""
-    if not pathlib.Path(path).is_file():  # from another folder the project's own are meant
-        path = str(ROOT / path) if (ROOT / path).is_file() else path
-    if not pathlib.Path(path).is_file():
-        known = sorted(f"experiments/{p.name}" for p in ROOT.glob("experiments/[!_]*.py"))
-        raise CommandLineError(f"--config={path}: no such file; there are {', '.join(known)}")
-    defined = runpy.run_path(path)
+    defined = runpy.run_path(str(find(path)))
     if "get_config" not in defined:
         raise CommandLineError(f"--config={path} defines no get_config()")
     return defined

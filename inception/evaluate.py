@@ -187,6 +187,7 @@ def run(
     """
     if predictions and predictions == per_class:
         raise UserError(f"--predictions and --per_class are both {predictions}: name two files")
+
     def check_files() -> None:
         for file in filter(None, (predictions, per_class)) if processes.is_main() else ():
             paths.check_writable(paths.at(file))

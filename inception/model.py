@@ -259,18 +259,22 @@ class GoogLeNet(nn.Module):
         frozen_modules(self.frozen_through)
         super().__post_init__()
 
+    def check_input_px(self, px: int) -> None:
+        """Raises UserError where the heads have no room in training."""
+        if self.heads and self.head_pool == "strided" and px < SMALLEST_PX_WITH_HEADS:
+            raise UserError(
+                f"config.input_px={px} is too small for the auxiliary heads, whose 5x5 pool needs "
+                f"a grid of 5x5: the smallest is {SMALLEST_PX_WITH_HEADS}, or turn them off with "
+                "config.model.heads=False"
+            )
+
     @nn.compact
     def __call__(
         self, x: jax.Array, train: bool, rows: jax.Array | None = None
     ) -> dict[str, jax.Array]:
         heads = HEADS_ON if self.heads and train else ()
-        strided = heads and self.head_pool == "strided"
-        if strided and min(x.shape[1:3]) < SMALLEST_PX_WITH_HEADS:
-            raise UserError(
-                f"config.input_px={min(x.shape[1:3])} is too small for the auxiliary heads, whose "
-                f"5x5 pool needs a grid of 5x5: the smallest is {SMALLEST_PX_WITH_HEADS}, or turn "
-                "them off with config.model.heads=False"
-            )
+        if heads:
+            self.check_input_px(min(x.shape[1:3]))
 
         def scale(filters: int) -> int:
             return max(1, round(filters * self.width))

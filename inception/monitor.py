@@ -27,15 +27,8 @@ DEAD_HEAD_CURES = (
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-    """The lines of WORKDIR/metrics.jsonl; a line cut off by a crash is left out."""
-    path = paths.at(workdir) / "metrics.jsonl"
-    rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    """The lines of WORKDIR/metrics.jsonl."""
+    return paths.read_lines(paths.at(workdir) / "metrics.jsonl")
 
 
 class Writer:

@@ -27,6 +27,14 @@ RGB_TO_YIQ = (
 )
 
 
+def check_normalization(method: str) -> None:
+    """Raises UserError for an unknown method."""
+    if method not in NORMALIZATIONS:
+        raise UserError(
+            f"config.data.normalization={method}: choose one of {', '.join(NORMALIZATIONS)}"
+        )
+
+
 def normalize(images: jax.Array, *, method: str) -> jax.Array:
     """Pixels of 0-255 -> what the network reads, float32 [b, h, w, 3] (RGB).
 
@@ -36,10 +44,7 @@ def normalize(images: jax.Array, *, method: str) -> jax.Array:
     Raises:
         UserError: an unknown method.
     """
-    if method not in NORMALIZATIONS:
-        raise UserError(
-            f"config.data.normalization={method}: choose one of {', '.join(NORMALIZATIONS)}"
-        )
+    check_normalization(method)
     mean, scale = (jnp.asarray(v)[None, None, None] for v in NORMALIZATIONS[method])
     return (images.astype(jnp.float32) - mean) / scale
 

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -148,6 +148,24 @@ def submit(task: Mapping[str, Any]) -> list[int]:
     for job in ids or []:
         print(f"job {job}. Its logs: sky jobs logs {job}; to end it: sky jobs cancel {job}")
     return list(ids or [])
+
+
+def alive(ids: Iterable[int]) -> dict[int, str]:
+    """{id: name} of those of the managed jobs that have not ended."""
+    wanted = list(ids)
+    if not wanted:
+        return {}
+    import sky
+    from sky import jobs
+
+    try:
+        found, *_ = sky.get(jobs.queue_v2(refresh=False, skip_finished=True, job_ids=wanted))
+    except Exception as error:
+        status = str(getattr(error, "cluster_status", "")).removeprefix("ClusterStatus.")
+        if status in ("None", "STOPPED"):  # its controller of jobs goes when none is left
+            return {}
+        raise UserError(f"SkyPilot does not say which jobs go on: {_line(error)}") from error
+    return {job.job_id: job.job_name for job in found}
 
 
 def to_yaml(task: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time as clock
 import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import submitit
 from inception import Interrupted, UserError
 
 SAVE_S = 120  # before its time is over a job is told to save
+ASKED, ASK_S = 12, 5.0  # squeue, before it is given up, and how long between
 REQUEUES = 100  # times that a job puts itself into the queue again, at most
 # Of a cluster's profile file and, all but the last, launch.py's flags of the same names.
 RESOURCES = (
@@ -142,7 +144,11 @@ def check() -> None:
 
 def _reason(text: str) -> str:
     told = [line for line in text.splitlines() if "error:" in line]
-    return (told or text.strip().splitlines())[-1].removeprefix("sbatch: error: ").strip()
+    return (
+        (told or text.strip().splitlines() or ["no message"])[-1]
+        .removeprefix("sbatch: error: ")
+        .strip()
+    )
 
 
 def check_partition(partition: str) -> None:
@@ -162,18 +168,28 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
     wanted = set(jobs)
     if not wanted:
         return {}
-    done = subprocess.run(
-        ["squeue", "--noheader", "--array", "--me", "--format=%i %F_%K %T"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise UserError(f"squeue: {_reason(done.stderr)}")
     found = {}
-    for line in done.stdout.splitlines():
+    for line in _squeue().splitlines():
         own, of_array, state = line.split()
         for job in {own, of_array} & wanted:
             found[job] = "running" if state in ("RUNNING", "COMPLETING") else "waiting"
     return found
+
+
+def _squeue() -> str:
+    """A line a job, 'id array_index STATE'; a controller that does not answer is asked again."""
+    for left in reversed(range(ASKED)):
+        done = subprocess.run(
+            ["squeue", "--noheader", "--array", "--me", "--format=%i %F_%K %T"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode == 0:
+            return done.stdout
+        if left == ASKED - 1:
+            print(f"squeue: {_reason(done.stderr)}; asking again", file=sys.stderr)
+        if left:
+            clock.sleep(ASK_S)
+    raise UserError(f"squeue: {_reason(done.stderr)}")
 
 
 def log(folder: str, job: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import sys
 from typing import Any
 
 import jax
@@ -17,13 +18,14 @@ from inception import (
     monitor,
     optim,
     parallel,
+    pixels,
     processes,
     report,
     results,
     samples,
     transfer,
 )
-from inception.data import loader, paths, sources
+from inception.data import images, loader, paths, sampling, sources
 from inception.model import TRUNK, GoogLeNet, frozen_modules
 from inception.step import TrainState, create_state, train_step
 from inception.workdir import claimed
@@ -52,6 +54,36 @@ def optimizer(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> t
         frozen=frozen_modules(config.model.frozen_through),
     )
     return schedule, tx
+
+
+def check(config: ConfigDict) -> None:
+    """Looks at what needs neither data nor devices; nothing is compiled.
+
+    Raises:
+        UserError: a choice that there is not, or a number that can never do.
+    """
+    GoogLeNet(**config.model).check_input_px(config.input_px)
+    samples.training_sampler(config)
+    sampling.Views((1,), config.input_px, config.data.resize_px, config.data.resize)
+    images.check_decoder(config.data.decoder)
+    pixels.check_normalization(config.data.normalization)
+    sources.check_kind(config.data.source)
+    loader.threads(config.run.workers)
+    for knob, value in (
+        ("optim.batch_size", config.optim.batch_size),
+        ("optim.accumulate", config.optim.accumulate),
+        ("run.log_every_steps", config.run.log_every_steps),
+        ("run.keep_checkpoints", config.run.keep_checkpoints),
+        ("run.eval_batch_size", config.run.eval_batch_size),
+    ):
+        if value < 1:
+            raise UserError(f"config.{knob}={value}: must be at least 1")
+    if not config.optim.warmup_epochs < config.optim.epochs:
+        raise UserError(
+            f"config.optim.warmup_epochs={config.optim.warmup_epochs}: must be shorter than "
+            f"config.optim.epochs={config.optim.epochs}"
+        )
+    optimizer(config, steps_per_epoch=1.0, total_steps=sys.maxsize)
 
 
 def step_function(config: ConfigDict, tx: Any, mesh: Any) -> Any:
@@ -148,6 +180,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
 
 
 def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
+    check(config)
     mesh = parallel.make_mesh()
     batch_size = config.optim.batch_size
     parallel.check_batch_size(batch_size, config.optim.accumulate, mesh)
@@ -171,9 +204,6 @@ def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
             f"config.optim.epochs={config.optim.epochs} makes no step of "
             f"config.optim.batch_size={batch_size} on {len(source)} images: raise or lower them"
         )
-    log_every = config.run.log_every_steps
-    if log_every < 1:
-        raise UserError(f"config.run.log_every_steps={log_every}: must be at least 1")
     schedule, tx = optimizer(config, steps_per_epoch, total_steps)
 
     with contextlib.ExitStack() as closing:
@@ -217,7 +247,7 @@ def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
             total_steps=total_steps,
             eval_every=max(1, round(config.run.eval_every_epochs * steps_per_epoch)),
             save_every=max(1, round(config.run.checkpoint_every_epochs * steps_per_epoch)),
-            log_every=log_every,
+            log_every=config.run.log_every_steps,
         )
         damaged = watch.damaged()
         if damaged:

@@ -1,12 +1,10 @@
 """A run's folder: whose it is, and that all processes of the run mean the same by it."""
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -61,7 +59,7 @@ def _locked(workdir: str, token: str) -> Iterator[None]:
         raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            paths.lock(file, path)
         except BlockingIOError as error:
             file.seek(0)
             owner = file.read().rsplit(" ", 1)[0]
@@ -69,8 +67,6 @@ def _locked(workdir: str, token: str) -> Iterator[None]:
                 f"--workdir={workdir} is in use by process {owner}: wait for it, stop it, or "
                 "choose another --workdir"
             ) from error
-        except OSError as error:  # a file system without locks
-            print(f"WARNING: {path} cannot be locked ({error})", file=sys.stderr)
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()} {token}")
         file.flush()

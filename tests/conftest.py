@@ -2,7 +2,9 @@
 
 import os
 import pathlib
+import sys
 import tempfile
+from collections.abc import Iterator
 
 # Compiled fast rather than well: tests that start a process of their own compile as users do.
 os.environ["XLA_FLAGS"] = (
@@ -19,6 +21,9 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from etils.epath import backend, gpath  # noqa: E402
+from fsspec.implementations.dirfs import DirFileSystem  # noqa: E402
+from fsspec.implementations.local import LocalFileSystem  # noqa: E402
 from PIL import Image  # noqa: E402
 
 LONG = ("test_finetune.py", "test_slurm.py", "test_launch.py", "test_processes.py", "test_train.py")
@@ -54,6 +59,29 @@ def photos(tmp_path: pathlib.Path) -> pathlib.Path:
                 image = image.convert(mode)
             image.save(root / name / f"{i}.{kind.lower()}", kind)
     return root
+
+
+@pytest.fixture
+def bucket(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
+    """The folder behind gs://bucket."""
+    root = tmp_path / "bucket"
+    root.mkdir()
+
+    class Bucket(DirFileSystem):
+        protocol = "gs"
+
+        def __init__(self, **_):
+            super().__init__(path=str(tmp_path), fs=LocalFileSystem(auto_mkdir=True))
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return str(path).removeprefix("gs://").rstrip("/")
+
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gcs", Bucket)
+    backend.fsspec_backend._get_filesystem.cache_clear()
+    yield root
+    backend.fsspec_backend._get_filesystem.cache_clear()
 
 
 @pytest.fixture

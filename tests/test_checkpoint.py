@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(saved: pathlib
     done = subprocess.run(
         ["unshare", "-m", sys.executable, "-c", READ_ONLY, folder], capture_output=True, text=True
     )
-    assert "checkpoints cannot be written (Read-only file system): make it writable" in done.stderr
+    assert "trial cannot be written: Read-only file system" in done.stderr
 
 
 READ_ONLY = """

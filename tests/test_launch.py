@@ -171,6 +171,20 @@ def test_what_runs_in_a_job_does_not_say_where() -> None:
     assert launch.there([*own[:2], *place, *own[2:]]) == own
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--nodes=2"], "--nodes is not for --on=local"),
+        (["--on=slurm", "--spot"], "--spot is not for --on=slurm"),
+        (["--on=sky", "--time=1:00"], "--time is not for --on=sky"),
+        (["--on=sky", "--restarts=1"], "--restarts is not for --on=sky"),
+        (["--dry_run"], "--dry_run is for --on=slurm and --on=sky"),
+    ],
+)
+def test_flags_of_another_place_are_refused(tmp_path, capfd, flags: list[str], message: str):
+    assert message in fails(capfd, ["train", f"--workdir={tmp_path}/run", *flags], status=2)
+
+
 # Commands
 
 

@@ -4,40 +4,14 @@ import json
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator
 
 import pytest
 import tensorboardX
-from etils.epath import backend, gpath
-from fsspec.implementations.dirfs import DirFileSystem
-from fsspec.implementations.local import LocalFileSystem
+from etils.epath import backend
 
 from inception import UserError, checkpoint, monitor, report, workdir
 from inception.data import paths, sources
 from tests import tiny
-
-
-@pytest.fixture
-def bucket(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
-    """The folder behind gs://bucket."""
-    root = tmp_path / "bucket"
-    root.mkdir()
-
-    class Bucket(DirFileSystem):
-        protocol = "gs"
-
-        def __init__(self, **_):
-            super().__init__(path=str(tmp_path), fs=LocalFileSystem(auto_mkdir=True))
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            return str(path).removeprefix("gs://").rstrip("/")
-
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
-    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gcs", Bucket)
-    backend.fsspec_backend._get_filesystem.cache_clear()
-    yield root
-    backend.fsspec_backend._get_filesystem.cache_clear()
 
 
 def test_a_data_folder_in_a_bucket(photos: pathlib.Path, bucket: pathlib.Path) -> None:

@@ -3,6 +3,8 @@
 The last need SkyPilot (pip install -e '.[sky]') and are skipped where it is not.
 """
 
+import itertools
+import json
 import pathlib
 import subprocess
 import sys
@@ -11,7 +13,9 @@ import types
 import pytest
 import yaml
 
-from inception import UserError, sky
+import launch
+from inception import UserError, configs, sky
+from tests import tiny
 
 WORKDIR = "gs://bucket/run"
 COMMAND = ["train", "--config=experiments/bn.py", f"--workdir={WORKDIR}", "--config.name=a b"]
@@ -173,6 +177,85 @@ def test_what_skypilot_says_is_one_line(monkeypatch) -> None:
         UserError, match=r"did not take the job: No cloud is enabled\. Run: sky check"
     ):
         sky.submit(task())
+
+
+SKY = ["--on=sky", "--accelerators=H100:8"]
+STUDY = "gs://bucket/study"
+
+
+def test_a_sweep_submits_what_is_neither_finished_nor_under_way(
+    bucket: pathlib.Path, monkeypatch, capfd
+) -> None:
+    ids, going_on = itertools.count(1), {}
+
+    def submit(task) -> list[int]:
+        going_on[job := next(ids)] = task["name"]
+        return [job]
+
+    monkeypatch.setattr(sky, "check", lambda _: None)
+    monkeypatch.setattr(sky, "submit", submit)
+    monkeypatch.setattr(sky, "alive", lambda ids: {i: going_on[i] for i in ids if i in going_on})
+    file = "experiments/dead_trunk.py"
+
+    def sweep(*flags: str) -> dict:
+        args = ["sweep", f"--config={file}", f"--workdir={STUDY}", *SKY, *flags, "--json"]
+        assert launch.main(args) == 0
+        return json.loads(capfd.readouterr().out.splitlines()[-1])
+
+    assert len(sweep("--dry_run")["points"]) == 32 and not going_on
+    assert sweep()["jobs"] == list(range(1, 33))
+    assert (bucket / "study" / "0" / "job").read_text() == "1\n"
+    (bucket / "study" / "5" / "result.json").write_text("{}")
+    del going_on[3]  # point 2 has failed
+    going_on[9] = "a job of another user's, for example"
+    again = sweep()
+    assert [p["workdir"] for p in again["points"]] == [f"{STUDY}/{i}" for i in range(32) if i != 5]
+    assert again["jobs"] == [1, 2, 33, 4, 5, 7, 8, 34, *range(10, 33)]
+
+
+def test_what_is_under_way_is_asked_for(monkeypatch) -> None:
+    pretend(monkeypatch, None)
+    fake = sys.modules["sky"]
+    record = types.SimpleNamespace(job_id=7, job_name="run")
+    asked: list[dict] = []
+    fake.jobs.queue_v2 = lambda **given: asked.append(given) or ([record], 1, {}, 1)
+    fake.get = lambda request: request
+    assert sky.alive([]) == {} and not asked
+    assert sky.alive([7, 8]) == {7: "run"}
+    assert asked == [{"refresh": False, "skip_finished": True, "job_ids": [7, 8]}]
+    error = RuntimeError("No in-progress\nmanaged jobs.")
+
+    def get(_):
+        raise error
+
+    fake.get = get
+    with pytest.raises(UserError, match=r"does not say which jobs go on: No in-progress managed"):
+        sky.alive([7])
+    error.cluster_status = None  # as of sky.exceptions.ClusterNotUpError: there is no controller
+    assert sky.alive([7]) == {}
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_a_config_that_the_machines_lack_is_refused(
+    tmp_path: pathlib.Path, monkeypatch, capfd, command: str
+) -> None:
+    outside = tmp_path / "mine.py"
+    outside.write_text((configs.ROOT / "experiments/dead_trunk.py").read_text())
+    inside = str(configs.ROOT / "experiments/dead_trunk.py")
+    for config, remedy in (
+        (str(outside), f"put it into {configs.ROOT}/experiments"),
+        (inside, "give --config=experiments/dead_trunk.py"),
+    ):
+        assert launch.main([command, f"--config={config}", f"--workdir={STUDY}", *SKY]) == 2
+        error = capfd.readouterr().err
+        assert error.startswith(f"launch.py {command}: --config={config}: the machines of --on=sky")
+        assert remedy in error and error.count("\n") == 1
+
+
+def test_a_run_on_this_machine_is_not_one_on_those_of_sky(tmp_path, capfd) -> None:
+    (tmp_path / "config.json").write_text(tiny.config().to_json())
+    assert launch.main(["train", f"--from_run={tmp_path}", f"--workdir={STUDY}", *SKY]) == 2
+    assert f"--from_run={tmp_path} is a folder of this machine" in capfd.readouterr().err
 
 
 @pytest.fixture(scope="module")

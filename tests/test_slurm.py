@@ -108,6 +108,27 @@ def test_no_slurm_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
         slurm.check()
 
 
+@pytest.mark.parametrize("busy", [2, slurm.ASKED])
+def test_squeue_that_fails_is_asked_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys, busy: int
+) -> None:
+    calls = tmp_path / "calls"
+    (tmp_path / "squeue").write_text(
+        f"#!/bin/sh\necho >> {calls}\n"
+        f'[ $(wc -l < {calls}) -gt {busy} ] && echo "7 7_N/A RUNNING" && exit\n'
+        "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1\n"
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(slurm, "ASK_S", 0)
+    if busy < slurm.ASKED:
+        assert slurm.states(["7"]) == {"7": "running"}
+    else:
+        with pytest.raises(UserError, match="squeue: slurm_load_jobs error: Unable to contact"):
+            slurm.states(["7"])
+    assert capsys.readouterr().err.count("asking again") == 1
+
+
 def test_a_profile_of_the_cluster(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "cluster.toml"
     file.write_text('partition = "gpu"\ngpus_per_node = 8\n[sbatch]\nqos = "high"\n')

@@ -1,5 +1,7 @@
 """Sweeps and searches: points, workers, resuming; with a stand-in for training, which takes long."""
 
+import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 
 import experiments
 from inception import Interrupted, UserError
-from inception.sweeps import run, search, study, workers
+from inception.data import output, paths
+from inception.sweeps import plan, run, search, study, workers
 from tests import tiny
 
 # Writes what train writes; the top-1 is the rate, and a rate of 13 fails.
@@ -104,6 +107,35 @@ def test_ctrl_c_stops_all_and_the_same_call_goes_on(tmp_path: pathlib.Path) -> N
     assert [starts(p) for p in points] == [2, 2, 1]
 
 
+def test_a_point_whose_folder_is_in_use_is_waited_for(tmp_path: pathlib.Path, capfd) -> None:
+    points = [make(tmp_path)(i, {"rate": rate}) for i, rate in enumerate((20, 60))]
+    with open(points[0].log().with_name("lock"), "w") as lock:
+        paths.lock(lock, "")  # as a run has it that saves after its sweep was killed
+
+        def end() -> None:
+            while points[1].result() is None:
+                time.sleep(0.05)
+            begun.append(starts(points[0]))
+            lock.close()
+
+        begun: list[int] = []
+        threading.Thread(target=end).start()
+        run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
+    assert begun == [0] and [starts(p) for p in points] == [1, 1]
+    assert states(points) == ["finished"] * 2
+    assert f"{points[0].workdir} is in use: waiting" in capfd.readouterr().err
+
+
+def test_ctrl_c_ends_the_wait_for_a_folder_in_use(tmp_path: pathlib.Path) -> None:
+    (point,) = points = [make(tmp_path)(0, {"rate": 1})]
+    with open(point.log().with_name("lock"), "w") as lock:
+        paths.lock(lock, "")
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(Interrupted):
+            run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=1)
+    assert states(points) == ["waiting"]
+
+
 def test_workers_share_the_cores(tmp_path: pathlib.Path) -> None:
     cores = len(os.sched_getaffinity(0))
     with pytest.raises(UserError, match=f"--workers={cores + 1}: there are {cores} cores"):
@@ -128,6 +160,45 @@ def test_a_folder_of_another_study_or_in_use_is_refused(tmp_path: pathlib.Path) 
         study.alone(folder),
     ):
         pass
+
+
+def test_a_study_where_files_have_neither_locks_nor_links(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    def no_locks(*_) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def no_links(*_) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(os, "link", no_links)
+    folder = tmp_path / "study"
+    study.create(str(folder), {"points": [{"rate": 1}]})
+    points = [make(folder)(0, {"rate": 1})]
+    run.run_here(str(folder), points, launch=LAUNCH, at_once=1)
+    assert states(points) == ["finished"]
+    assert f"WARNING: {folder}/worker cannot be locked" in capfd.readouterr().err
+    with output.all_or_nothing(str(tmp_path / "store")) as work:
+        (work / "file").touch()
+    assert (tmp_path / "store" / "file").exists()
+
+
+def test_a_study_that_was_killed_at_its_beginning_begins_anew(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "study.json").touch()
+    study.create(str(tmp_path), {"points": [1]})
+    with pytest.raises(UserError, match="another sweep"):
+        study.create(str(tmp_path), {"points": [2]})
+
+
+def test_the_command_that_runs_a_point_again_leaves_its_folder_alone(tmp_path) -> None:
+    point = plan.point(
+        7, {"seed": 1}, config="a.py", overrides=["--config.x=1"], workdir="my study"
+    )
+    assert study.row(point)["command"] == (
+        "python launch.py train --config=a.py '--workdir=my study/7-again' --config.x=1 "
+        "--config.seed=1"
+    )
 
 
 def test_the_table_shows_what_differs(tmp_path: pathlib.Path) -> None:
@@ -229,6 +300,41 @@ def test_wrong_sweeps_are_found_before_anything_starts(
     status = launch.main(["sweep", f"--config={file}", f"--workdir={tmp_path}/s", *tiny.OVERRIDES])
     error = capfd.readouterr().err
     assert status == 2 and message in error and "Traceback" not in error
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "message"),
+    [
+        ("model.norm", "batchh", "config.model.norm=batchh: choose one of lrn, batch, none"),
+        ("model.conv5x5_px", 4, "config.model.conv5x5_px=4: choose one of 3, 5"),
+        ("data.resize", "foo", "config.data.resize=foo: choose one of short, squash"),
+        ("data.source", "photos", "config.data.source=photos: choose one of digits, folder"),
+        ("data.normalization", "x", "config.data.normalization=x: choose one of mean"),
+        ("optim.schedule", "x", "config.optim.schedule=x: choose one of polynomial"),
+        ("optim.accumulate", 0, "config.optim.accumulate=0: must be at least 1"),
+        ("optim.warmup_epochs", 3.0, "config.optim.warmup_epochs=3.0: must be shorter than"),
+        ("run.workers", 0, "config.run.workers=0: all, or from 1 to 256"),
+        ("input_px", 32, "config.input_px=32 is too small for the auxiliary heads"),
+    ],
+)
+def test_choices_that_there_are_not_are_found_before_anything_starts(
+    tmp_path: pathlib.Path, capfd, knob: str, value, message: str
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from experiments import grid\nfrom experiments.digits import get_config\n"
+        f"def space():\n    return {{'seed': (1, 2), {knob!r}: ({value!r},)}}\n"
+        "def sweep():\n    return grid(space())\n"
+    )
+    import launch
+
+    args = ["sweep", f"--config={file}", f"--workdir={tmp_path}/s", *tiny.OVERRIDES]
+    args = [a for a in args if knob not in a]
+    for more in ([], ["--search=2"]) if isinstance(value, str) else ([],):
+        assert launch.main([*args, *more]) == 1
+        error = capfd.readouterr().err
+        assert error.startswith(f"launch.py sweep: {message}") and error.count("\n") == 1
     assert not (tmp_path / "s").exists()
 
 

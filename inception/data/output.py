@@ -1,7 +1,6 @@
 """Folders that are written as a whole or not at all."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import shutil
@@ -37,8 +36,8 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
     except (OSError, ValueError, RuntimeError) as error:  # also a path without a name
         raise UserError(f"--output={output} cannot be written: {error}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        paths.lock(lock, work)
+    except BlockingIOError as error:
         os.close(lock)
         raise UserError(f"--output={output}: another process is writing there") from error
     try:

@@ -1,6 +1,10 @@
 """Where folders and files lie: on this machine or, as gs://... and s3://..., in a bucket."""
 
+import fcntl
+import json
 import pathlib
+import sys
+from typing import Any
 
 from etils import epath
 
@@ -28,7 +32,7 @@ def at(path: str) -> epath.Path:
             package = PACKAGES.get(path.split("://")[0], "fsspec's package for it")
             raise UserError(f"{path}: pip install {package} first") from error
         except Exception as error:  # whatever the bucket's library raises: no rights, no network
-            raise UserError(f"{path} cannot be reached: {error}") from error
+            raise UserError(f"{path} cannot be reached: {' '.join(str(error).split())}") from error
     return found
 
 
@@ -54,6 +58,49 @@ def check_writable(path: epath.Path) -> None:
         unfinished.unlink()
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def lock(file: Any, name: object, *, wait: bool = False) -> None:
+    """Has an open file, called `name`, for this process alone, until it is closed.
+
+    The system lets go of it however the process ends. Where the file system knows no locks, a
+    line says so.
+
+    Raises:
+        BlockingIOError: another has it, and it was not to be waited for.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        print(
+            f"WARNING: {name} cannot be locked ({error}): see that nothing else works there",
+            file=sys.stderr,
+        )
+
+
+def is_locked(path: pathlib.Path) -> bool:
+    """Whether a process has the file, as `lock` does."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or no locks
+        pass
+    return False
+
+
+def read_lines(path: epath.Path) -> list[Any]:
+    """What a file has, one JSON value a line; a line cut off by a crash is left out."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
 
 
 def write_whole(path: epath.Path, text: str) -> None:

@@ -13,6 +13,7 @@ from inception.data.images import Record
 from inception.data.store import Store
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+KINDS = ("digits", "folder", "tfds", "store", "synthetic")
 SPLITS = {"train", "val", "validation", "test"}  # a folder with one of these has splits
 ALL = "all"  # a split of every set that comes without splits
 
@@ -297,6 +298,12 @@ def as_classes(source: Source, classes: tuple[str, ...]) -> Source:
     return _Relabelled(source, classes)
 
 
+def check_kind(source: str) -> None:
+    """Raises UserError for an unknown kind of source."""
+    if source not in KINDS:
+        raise UserError(f"config.data.source={source}: choose one of {', '.join(KINDS)}")
+
+
 def open_source(
     source: str, *, split: str, path: str = "", name: str = "", examples: int = 0, classes: int = 0
 ) -> Source:
@@ -305,6 +312,7 @@ def open_source(
     Raises:
         UserError: an unknown kind, a set or split that is not there, an empty one.
     """
+    check_kind(source)
     if source == "digits":
         opened: Source = Digits(split)
     elif source == "folder":
@@ -313,12 +321,8 @@ def open_source(
         opened = Tfds(path, name, split)
     elif source == "store":
         opened = Store(path, split)
-    elif source == "synthetic":
-        opened = Synthetic(split, examples, classes)
     else:
-        raise UserError(
-            f"config.data.source={source}: choose one of digits, folder, tfds, store, synthetic"
-        )
+        opened = Synthetic(split, examples, classes)
     if len(opened) == 0:
         raise UserError(f"config.data: split '{split}' of source {source} {path} has no image")
     return opened

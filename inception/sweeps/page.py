@@ -22,9 +22,9 @@ from inception.sweeps.importance import (
     text,
 )
 from inception.sweeps.importance import best as best_of
+from inception.sweeps.study import STATES
 
 RESULTS = ("top1_error", "top5_error", "steps", "images_per_second")  # as in eval.json
-STATES = ("finished", "pruned", "failed", "running", "stopped", "waiting")
 LONG_TABLE = 60  # lines; a longer one scrolls in itself
 
 CSS = """
@@ -218,7 +218,7 @@ def _page(folder: str, rows: Sequence[dict[str, Any]], name: str) -> str:
     shares = importances(rows, knobs)
     title = f"Study: {html.escape(name)}"
     states = [row["state"] for row in rows]
-    counts = ", ".join(f"{states.count(s)} {s}" for s in STATES if s in states)
+    counts = ", ".join(f"{states.count(s)} {s}" for s in reversed(STATES) if s in states)
     parts = [f"<h1>{title}</h1><p>{len(rows)} points{': ' if counts else ''}{counts}. "]
     parts += ['The same as a table: <a href="study.csv">study.csv</a></p>']
     best = best_of(rows)

@@ -1,19 +1,31 @@
 """What an experiment's sweep() or space() asks for, checked before anything starts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from inception.configs import CommandLineError, experiment, load_config
 from inception.sweeps.study import Point
 
+Check = Callable[[ConfigDict], None]  # raises UserError for a config that cannot run
 
-def points(config: str, overrides: Sequence[str], workdir: str, *, name: str = "") -> list[Point]:
+
+def points(
+    config: str,
+    overrides: Sequence[str],
+    workdir: str,
+    *,
+    name: str = "",
+    check: Check = lambda _: None,
+) -> list[Point]:
     """The points of sweep(), or of sweep_NAME(), of an experiment file.
 
     Args:
         overrides: flags --config.any.knob=VALUE, for all points.
         workdir: of the study; a point's is its number in it.
+        check: is shown each point's config.
 
     Raises:
         CommandLineError: no such sweep, no point, two alike, or a wrong knob or value.
@@ -24,25 +36,32 @@ def points(config: str, overrides: Sequence[str], workdir: str, *, name: str = "
     ]
     if not found:
         raise CommandLineError(f"--config={config}: the sweep has no points")
+    configs = [_config(config, overrides, p.knobs) for p in found]
     seen: dict[str, int] = {}
-    for p in found:
-        whole = _check(config, overrides, p.knobs).to_json(sort_keys=True)
+    for p, own in zip(found, configs, strict=True):
+        whole = own.to_json(sort_keys=True)
         if whole in seen:
             raise CommandLineError(
                 f"--config={config}: points {seen[whole]} and {p.number} of the sweep are alike: "
                 f"{p.knobs}"
             )
         seen[whole] = p.number
+    for own in configs:
+        check(own)
     return found
 
 
-def space(config: str, name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """What space(), or space_NAME(), says a search may choose; CommandLineError as in `points`."""
+def space(
+    config: str, overrides: Sequence[str], *, name: str = "", check: Check = lambda _: None
+) -> dict[str, Any]:
+    """What space(), or space_NAME(), says a search may choose; arguments and errors as `points`."""
     found = dict(_call(config, "space", name))
     for knob, values in found.items():
         ends = (values.low + 1e-3, values.high) if hasattr(values, "low") else values
         for value in ends:  # an integer knob takes no range of numbers
-            _check(config, overrides, {knob: value})
+            own = _config(config, overrides, {knob: value})
+            if isinstance(value, str):  # numbers may go together with others of the space alone
+                check(own)
     if not found:
         raise CommandLineError(f"--config={config}: the space has no knobs")
     return found
@@ -61,7 +80,7 @@ def _flags(overrides: Sequence[str], knobs: dict[str, Any]) -> list[str]:
     return [*overrides, *(f"--config.{knob}={value}" for knob, value in knobs.items())]
 
 
-def _check(config: str, overrides: Sequence[str], knobs: dict[str, Any]) -> Any:
+def _config(config: str, overrides: Sequence[str], knobs: dict[str, Any]) -> ConfigDict:
     given = {flag.split("=")[0].lstrip("-") for flag in overrides}
     if both := {f"config.{knob}" for knob in knobs} & given:
         raise CommandLineError(f"--{both.pop()} is what the sweep varies: leave it out")

@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
-import os
 import pathlib
 import shlex
 import time
@@ -18,6 +16,7 @@ import rich.table
 import rich.text
 
 from inception import UserError
+from inception.data import paths
 
 SHOWN = 40  # lines of the live table; finished points are left out first
 STATES = ("running", "waiting", "stopped", "failed", "pruned", "finished")
@@ -45,6 +44,10 @@ class Point:
     def result(self) -> dict[str, Any] | None:
         """What the run gave at its end; None before."""
         return _read_json(self.folder / "result.json")
+
+    def in_use(self) -> bool:
+        """Whether a run lives in its folder, as one that saves after its sweep was killed."""
+        return paths.is_locked(self.folder / "lock")
 
     def log(self) -> pathlib.Path:
         """What the run printed."""
@@ -92,12 +95,12 @@ def create(folder: str, kind: dict[str, Any]) -> None:
         raise UserError(f"--workdir={folder} has runs of no study: choose another --workdir")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        own = path.with_name(f"study.{os.getpid()}.tmp")
-        own.write_text(json.dumps(kind, indent=2) + "\n")
-        with contextlib.suppress(FileExistsError):
-            os.link(own, path)  # of several that begin at once one is the first
-        own.unlink()
-        there = json.loads(path.read_text())
+        with open(path, "a+") as file:
+            paths.lock(file, path, wait=True)  # of several that begin at once one is the first
+            file.seek(0)
+            if not (text := file.read()):
+                file.write(text := json.dumps(kind, indent=2) + "\n")
+        there = json.loads(text)
     except OSError as error:
         raise UserError(f"--workdir={folder} cannot be written: {error}") from error
     except json.JSONDecodeError as error:
@@ -126,7 +129,7 @@ def alone(folder: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            paths.lock(file, path)
         except BlockingIOError as error:
             raise InUse(f"{folder} is being worked on: wait for it, or stop it") from error
         yield
@@ -138,7 +141,7 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
     Args:
         state: 'running' or 'waiting', where a scheduler knows it.
     """
-    metrics = _metrics(point.folder / "metrics.jsonl")
+    metrics = paths.read_lines(paths.at(point.workdir) / "metrics.jsonl")
     config = _read_json(point.folder / "config.json") or {}
     epochs = float(config.get("optim", {}).get("epochs", math.nan))
     curve = [(r["epoch"], 100 * r["top1"]) for r in metrics if r["kind"] == "eval"]
@@ -155,6 +158,8 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
         state, error = "failed", (point.folder / "failed").read_text().strip()
     elif not state:
         state = "stopped" if metrics else "waiting"
+    own = f"--workdir={point.workdir}"
+    again = [f"{own}-again" if word == own else word for word in point.command]
     left = None
     if state == "running" and newest and newest["images_per_second"]:
         left = (epochs - epoch) * images / newest["images_per_second"]
@@ -170,18 +175,8 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
         "seconds_left": left,
         "error": error,
         "result": result,
-        "command": "python launch.py " + shlex.join(point.command),
+        "command": f"python launch.py {shlex.join(again)}",
     }
-
-
-def _metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """As monitor.read_metrics, without JAX: a study only looks on."""
-    rows = []
-    with contextlib.suppress(OSError):
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
-    return rows
 
 
 def table(rows: Sequence[dict[str, Any]]) -> rich.table.Table:

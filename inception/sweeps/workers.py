@@ -45,7 +45,7 @@ def run(
         UserError: more workers than cores.
     """
     shares = _shares(workers)
-    slots: dict[int, tuple[Point, subprocess.Popen]] = {}
+    slots: dict[int, tuple[Point, subprocess.Popen | None]] = {}  # None: its folder is in use
     pruned: set[int] = set()
     told: list[int] = []
     before = {
@@ -63,11 +63,17 @@ def run(
                     if (point := next(points, None)) is None:
                         more = False
                         break
-                    running.add(point.number)
-                    slots[slot] = (point, _start(point, launch, shares[slot]))
+                    slots[slot] = (point, None)
+                    if point.in_use():
+                        print(f"{point.workdir} is in use: waiting for its end", file=sys.stderr)
             for slot, (point, child) in list(slots.items()):
-                status = child.poll()
-                if status is not None:
+                if child is None:
+                    if now:
+                        del slots[slot]
+                    elif not point.in_use():
+                        running.add(point.number)
+                        slots[slot] = (point, _start(point, launch, shares[slot]))
+                elif (status := child.poll()) is not None:
                     del slots[slot]
                     running.discard(point.number)
                     if _close(point, status, point.number in pruned, stopped=passed_on > 0):
@@ -84,7 +90,8 @@ def run(
             time.sleep(POLL_S)
     finally:
         for _, child in slots.values():
-            child.terminate()
+            if child:
+                child.terminate()
         for number, handler in before.items():
             signal.signal(number, handler)
     if told:
