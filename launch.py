@@ -633,6 +633,8 @@ def main(argv: list[str]) -> int:
             if args.dry_run:
                 raise CommandLineError("--dry_run is for --on=slurm and --on=sky")
             if args.processes > 1 or args.restarts:
+                if args.coordinator_address:
+                    raise CommandLineError("--processes and --restarts start all processes here")
                 return start_processes(args, overrides)
         with stdout_to_stderr() if args.json else contextlib.nullcontext():
             result = args.function(args, overrides)

@@ -39,13 +39,15 @@ def initialize(
     To be called before JAX is used. What is not given is looked for where SLURM, TPU pods, Open
     MPI and Kubernetes tell it; where there is nothing, this process is the only one.
 
+    NOTE: after `timeout_s` seconds in vain, or at a signal, the process ends here: half joined, JAX
+    waits for the others at whatever it is asked.
+
     Args:
-        timeout_s: how long to wait for the others. Signals are answered meanwhile.
+        timeout_s: how long to wait for the others.
         stop_together: whether `Stop` is to be used: then JAX's preemption service has SIGTERM.
 
     Raises:
-        UserError: an impossible combination, others that do not come, or processes that count each
-            other differently.
+        UserError: an impossible combination, or processes that count each other differently.
     """
     given = (coordinator_address, num_processes, process_id)
     if any(v is not None for v in given) and any(v is None for v in given):
@@ -65,7 +67,8 @@ def initialize(
 
     def give_up(seconds: float) -> None:  # before JAX does: it aborts, which nothing can catch
         if seconds > timeout_s:
-            raise UserError(f"{what} within {timeout_s} s")
+            print(f"launch.py: {what} within {timeout_s} s", file=sys.stderr, flush=True)
+            os._exit(1)
 
     jax.config.update("jax_enable_preemption_service", stop_together)
     join = functools.partial(
@@ -79,6 +82,8 @@ def initialize(
     )
     try:
         parallel.wait_for(join, give_up)
+    except SystemExit as error:  # a signal
+        os._exit(error.code)  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:
         if coordinator_address:
             raise UserError(f"--coordinator_address={coordinator_address}: {error}") from error

@@ -5,11 +5,37 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 
 from benchmarks import faults
+from inception import local
+
+CHILD = """
+import os, pathlib, signal, sys, time
+again = pathlib.Path(sys.argv[1])
+if again.exists():
+    sys.exit(0)
+if sys.argv[-1] == "--process_id=1":
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(1)
+again.touch()
+print("saving failed: Connection reset by peer", file=sys.stderr)
+sys.exit(1)
+"""
+
+
+def test_a_killed_process_is_the_cause_of_what_the_others_say(
+    tmp_path: pathlib.Path, capfd
+) -> None:
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "again")]
+    assert local.run(command, processes=2, restarts=1) == 0
+    assert (
+        "process 1 was killed by SIGKILL: starting again (1 restarts left)"
+        in capfd.readouterr().err
+    )
 
 
 @pytest.mark.faults

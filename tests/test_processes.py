@@ -13,6 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import faults
 from inception import UserError, parallel, processes
@@ -94,11 +95,62 @@ def test_a_coordinator_that_is_not_there(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    [{"num_processes": 2}, {"coordinator_address": "x:1", "num_processes": 2, "process_id": 2}],
+    [
+        {"num_processes": 2},
+        {"coordinator_address": "x:1", "num_processes": 2, "process_id": 2},
+        {"coordinator_address": "x", "num_processes": 2, "process_id": 1},
+        {"coordinator_address": "x:y", "num_processes": 2, "process_id": 1},
+        {"coordinator_address": "x:1", "num_processes": 2, "process_id": 1, "timeout_s": 0},
+    ],
 )
-def test_half_a_place_among_processes(flags: dict) -> None:
-    with pytest.raises(UserError, match="--num_processes"):
+def test_an_impossible_place_among_processes(flags: dict) -> None:
+    with pytest.raises(UserError, match=r"--num_processes|must be HOST:PORT|must be at least 1"):
         processes.initialize(**flags)
+
+
+def test_a_signal_ends_the_wait_for_the_others(tmp_path: pathlib.Path) -> None:
+    alone = subprocess.Popen(
+        [*faults.LAUNCH, *faults.TRAIN, f"--workdir={tmp_path}", "--num_processes=2",
+         "--process_id=1", "--coordinator_address=localhost:1"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(8)  # it has begun to wait
+    alone.terminate()
+    assert "stopped by SIGTERM" in alone.communicate(timeout=20)[1]
+    assert alone.returncode == 75
+
+
+def test_code_and_flags_must_be_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(name: str, value: str):
+        def gather(text: str) -> list[str]:
+            host, mine = json.loads(text)
+            assert name in mine
+            return [text, json.dumps([host, {**mine, name: value}])]
+
+        return gather
+
+    for name in ("launch.py", "inception/data/loader.py", "jax", "--crops"):
+        monkeypatch.setattr(processes, "gather_text", other(name, "odd"))
+        with pytest.raises(UserError, match=f"{name} is odd at process 1 on"):
+            processes.check_same({"seed": 0}, crops=[1])
+
+
+@pytest.mark.faults
+def test_a_damaged_image_of_evaluation_ends_both_processes(tmp_path: pathlib.Path) -> None:
+    for split in ("train", "val"):
+        for name in "ab":
+            folder = tmp_path / "set" / split / name
+            folder.mkdir(parents=True)
+            for i in range(16):
+                noise = np.random.default_rng(i).integers(0, 256, (40, 40, 3), np.uint8)
+                Image.fromarray(noise).save(folder / f"{i:02}.png")
+    (tmp_path / "set" / "val" / "b" / "15.png").write_bytes(b"")
+    knobs = ("--config.data.source=folder", f"--config.data.path={tmp_path / 'set'}",
+             "--config.data.eval_split=val", "--config.model.classes=2")  # fmt: skip
+    train = (*faults.TRAIN, *knobs, f"--workdir={tmp_path / 'run'}")
+    run = faults.Run(tmp_path / "run", 2, command=train)
+    assert sorted(run.wait(120)) != [0, 0]
+    assert "15.png: an empty file" in run.err(0) + run.err(1)
 
 
 def test_a_second_run_on_the_workdir_is_refused(tmp_path: pathlib.Path) -> None:
@@ -164,6 +216,18 @@ def test_time_without_a_batch_counts_where_no_device_is_busy(busy: bool) -> None
     with parallel.Ahead(iter(batches.get, None), lambda x: x, busy=lambda: busy) as ahead:
         next(ahead)
         assert ahead.starved == 0 if busy else 0.2 < ahead.starved < 5
+    batches.put(None)
+
+
+def test_time_that_a_short_step_takes_is_not_waiting() -> None:
+    batches: queue.Queue = queue.Queue()
+    with parallel.Ahead(
+        iter(batches.get, None), lambda x: x, busy=lambda: time.monotonic() < start + 0.04
+    ) as ahead:
+        start = time.monotonic()
+        threading.Timer(0.042, batches.put, [1]).start()
+        next(ahead)
+        assert ahead.starved < time.monotonic() - start - 0.03
     batches.put(None)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from inception import Interrupted, UserError, checkpoint, evaluate, monitor, train
+from inception import Interrupted, UserError, checkpoint, evaluate, monitor, processes, train
 from inception.data import loader
 from inception.workdir import write_config
 from tests import tiny
@@ -206,12 +206,27 @@ def test_damaged_images_above_the_share_stop_the_run(
     assert {row["image"].split(":")[0] for row in rows} == set(map(str, spoilt))
 
 
-def test_a_dead_head_raises_a_loud_warning_once(tmp_path: pathlib.Path, capfd) -> None:
-    writer = monitor.Writer(str(tmp_path), start_step=0)
-    watch = monitor.Monitor(
-        writer, schedule=lambda _: 0.1, start_step=0, total_steps=40, steps_per_epoch=4.5, batch_size=8,
-        classes=10, dead_head_epochs=2.0, max_damaged=0.0,
+def watched(tmp_path: pathlib.Path) -> monitor.Monitor:
+    return monitor.Monitor(
+        monitor.Writer(str(tmp_path), start_step=0), schedule=lambda _: 0.1, start_step=0,
+        total_steps=40, steps_per_epoch=4.5, batch_size=8, classes=10, dead_head_epochs=2.0,
+        max_damaged=0.0,
     )  # fmt: skip
+
+
+def test_what_another_process_waited_for_is_told(tmp_path: pathlib.Path, monkeypatch) -> None:
+    watch = watched(tmp_path)
+    other = {"damaged": [], "stalls": ["process 1: no batch for 61 s"], "starved": 1e9}
+    monkeypatch.setattr(processes, "gather_text", lambda mine: [mine, json.dumps(other)])
+    watch.add({"loss": jnp.float32(1)}, [], starved=0.0)
+    watch.flush()
+    rows = {row["kind"]: row for row in monitor.read_metrics(str(tmp_path))}
+    assert rows["warning"]["text"] == "process 1: no batch for 61 s"
+    assert rows["train"]["waiting_for_data"] == watch.waiting_for_data() == 1
+
+
+def test_a_dead_head_raises_a_loud_warning_once(tmp_path: pathlib.Path, capfd) -> None:
+    watch = watched(tmp_path)
     names = ("loss", "loss_main", "loss_4a", "top1", "top1_4a")
     for step in range(40):
         alive = min(1.0, 0.1 + step / 20)

@@ -95,7 +95,7 @@ def is_locked(path: pathlib.Path) -> bool:
 def read_lines(path: epath.Path) -> list[Any]:
     """What a file has, one JSON value a line; a line cut off by a crash is left out."""
     rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+    for line in path.read_bytes().decode(errors="replace").splitlines() if path.exists() else ():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
