@@ -149,7 +149,10 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path: pathlib.Path) -> None:
 
 def test_a_run_without_a_step(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"config\.optim\.epochs=0.1 makes no step"):
-        train.run(tiny.config("--config.optim.epochs=0.1"), str(tmp_path))
+        train.run(
+            tiny.config("--config.optim.epochs=0.1", "--config.optim.warmup_epochs=0."),
+            str(tmp_path),
+        )
 
 
 @pytest.mark.slow

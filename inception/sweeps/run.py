@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from inception import Interrupted, UserError, slurm
+from inception.places import Submit
 from inception.sweeps import study, workers
 from inception.sweeps.search import Search
 
 POLL_S = 5.0
-Submit = Callable[[Sequence[Sequence[str]], str], list[str]]  # commands, folder -> ids
 
 
 def run_here(
