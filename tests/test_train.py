@@ -221,7 +221,7 @@ def test_what_another_process_waited_for_is_told(tmp_path: pathlib.Path, monkeyp
     watch = watched(tmp_path)
     other = {"damaged": [], "stalls": ["process 1: no batch for 61 s"], "starved": 1e9}
     monkeypatch.setattr(processes, "gather_text", lambda mine: [mine, json.dumps(other)])
-    watch.add({"loss": jnp.float32(1)}, [], starved=0.0)
+    watch.add({"loss": jnp.float32(1), "top1": jnp.float32(0)}, [], starved=0.0)
     watch.flush()
     rows = {row["kind"]: row for row in monitor.read_metrics(str(tmp_path))}
     assert rows["warning"]["text"] == "process 1: no batch for 61 s"
