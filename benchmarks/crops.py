@@ -75,10 +75,10 @@ def compare(root: pathlib.Path) -> None:
         evaluator = evaluate.Evaluator(
             config, mesh, split="val", crops=(crops,), networks=[config] * models
         )
-        batches = [next(iter(evaluator._batches()))] * -(-count * crops // BATCH)
+        batches = -(-count * crops // BATCH)
 
         def alone(evaluator=evaluator, variables=variables, batches=batches) -> None:
-            for _ in evaluator._networks.outputs(variables, batches):
+            for _ in evaluator._networks.outputs(variables, [evaluator._noise] * batches):
                 pass
 
         def whole(evaluator=evaluator, variables=variables) -> None:

@@ -59,6 +59,14 @@ class Evaluator:
         batch_size = inference.batch_size(
             config.run.eval_batch_size, len(self.source) * self._views.rows, mesh
         )
+        mine = batch_size // jax.process_count()
+        shape = (mine, config.input_px, config.input_px, 3)
+        self._noise = {
+            "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+            "label": np.zeros(mine, np.int32),
+            "index": np.full(mine, -1, np.int32),
+            "members": np.zeros((mine, len(self._views.crops)), np.float32),
+        }
         self._batches = functools.partial(
             loader.eval_batches,
             self.source,
@@ -71,6 +79,11 @@ class Evaluator:
             processes=jax.process_count(),
         )
         self._networks = inference.Networks(networks or [config], mesh)
+
+    def check_finite(self, variables: Any) -> None:
+        """Raises UserError where the outputs on a batch of noise are not finite."""
+        for _ in self._networks.outputs([variables], [self._noise]):
+            pass
 
     def __call__(self, variables: Any, *, stop: processes.Stop | None = None) -> results.Evaluation:
         """The one network at the most crops that were asked for; as `table`."""

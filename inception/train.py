@@ -270,6 +270,7 @@ def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
 
 
 def _check_finite(state: TrainState) -> None:
+    """Where there is no time for Evaluator.check_finite, which sees numbers far too large as well."""
     numbers = jax.device_get((state.raw_variables(), state.average))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
         raise UserError(
@@ -326,7 +327,7 @@ def _loop(
                     watch.evaluated(step, evaluation.metrics())
                 if done or (step % save_every == 0 and (step > start_step or top1 is not None)):
                     watch.flush()
-                    _check_finite(state)
+                    evaluator.check_finite(state.raw_variables())
                     checkpoints.save(step, state, top1=top1)
                     watch.restart_clock()
                 if done:

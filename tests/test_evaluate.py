@@ -135,8 +135,9 @@ def test_outputs_that_are_not_finite_are_an_error(photos: pathlib.Path) -> None:
     config = folder(photos)
     weights = jax.tree.map(lambda x: x * np.nan, tiny.variables(config, 0))
     evaluator = evaluate.Evaluator(config, parallel.make_mesh(), split="val")
-    with pytest.raises(UserError, match="not finite"):
-        evaluator(weights)
+    for call in (evaluator, evaluator.check_finite):
+        with pytest.raises(UserError, match="not finite"):
+            call(weights)
 
 
 def test_a_hopeless_image_has_a_finite_loss() -> None:

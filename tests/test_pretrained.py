@@ -506,7 +506,7 @@ def test_the_output_must_be_new_and_writable(tmp_path, capfd, files) -> None:
 def test_a_full_disk_leaves_nothing(tmp_path, capfd, files, monkeypatch) -> None:
     small = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: small)
-    assert "MB free" in refused(capfd, tmp_path, "caffe", files["caffe"])
+    assert "MB are free" in refused(capfd, tmp_path, "caffe", files["caffe"])
 
 
 def test_a_pickle_with_code_is_refused_by_name(tmp_path, capfd) -> None:
