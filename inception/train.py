@@ -270,7 +270,7 @@ def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
 
 
 def _check_finite(state: TrainState) -> None:
-    """Where there is no time for Evaluator.check_finite, which sees numbers far too large as well."""
+    """At once, where Evaluator.check_finite, which sees too large numbers as well, takes long."""
     numbers = jax.device_get((state.raw_variables(), state.average))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
         raise UserError(
@@ -320,7 +320,7 @@ def _loop(
                         evaluation = evaluator(state.eval_variables(), stop=stop)
                     except UserError:  # a damaged image costs no training
                         if jax.process_count() == 1:  # the others are still evaluating
-                            _check_finite(state)
+                            evaluator.check_finite(state.raw_variables())
                             checkpoints.save(step, state)
                         raise
                     top1 = evaluation.accuracy(1)
