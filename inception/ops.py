@@ -335,16 +335,17 @@ def _gradient_of_kernel(
     # Not before the gradient is there, or the compiler may gather all pixels in the forward pass.
     x, gradient = lax.optimization_barrier((x, gradient))
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    b, h, w, _ = gradient.shape
+    _, h, w, _ = gradient.shape
     gradient = gradient.reshape(-1, f)
 
-    def pixels(i: int, j: int) -> jax.Array:
-        stop = (b, i + (h - 1) * strides[0] + 1, j + (w - 1) * strides[1] + 1, c)
-        return lax.slice(x, (0, i, j, 0), stop, (1, *strides, 1))
+    def along(x: jax.Array, axis: int, start: int, count: int) -> jax.Array:
+        stride = strides[axis - 1]
+        return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
 
+    x = jnp.concatenate([along(x, 2, j, w) for j in range(kw)], -1)  # [b, padded h, w, kw * c]
     rows = []
     for i in range(kh):
-        row = jnp.concatenate([pixels(i, j) for j in range(kw)], -1).reshape(-1, kw * c)
+        row = along(x, 1, i, h).reshape(-1, kw * c)
         rows.append(lax.dot_general(row, gradient, (((0,), (0,)), ((), ()))))
         # One row's pixels after the other, or the compiler holds those of all.
         x, rows[-1] = lax.optimization_barrier((x, rows[-1]))

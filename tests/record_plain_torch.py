@@ -4,7 +4,7 @@
 
 plain.json: multiply-adds an image, and of one step without dropout the loss, a few logits of each
 head and the lengths of some gradients, of benchmarks/googlenet_torch.py with the weights and pixels
-of benchmarks/step.py.
+of benchmarks/step_sides.py.
 """
 
 import json
@@ -33,10 +33,10 @@ def shown(computed: dict[str, np.ndarray]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    import step
+    import step_sides
 
-    weights = step.Ours(*WORK, dropout=False).weights
-    module = step.Torch(*WORK, compiled=False, weights=weights, dropout=False)
+    weights = step_sides.Ours(*WORK, dropout=False).weights
+    module = step_sides.Torch(*WORK, compiled=False, weights=weights, dropout=False)
     RECORDED.write_text(json.dumps(shown(module.computed()), indent=0) + "\n")
 
 
