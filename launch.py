@@ -228,6 +228,15 @@ def audit(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     return result
 
 
+def bench(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    config = load_config(args.config, overrides)
+    from inception import bench
+
+    result = bench.run(config, what=args.what, batch_size=args.batch_size)
+    print(bench.to_text(result))
+    return result
+
+
 def prepare(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
     if bool(args.source) == bool(args.tars or args.name):
         raise CommandLineError("give --tars, --name or both; or else --source")
@@ -538,6 +547,19 @@ def parser() -> argparse.ArgumentParser:
         audit,
         "parameters and operations, row by row, beside the paper's",
         config=BASE_CONFIG,
+    )
+
+    sub = command(
+        "bench", bench, "how fast it is on this machine, compilation apart", config=DEFAULT_CONFIG
+    )
+    sub.add_argument(
+        "--what",
+        choices=("train", "eval", "input"),
+        default="train",
+        help="a training step (default), a forward pass, or the loader's batches",
+    )
+    sub.add_argument(
+        "--batch_size", type=whole_number, metavar="N", help="default: the config's own"
     )
     return top
 

@@ -88,7 +88,7 @@ def frozen_modules(frozen_through: str) -> tuple[str, ...]:
 
 
 class Conv(nn.Module):
-    """Convolution, BatchNorm if asked for, ReLU.
+    """Convolution, BatchNorm if asked for, ReLU unless the caller has it done.
 
     [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride), filters].
     """
@@ -100,6 +100,7 @@ class Conv(nn.Module):
     use_bias: bool = True
     initializer: str = "he"
     dtype: str = "float32"
+    relu: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -125,7 +126,7 @@ class Conv(nn.Module):
             x = nn.BatchNorm(
                 use_running_average=not train, momentum=0.9, epsilon=1e-3, dtype=self.dtype
             )(x)
-        return nn.relu(x)
+        return ops.relu(x) if self.relu else x
 
 
 class Inception(nn.Module):
@@ -147,15 +148,18 @@ class Inception(nn.Module):
         def reduce(filters: int, name: str) -> jax.Array:
             return x if self.naive else self.conv(filters, 1, name=name)(x, train)
 
-        branch1x1 = self.conv(f.conv1x1, 1, name="1x1")(x, train)
-        branch3x3 = self.conv(f.conv3x3, 3, name="3x3")(reduce(f.reduce3x3, "3x3_reduce"), train)
-        branch5x5 = self.conv(f.conv5x5, self.conv5x5_px, name="5x5")(
-            reduce(f.reduce5x5, "5x5_reduce"), train
-        )
+        def branch(x: jax.Array, filters: int, kernel_px: int, name: str) -> jax.Array:
+            return self.conv(filters, kernel_px, name=name, relu=False)(x, train)
+
+        branches = [
+            branch(x, f.conv1x1, 1, "1x1"),
+            branch(reduce(f.reduce3x3, "3x3_reduce"), f.conv3x3, 3, "3x3"),
+            branch(reduce(f.reduce5x5, "5x5_reduce"), f.conv5x5, self.conv5x5_px, "5x5"),
+        ]
         pool = ops.max_pool(x, stride=1)
-        if not self.naive:
-            pool = self.conv(f.pool_proj, 1, name="pool_proj")(pool, train)
-        return jnp.concatenate([branch1x1, branch3x3, branch5x5, pool], axis=-1)
+        if self.naive:
+            return jnp.concatenate([ops.concatenate_relu(*branches), pool], axis=-1)
+        return ops.concatenate_relu(*branches, branch(pool, f.pool_proj, 1, "pool_proj"))
 
 
 class AuxiliaryHead(nn.Module):
@@ -181,7 +185,7 @@ class AuxiliaryHead(nn.Module):
         x = self.conv(self.conv_filters, 1, name="conv")(x, train)  # [b, 4, 4, 128]
         x = x.reshape(x.shape[0], -1)  # [b, 2048]
         _, bias_init = INITIALIZERS[self.conv.keywords["initializer"]]
-        x = nn.relu(self.dense(self.hidden, bias_init=bias_init, name="fc")(x))  # [b, 1024]
+        x = ops.relu(self.dense(self.hidden, bias_init=bias_init, name="fc")(x))  # [b, 1024]
         x = ops.Dropout(self.dropout)(x, train, rows)
         return self.dense(self.classes, name="classifier")(x).astype(jnp.float32)
 

@@ -61,6 +61,8 @@ def _lrn_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _lrn_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    # The energy anew: without the barrier the compiler keeps that of the forward pass.
+    x, gradient = lax.optimization_barrier((x, gradient))
     energy = _energy(x)
     wide, gradient = (v.astype(jnp.float32) for v in (x, gradient))
     gradient = gradient / _to_the_beta(energy)
@@ -70,6 +72,46 @@ def _lrn_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
 
 
 local_response_normalization.defvjp(_lrn_forward, _lrn_backward)
+
+
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0); its gradient, 0 at 0, keeps the output alone, which the next layer keeps too."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = relu(x)
+    return y, y
+
+
+def _relu_backward(y: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    y = lax.optimization_barrier(y)  # or the compiler keeps x too, to compute y from it anew
+    return (jnp.where(y > 0, gradient, jnp.zeros_like(gradient)),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+
+
+@jax.custom_vjp
+def concatenate_relu(*branches: jax.Array) -> jax.Array:
+    """The ReLUs of branches [b, h, w, c...], side by side; likewise keeps the output alone."""
+    return jnp.concatenate([relu(x) for x in branches], axis=-1)
+
+
+def _concatenate_forward(*branches: jax.Array) -> tuple[jax.Array, tuple]:
+    y = concatenate_relu(*branches)
+    return y, (y, [jnp.zeros((0, x.shape[-1])) for x in branches])  # which carry the widths
+
+
+def _concatenate_backward(saved: tuple, gradient: jax.Array) -> tuple[jax.Array, ...]:
+    y, widths = saved
+    ends = np.cumsum([w.shape[-1] for w in widths])
+    (gradient,) = _relu_backward(y, gradient)
+    return tuple(jnp.split(gradient, ends[:-1], axis=-1))
+
+
+concatenate_relu.defvjp(_concatenate_forward, _concatenate_backward)
 
 
 class Dropout(nn.Module):
@@ -194,16 +236,35 @@ def _backward(stride: int, window: int, saved: tuple, gradient: jax.Array) -> tu
     lost = jnp.isnan(gradient.ravel()[0])
     places = lax.cond(lost, jnp.zeros_like, lambda x: x, places)
     zero = jnp.zeros((), gradient.dtype)
-    parts = []
-    for place in range(window**2):
-        spread = [(0, 0, 0)]
-        for size, offset in zip(shaped.shape[1:], divmod(place, window), strict=True):
-            outputs, before, _ = _same_padding(size, stride, window)
-            first = offset - before
-            spread.append((first, size - first - (outputs - 1) * stride - 1, stride - 1))
-        spread.append((0, 0, 0))
-        parts.append(lax.pad(jnp.where(places == place, gradient, zero), zero, spread))
-    return (functools.reduce(jnp.add, parts),)
+    axes = [(n, *_same_padding(n, stride, window)[:2]) for n in shaped.shape[1:]]
+
+    def of_place(place: int, phase: tuple[int, int]) -> jax.Array | None:
+        """Of one place in the windows, for every stride-th row and column from `phase` on."""
+        moves = [(0, 0, 0)]
+        for (size, outputs, before), offset, first in zip(
+            axes, divmod(place, window), phase, strict=True
+        ):
+            shift, rest = divmod(first + before - offset, stride)
+            if rest:
+                return None
+            moves.append((-shift, -(-size // stride) - outputs + shift, 0))
+        return lax.pad(jnp.where(places == place, gradient, zero), zero, [*moves, (0, 0, 0)])
+
+    def of_phase(row: int, column: int) -> jax.Array:
+        terms = (of_place(place, (row, column)) for place in range(window**2))
+        return functools.reduce(jnp.add, [term for term in terms if term is not None])
+
+    if stride == 1:
+        return (of_phase(0, 0),)
+    # NOTE: the rows and columns that a stride sets apart are computed apart and then shuffled
+    # together: with zeros in between, each of the nine terms had the size of the whole.
+    rows = [
+        jnp.stack([of_phase(i, j) for j in range(stride)], axis=3) for i in range(stride)
+    ]  # [b, h / stride, w / stride, stride, c]
+    whole = jnp.stack(rows, axis=2)
+    b, h, _, w, _, c = whole.shape
+    whole = whole.reshape(b, h * stride, w * stride, c)
+    return (whole[:, : axes[0][0], : axes[1][0]],)
 
 
 shifted_max_pool.defvjp(_forward, _backward)
@@ -271,17 +332,20 @@ def _gradient_of_kernel(
 ) -> jax.Array:
     """One matrix product for each row of the kernel, of its pixels side by side."""
     kh, kw, c, f = kernel.shape
+    # Not before the gradient is there, or the compiler may gather all pixels in the forward pass.
+    x, gradient = lax.optimization_barrier((x, gradient))
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    b, h, w, _ = gradient.shape
+    _, h, w, _ = gradient.shape
     gradient = gradient.reshape(-1, f)
 
-    def pixels(i: int, j: int) -> jax.Array:
-        stop = (b, i + (h - 1) * strides[0] + 1, j + (w - 1) * strides[1] + 1, c)
-        return lax.slice(x, (0, i, j, 0), stop, (1, *strides, 1))
+    def along(x: jax.Array, axis: int, start: int, count: int) -> jax.Array:
+        stride = strides[axis - 1]
+        return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
 
+    x = jnp.concatenate([along(x, 2, j, w) for j in range(kw)], -1)  # [b, padded h, w, kw * c]
     rows = []
     for i in range(kh):
-        row = jnp.concatenate([pixels(i, j) for j in range(kw)], -1).reshape(-1, kw * c)
+        row = along(x, 1, i, h).reshape(-1, kw * c)
         rows.append(lax.dot_general(row, gradient, (((0,), (0,)), ((), ()))))
         # One row's pixels after the other, or the compiler holds those of all.
         x, rows[-1] = lax.optimization_barrier((x, rows[-1]))

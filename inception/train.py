@@ -138,7 +138,10 @@ def _state_and_step(
     return state, step_function(config, tx, mesh)
 
 
-def _batches(config: ConfigDict, source: sources.Source, start_step: int, total_steps: int) -> Any:
+def training_batches(
+    config: ConfigDict, source: sources.Source, start_step: int, total_steps: int
+) -> Any:
+    """This process's (batch, what was damaged in it), from one step to another."""
     return loader.train_batches(
         source,
         sample=samples.training_sampler(config),
@@ -238,7 +241,7 @@ def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
         state, evaluation = _loop(
             state,
             step_fn,
-            _batches(config, source, start_step, total_steps),
+            training_batches(config, source, start_step, total_steps),
             evaluator,
             checkpoints,
             watch,

@@ -178,3 +178,27 @@ def test_the_convolutions_gradients_are_the_frameworks(
         results.append((y, *back(g)))
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_relus_gradient_is_the_frameworks(rng: np.random.Generator) -> None:
+    branches = [jnp.asarray(rng.normal(size=(2, 3, 4, c)).round(), jnp.float32) for c in (3, 1, 2)]
+
+    def plain(*branches: jax.Array) -> jax.Array:
+        return jnp.concatenate([jax.nn.relu(x) for x in branches], axis=-1)
+
+    expected, expected_vjp = jax.vjp(plain, *branches)
+    got, got_vjp = jax.vjp(ops.concatenate_relu, *branches)
+    np.testing.assert_array_equal(got, expected)
+    g = jnp.asarray(rng.normal(size=got.shape), jnp.float32)
+    for ours, theirs in zip(got_vjp(g), expected_vjp(g), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for x, grad in zip(branches, expected_vjp(g), strict=True):
+        y, back = jax.vjp(ops.relu, x)
+        np.testing.assert_array_equal(y, jax.nn.relu(x))
+        np.testing.assert_array_equal(back(jnp.ones_like(y))[0], jnp.where(x > 0, 1.0, 0.0))
+        assert grad.shape == x.shape
+
+
+def test_relu_keeps_bfloat16() -> None:
+    y, back = jax.vjp(ops.concatenate_relu, *[jnp.ones((1, 1, 1, 2), jnp.bfloat16)] * 2)
+    assert y.dtype == back(y)[0].dtype == jnp.bfloat16

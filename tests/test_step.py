@@ -139,7 +139,7 @@ def test_remat_computes_the_same_in_less_memory(on_eight) -> None:
     assert_close(history, other_history, rtol=1e-5)
     assert_close(state.params, other_state.params, rtol=1e-3, atol=1e-5)
     assert_close(state.batch_stats, other_state.batch_stats, rtol=1e-4, atol=1e-5)
-    assert temporary_bytes(other) < 0.7 * temporary_bytes(compiled)
+    assert temporary_bytes(other) < 0.8 * temporary_bytes(compiled)
 
 
 @pytest.mark.parametrize(
