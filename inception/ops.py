@@ -342,10 +342,16 @@ def _gradient_of_kernel(
         stride = strides[axis - 1]
         return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
 
-    x = jnp.concatenate([along(x, 2, j, w) for j in range(kw)], -1)  # [b, padded h, w, kw * c]
+    def side_by_side(x: jax.Array) -> jax.Array:  # [b, ..., padded w, c] -> [b, ..., w, kw * c]
+        return jnp.concatenate([along(x, 2, j, w) for j in range(kw)], -1)
+
+    once = strides[0] == 1  # else it would be twice what one row of the kernel reads, or more
+    if once:
+        x = side_by_side(x)
     rows = []
     for i in range(kh):
-        row = along(x, 1, i, h).reshape(-1, kw * c)
+        row = along(x, 1, i, h)
+        row = (row if once else side_by_side(row)).reshape(-1, kw * c)
         rows.append(lax.dot_general(row, gradient, (((0,), (0,)), ((), ()))))
         # One row's pixels after the other, or the compiler holds those of all.
         x, rows[-1] = lax.optimization_barrier((x, rows[-1]))
