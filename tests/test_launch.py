@@ -14,7 +14,8 @@ import pytest
 
 import launch
 from benchmarks import faults
-from inception import configs
+from inception import configs, train
+from inception.sweeps import plan
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -149,6 +150,19 @@ def test_every_experiment_has_bases_knobs_and_a_docstring_with_its_command() -> 
         assert configs._knobs(config, "") == configs._knobs(base, "")
         if path.stem != "base":
             assert f"--config=experiments/{path.name}" in path.read_text().split('"""')[1]
+
+
+def test_every_experiment_and_every_point_of_its_sweeps_is_sound() -> None:
+    for path in (ROOT / "experiments").glob("[!_]*.py"):
+        defined = configs.experiment(str(path))
+        yours = {"config.data.path": "x", "config.init_from": "x", "config.model.classes": "10"}
+        config = defined["get_config"]()
+        given = [f"--{k}={yours[k]}" for k in configs._open_knobs(config, "config")]
+        train.check(configs.load_config(str(path), given))
+        for name in defined:
+            if name == "sweep" or name.startswith("sweep_"):
+                own = name.removeprefix("sweep").removeprefix("_")
+                assert plan.points(str(path), given, "study", name=own, check=train.check)
 
 
 def test_a_run_can_be_run_again(tmp_path: pathlib.Path) -> None:
