@@ -90,19 +90,20 @@ def test_a_killed_point_is_broken_and_says_by_what(tmp_path: pathlib.Path) -> No
 
 
 def test_ctrl_c_stops_all_and_the_same_call_goes_on(tmp_path: pathlib.Path) -> None:
-    points = [make(tmp_path, seconds=0.3)(i, {"rate": 10 * i}) for i in range(3)]
+    points, same = (
+        [make(tmp_path, seconds)(i, {"rate": 10 * i}) for i in range(3)] for seconds in (60, 0)
+    )
 
     def interrupt() -> None:
         while not all(starts(p) for p in points[:2]):
             time.sleep(0.05)
-        time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(Interrupted):
         run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
     assert states(points) == ["stopped", "stopped", "waiting"]
-    run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
+    run.run_here(str(tmp_path), same, launch=LAUNCH, at_once=2)
     assert states(points) == ["finished"] * 3
     assert [starts(p) for p in points] == [2, 2, 1]
 
