@@ -377,7 +377,8 @@ class Harness:
                         file.write(bytes(4096))
                 statuses = run.wait()
                 hold(statuses == [1], f"statuses {statuses}: {run.err()[-800:]}")
-                hold("space" in run.err(), run.err()[-800:])
+                hold("Traceback" not in run.err(), run.err()[-800:])
+                hold("space" in run.err().splitlines()[-1], run.err()[-800:])
                 hold(max(saved(disk), default=0) >= max(kept, default=0), "a checkpoint was lost")
                 filler.unlink()
                 again = Run(disk).result()["params_digest"]

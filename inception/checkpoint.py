@@ -4,6 +4,8 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
+import re
 import shutil
 import sys
 from typing import Any, NamedTuple
@@ -18,6 +20,15 @@ from inception import UserError, processes
 from inception.data import paths
 
 logging.set_verbosity(logging.FATAL)  # orbax tells of every file, and of errors that it raises
+
+
+def _tell_unraisable(unraisable: Any, *, before: Any = sys.unraisablehook) -> None:
+    # When a write fails, tensorstore tells of every other that the loop it reports to is gone.
+    if str(unraisable.exc_value) != "Event loop is closed":
+        before(unraisable)
+
+
+sys.unraisablehook = _tell_unraisable
 
 
 def digest(tree: Any) -> str:
@@ -233,8 +244,10 @@ class Checkpoints:
         if processes.is_lost_peer(error):
             return error
         whole = sorted(ocp.utils.checkpoint_steps(self._directory))
+        if told := re.search(r"os_error_code='(\d+)'", str(error)):  # at the end of tensorstore's
+            error = OSError(int(told[1]), os.strerror(int(told[1])))
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "make room" if full or "No space left" in str(error) else "mend it"
+        remedy = "make room" if full else "mend it"
         return UserError(
             f"saving a checkpoint in {self._directory} failed ({_first_line(error)}): the "
             f"checkpoints of steps {whole} are kept; {remedy}, or choose another --workdir"

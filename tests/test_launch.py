@@ -367,6 +367,7 @@ sys.exit(launch.main({train_args(tmp_path / "run")!r}))
     )  # fmt: skip
     assert failed.returncode == 1
     assert "saving a checkpoint" in failed.stderr and "] are kept" in failed.stderr
+    assert "File too large" in failed.stderr and "Traceback" not in failed.stderr
     assert process(*train_args(tmp_path / "run")).returncode == 0
 
 
