@@ -178,11 +178,11 @@ def max_pool(x: jax.Array, *, stride: int, window: int = 3) -> jax.Array:
     NOTE: on even inputs, as at 224 px, SAME pads a 3x3/2 by (0, 1) and equals Caffe's and torch's
     ceil mode; on odd inputs they have one row and column fewer. A 2x2/2 equals theirs on all.
     """
-    return lax.platform_dependent(
-        x,
-        cpu=lambda x: shifted_max_pool(x, stride, window),
-        default=lambda x: nn.max_pool(x, (window, window), (stride, stride), "SAME"),
-    )
+    return _max_pool(x, stride, window)
+
+
+def _framework_pool(x: jax.Array, stride: int, window: int) -> jax.Array:
+    return nn.max_pool(x, (window, window), (stride, stride), "SAME")
 
 
 def _same_padding(size: int, stride: int, window: int) -> tuple[int, int, int]:
@@ -215,28 +215,56 @@ def _max_and_place(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, j
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def shifted_max_pool(x: jax.Array, stride: int, window: int = 3) -> jax.Array:
-    """`max_pool` by shifted views, with a gradient that remembers the places."""
-    if stride == 1:
-        return _max_and_place(x, stride, window)[0]
-    return nn.max_pool(  # faster where no places are needed
-        x, (window, window), (stride, stride), "SAME"
+def _max_pool(x: jax.Array, stride: int, window: int) -> jax.Array:
+    if stride != 1:  # the framework's is faster where no places are needed
+        return _framework_pool(x, stride, window)
+    return lax.platform_dependent(
+        x,
+        cpu=lambda x: _max_and_place(x, stride, window)[0],
+        default=lambda x: _framework_pool(x, stride, window),
     )
 
 
-def _forward(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, tuple]:
-    maxima, places = _max_and_place(x, stride, window)
-    return maxima, (places, jnp.zeros((0, *x.shape[1:3])))  # the second carries the shape
+def _pool_forward(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, tuple]:
+    def of_framework(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = _framework_pool(x, stride, window)
+        return y, jnp.zeros(y.shape, jnp.int8)
+
+    maxima, places = lax.platform_dependent(
+        x, cpu=lambda x: _max_and_place(x, stride, window), default=of_framework
+    )
+    return maxima, (x, places)  # each platform reads one of them, and keeps no other
 
 
-def _backward(stride: int, window: int, saved: tuple, gradient: jax.Array) -> tuple[jax.Array]:
-    places, shaped = saved
+def _pool_backward(
+    stride: int, window: int, saved: tuple, gradient: jax.Array
+) -> tuple[jax.Array]:
+    x, places = saved
+
+    def of_framework(x: jax.Array, _places: jax.Array, gradient: jax.Array) -> jax.Array:
+        return jax.vjp(lambda x: _framework_pool(x, stride, window), x)[1](gradient)[0]
+
+    def of_places(x: jax.Array, places: jax.Array, gradient: jax.Array) -> jax.Array:
+        return _to_places(places, gradient, x.shape, stride, window)
+
+    return (
+        lax.platform_dependent(x, places, gradient, cpu=of_places, default=of_framework),
+    )
+
+
+_max_pool.defvjp(_pool_forward, _pool_backward)
+
+
+def _to_places(
+    places: jax.Array, gradient: jax.Array, shape: tuple[int, ...], stride: int, window: int
+) -> jax.Array:
+    """The gradient of the input, of `shape`: each of the maxima's goes to where it came from."""
     # NOTE: a conditional, for XLA does not fuse across it: otherwise it computes the places anew
     # for each of the terms below. Its other branch is for gradients that are lost anyway.
     lost = jnp.isnan(gradient.ravel()[0])
     places = lax.cond(lost, jnp.zeros_like, lambda x: x, places)
     zero = jnp.zeros((), gradient.dtype)
-    axes = [(n, *_same_padding(n, stride, window)[:2]) for n in shaped.shape[1:]]
+    axes = [(n, *_same_padding(n, stride, window)[:2]) for n in shape[1:3]]
 
     def of_place(place: int, phase: tuple[int, int]) -> jax.Array | None:
         """Of one place in the windows, for every stride-th row and column from `phase` on."""
@@ -255,7 +283,7 @@ def _backward(stride: int, window: int, saved: tuple, gradient: jax.Array) -> tu
         return functools.reduce(jnp.add, [term for term in terms if term is not None])
 
     if stride == 1:
-        return (of_phase(0, 0),)
+        return of_phase(0, 0)
     # NOTE: the rows and columns that a stride sets apart are computed apart and then shuffled
     # together: with zeros in between, each of the nine terms had the size of the whole.
     rows = [
@@ -264,16 +292,13 @@ def _backward(stride: int, window: int, saved: tuple, gradient: jax.Array) -> tu
     whole = jnp.stack(rows, axis=2)
     b, h, _, w, _, c = whole.shape
     whole = whole.reshape(b, h * stride, w * stride, c)
-    return (whole[:, : axes[0][0], : axes[1][0]],)
-
-
-shifted_max_pool.defvjp(_forward, _backward)
+    return whole[:, : axes[0][0], : axes[1][0]]
 
 
 def convolution(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **choices: Any
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_choices: Any
 ) -> jax.Array:
-    """lax.conv_general_dilated without dilation, [b, h, w, c] and [kh, kw, c, f], to train with.
+    """lax.conv_general_dilated of [b, h, w, c] and [kh, kw, c, f] without other choices.
 
     On the CPU the 1x1 ones and all gradients of kernels are matrix products, three to ten times as
     fast there as XLA's convolutions: benchmarks/ops.py. Sums over the batch stay sums over
@@ -283,48 +308,73 @@ def convolution(
     the gradients into them only outside of loops (jax-ml/jax#12868); in `accumulate`'s loop a step
     took ten times as long. Here they are in these layouts from the start.
     """
-    plain = functools.partial(
-        lax.conv_general_dilated, window_strides=strides, padding=padding, **choices
+    return _convolution(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+
+
+LAYOUTS = ("NHWC", "HWIO", "NHWC")
+
+
+def _framework_convolution(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **dilation: Any
+) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=LAYOUTS, **dilation
     )
-    static = tuple(strides), tuple(map(tuple, padding))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolution(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -> jax.Array:
+    if not _is_product(kernel, strides, padding):
+        return _framework_convolution(x, kernel, strides, padding)
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: cpu_convolution(x, kernel, *static),
-        default=plain,
+        cpu=_product,
+        default=lambda x, kernel: _framework_convolution(x, kernel, strides, padding),
     )
 
 
-def _conv(
-    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **dilation: Any
-) -> jax.Array:
-    if kernel.shape[:2] == (1, 1) and set(strides) == {1} and not (dilation or np.any(padding)):
-        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
-    layouts = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=layouts, **dilation
-    )
+def _is_product(kernel: jax.Array, strides: Any, padding: Any) -> bool:
+    return kernel.shape[:2] == (1, 1) and set(strides) == {1} and not np.any(padding)
 
 
-cpu_convolution = jax.custom_vjp(_conv, nondiff_argnums=(2, 3))
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
 def _conv_forward(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -> tuple:
-    return _conv(x, kernel, strides, padding), (x, kernel)
+    return _convolution(x, kernel, strides, padding), (x, kernel)
 
 
 def _conv_backward(strides: Any, padding: Any, saved: tuple, gradient: jax.Array) -> tuple:
-    x, kernel = saved
+    def of_framework(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple:
+        forward = functools.partial(_framework_convolution, strides=strides, padding=padding)
+        return jax.vjp(forward, x, kernel)[1](gradient)
+
+    def on_cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple:
+        of_kernel = _gradient_of_kernel(x, kernel, strides, padding, gradient)
+        return _gradient_of_input(x, kernel, strides, padding, gradient), of_kernel
+
+    return lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=of_framework)
+
+
+_convolution.defvjp(_conv_forward, _conv_backward)
+
+
+def _gradient_of_input(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, gradient: jax.Array
+) -> jax.Array:
+    flipped = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
+    if _is_product(kernel, strides, padding):
+        return _product(gradient, flipped)
     around = []
     for n, k, m, s, (before, _) in zip(
         x.shape[1:3], kernel.shape[:2], gradient.shape[1:3], strides, padding, strict=True
     ):
         spread = (m - 1) * s + 1  # of the gradient with the stride's zeros in between
         around.append((k - 1 - before, n + before - spread))
-    flipped = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
     dilation = {"lhs_dilation": strides} if set(strides) != {1} else {}
-    grad_x = _conv(gradient, flipped, (1, 1), around, **dilation)
-    return grad_x, _gradient_of_kernel(x, kernel, strides, padding, gradient)
+    return _framework_convolution(gradient, flipped, (1, 1), around, **dilation)
 
 
 def _gradient_of_kernel(
@@ -357,5 +407,3 @@ def _gradient_of_kernel(
         x, rows[-1] = lax.optimization_barrier((x, rows[-1]))
     return jnp.stack(rows).reshape(kernel.shape)
 
-
-cpu_convolution.defvjp(_conv_forward, _conv_backward)

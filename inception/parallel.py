@@ -194,6 +194,15 @@ def replicated_shapes(function: Callable, mesh: Mesh) -> Any:
     )
 
 
+CPU_OPTIONS = {
+    # The compiler drops the barriers of jax.checkpoint, and then what is computed twice: the
+    # memory stays as it was. Without that pass it is as on other devices.
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+    # Not convolutions, which it has YNNPACK compute otherwise, more slowly: docs/performance.md.
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
+}
+
+
 class OverBatch:
     """function(state, batch) -> anything, compiled; the batch split and all else replicated.
 
@@ -204,15 +213,13 @@ class OverBatch:
     def __init__(self, function: Callable, mesh: Mesh, *, donate: bool):
         everywhere = _replicated(mesh)
         split = NamedSharding(mesh, PartitionSpec("data"))
-        # NOTE: XLA's CPU compiler drops the barriers of jax.checkpoint, and then what is computed
-        # twice: the memory stays as it was. Without that pass it is as on other devices.
         on_cpu = mesh.devices.flat[0].platform == "cpu"
         jitted = jax.jit(
             function,
             in_shardings=(everywhere, split),
             out_shardings=everywhere,
             donate_argnums=(0,) if donate else (),
-            compiler_options={"xla_disable_hlo_passes": "cse_barrier_expander"} if on_cpu else None,
+            compiler_options=CPU_OPTIONS if on_cpu else None,
         )
         self.lower = jitted.lower
         self._compiled: dict[Any, Any] = {}
