@@ -232,7 +232,7 @@ def bench(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     config = load_config(args.config, overrides)
     from inception import bench
 
-    result = bench.run(config, what=args.what, batch_size=args.batch_size)
+    result = bench.run(config, what=args.what, batch_size=args.batch_size, profile=args.profile)
     print(bench.to_text(result))
     return result
 
@@ -560,6 +560,9 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--batch_size", type=whole_number, metavar="N", help="default: the config's own"
+    )
+    sub.add_argument(
+        "--profile", action="store_true", help="and where the time goes, layer by layer"
     )
     return top
 

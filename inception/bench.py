@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import evaluate, inference, parallel, train
+from inception import UserError, evaluate, inference, parallel, roofline, train
 from inception.model import GoogLeNet
 from inception.step import create_state
 
@@ -17,8 +17,12 @@ KINDS = ("train", "eval", "input")
 FEWEST = 3  # steps that are measured, however long they take
 ENOUGH_S = 10.0
 
+Prepared = tuple[Callable[[], Any], Any, float]  # a step, its program, the seconds to compile it
 
-def run(config: ConfigDict, *, what: str, batch_size: int | None = None) -> dict[str, Any]:
+
+def run(
+    config: ConfigDict, *, what: str, batch_size: int | None = None, profile: bool = False
+) -> dict[str, Any]:
     """Times the step that `train` or `eval` runs, on noise, or what the loader gives.
 
     Args:
@@ -27,6 +31,7 @@ def run(config: ConfigDict, *, what: str, batch_size: int | None = None) -> dict
             split, loaded and thrown away.
         batch_size: of all devices together; None: config.optim's, in evaluation config.run's,
             which is rounded up to a multiple of the devices.
+        profile: adds 'profile', what `roofline.measure` returns; not of the input.
 
     Returns:
         {'images_per_second', 'seconds_per_step': the median, 'p99_seconds': what all but a
@@ -34,8 +39,11 @@ def run(config: ConfigDict, *, what: str, batch_size: int | None = None) -> dict
         step, for 'input' the time to the first batch, 'batch_size', 'device', 'devices', 'what'}.
 
     Raises:
-        UserError: a batch that does not fit the devices, a set that is not there.
+        UserError: a batch that does not fit the devices, a set that is not there, a profile of
+            the input.
     """
+    if profile and what == "input":
+        raise UserError("--what=input has no layers: --profile goes with train and eval")
     mesh = parallel.make_mesh()
     if what == "eval":
         size = batch_size or config.run.eval_batch_size
@@ -48,12 +56,12 @@ def run(config: ConfigDict, *, what: str, batch_size: int | None = None) -> dict
         parallel.check_batch_size(size, config.optim.accumulate, mesh)
     prepare = {"train": _training, "eval": _evaluation, "input": _input}[what]
     start = time.perf_counter()
-    step, compile_seconds = prepare(config, size, mesh)
+    step, compiled, compile_seconds = prepare(config, size, mesh)
     step()  # the first of a program takes longer; the loader's first batch is waited for
     if what == "input":
         compile_seconds = time.perf_counter() - start
     times = _times(step)
-    return {
+    result = {
         "what": what,
         "images_per_second": size * len(times) / times.sum(),
         "seconds_per_step": float(np.median(times)),
@@ -63,17 +71,28 @@ def run(config: ConfigDict, *, what: str, batch_size: int | None = None) -> dict
         "device": jax.devices()[0].device_kind,
         "devices": mesh.devices.size,
     }
+    if profile:
+        result["profile"] = roofline.measure(
+            step,
+            compiled.as_text(),
+            GoogLeNet(**config.model),
+            input_px=config.input_px,
+            images=size,
+            train=what == "train",
+        )
+    return result
 
 
 def to_text(result: dict[str, Any]) -> str:
     """What `run` returns, for people."""
     ready = "to the first batch" if result["what"] == "input" else "to compile"
-    return (
+    text = (
         f"{result['what']} at batch {result['batch_size']} on {result['devices']} device(s) of "
         f"kind {result['device']}: {result['images_per_second']:.1f} images/s, "
         f"{result['seconds_per_step'] * 1e3:.1f} ms a step (p99 {result['p99_seconds'] * 1e3:.1f}),"
         f" {result['compile_seconds']:.1f} s {ready}"
     )
+    return text + ("\n" + roofline.to_text(result["profile"]) if "profile" in result else "")
 
 
 def _times(step: Callable[[], Any]) -> np.ndarray:
@@ -96,7 +115,7 @@ def _noise(config: ConfigDict, batch_size: int, mesh: Any) -> dict[str, jax.Arra
     return parallel.to_global(batch, mesh)
 
 
-def _training(config: ConfigDict, batch_size: int, mesh: Any) -> tuple[Callable[[], Any], float]:
+def _training(config: ConfigDict, batch_size: int, mesh: Any) -> Prepared:
     _, tx = train.optimizer(config, steps_per_epoch=1e6, total_steps=10**8)
     init = functools.partial(
         create_state,
@@ -117,10 +136,10 @@ def _training(config: ConfigDict, batch_size: int, mesh: Any) -> tuple[Callable[
         state, metrics = compiled(state, batch)
         jax.block_until_ready(metrics)
 
-    return step, compile_seconds
+    return step, compiled, compile_seconds
 
 
-def _evaluation(config: ConfigDict, batch_size: int, mesh: Any) -> tuple[Callable[[], Any], float]:
+def _evaluation(config: ConfigDict, batch_size: int, mesh: Any) -> Prepared:
     model = GoogLeNet(**config.model)
     shape = (1, config.input_px, config.input_px, 3)
     init = functools.partial(
@@ -134,10 +153,14 @@ def _evaluation(config: ConfigDict, batch_size: int, mesh: Any) -> tuple[Callabl
     start = time.perf_counter()
     compiled = parallel.OverBatch(forward, mesh, donate=False).lower(variables, batch).compile()
     compile_seconds = time.perf_counter() - start
-    return lambda: jax.block_until_ready(compiled(variables, batch)), compile_seconds
+
+    def step() -> None:
+        jax.block_until_ready(compiled(variables, batch))
+
+    return step, compiled, compile_seconds
 
 
-def _input(config: ConfigDict, _batch_size: int, _mesh: Any) -> tuple[Callable[[], Any], float]:
+def _input(config: ConfigDict, _batch_size: int, _mesh: Any) -> Prepared:
     source = evaluate.open_split(config, config.data.train_split)
     batches = iter(train.training_batches(config, source, start_step=0, total_steps=10**8))
-    return lambda: next(batches), 0.0
+    return lambda: next(batches), None, 0.0

@@ -293,7 +293,15 @@ class GoogLeNet(nn.Module):
         dense = functools.partial(
             nn.Dense, kernel_init=INITIALIZERS[self.initializer][0], dtype=self.dtype
         )
-        lrn = ops.local_response_normalization if self.norm == "lrn" else lambda x: x
+
+        # Named for `launch.py bench --profile`.
+        def lrn(name: str, x: jax.Array) -> jax.Array:
+            with jax.named_scope(name):
+                return ops.local_response_normalization(x) if self.norm == "lrn" else x
+
+        def pool(name: str, x: jax.Array, window: int = 3) -> jax.Array:
+            with jax.named_scope(name):
+                return ops.max_pool(x, stride=2, window=window)
 
         def trained(module: nn.Module, x: jax.Array) -> jax.Array:
             return module(x, train)
@@ -310,10 +318,10 @@ class GoogLeNet(nn.Module):
 
         # Shapes at 224 px and width 1.
         x = run(conv(scale(CONV1), 7, 2, name="conv1"), x)  # [b, 112, 112, 64]
-        x = lrn(ops.max_pool(x, stride=2))  # [b, 56, 56, 64]
+        x = lrn("lrn1", pool("pool1", x))  # [b, 56, 56, 64]
         x = run(conv(scale(CONV2_REDUCE), 1, name="conv2_reduce"), x)  # [b, 56, 56, 64]
         x = run(conv(scale(CONV2), 3, name="conv2"), x)  # [b, 56, 56, 192]
-        x = ops.max_pool(lrn(x), stride=2)  # [b, 28, 28, 192]
+        x = pool("pool2", lrn("lrn2", x))  # [b, 28, 28, 192]
         for row, filters in TABLE_1.items():
             wide = Filters(*map(scale, filters))
             x = run(Inception(wide, conv, self.module == "naive", self.conv5x5_px, name=row), x)
@@ -329,9 +337,9 @@ class GoogLeNet(nn.Module):
                     name=f"head_{row}",
                 )(x, train, rows)
             if row == "3b":
-                x = ops.max_pool(x, stride=2)  # [b, 14, 14, 480]
+                x = pool("pool3", x)  # [b, 14, 14, 480]
             if row == "4e":
-                x = ops.max_pool(x, stride=2, window=self.pool4_px)  # [b, 7, 7, 832]
+                x = pool("pool4", x, self.pool4_px)  # [b, 7, 7, 832]
         x = x.mean(axis=(1, 2))  # [b, 1024]
         x = ops.Dropout(self.dropout)(x, train, rows)
         logits["main"] = dense(self.classes, name="classifier")(x).astype(jnp.float32)

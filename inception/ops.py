@@ -236,9 +236,7 @@ def _pool_forward(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, tu
     return maxima, (x, places)  # each platform reads one of them, and keeps no other
 
 
-def _pool_backward(
-    stride: int, window: int, saved: tuple, gradient: jax.Array
-) -> tuple[jax.Array]:
+def _pool_backward(stride: int, window: int, saved: tuple, gradient: jax.Array) -> tuple[jax.Array]:
     x, places = saved
 
     def of_framework(x: jax.Array, _places: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -247,9 +245,7 @@ def _pool_backward(
     def of_places(x: jax.Array, places: jax.Array, gradient: jax.Array) -> jax.Array:
         return _to_places(places, gradient, x.shape, stride, window)
 
-    return (
-        lax.platform_dependent(x, places, gradient, cpu=of_places, default=of_framework),
-    )
+    return (lax.platform_dependent(x, places, gradient, cpu=of_places, default=of_framework),)
 
 
 _max_pool.defvjp(_pool_forward, _pool_backward)
@@ -300,9 +296,9 @@ def convolution(
 ) -> jax.Array:
     """lax.conv_general_dilated of [b, h, w, c] and [kh, kw, c, f] without other choices.
 
-    On the CPU the 1x1 ones and all gradients of kernels are matrix products, three to ten times as
-    fast there as XLA's convolutions: benchmarks/ops.py. Sums over the batch stay sums over
-    it, so a batch that is split over devices stays where it is.
+    On the CPU the gradients of kernels are matrix products, three to ten times as fast there as
+    XLA's convolutions: benchmarks/ops.py. Sums over the batch stay sums over it, so a batch that
+    is split over devices stays where it is.
 
     NOTE: XLA's CPU compiler has a fast convolution for these layouts alone, and brings those of
     the gradients into them only outside of loops (jax-ml/jax#12868); in `accumulate`'s loop a step
@@ -324,22 +320,7 @@ def _framework_convolution(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolution(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -> jax.Array:
-    if not _is_product(kernel, strides, padding):
-        return _framework_convolution(x, kernel, strides, padding)
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=_product,
-        default=lambda x, kernel: _framework_convolution(x, kernel, strides, padding),
-    )
-
-
-def _is_product(kernel: jax.Array, strides: Any, padding: Any) -> bool:
-    return kernel.shape[:2] == (1, 1) and set(strides) == {1} and not np.any(padding)
-
-
-def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+    return _framework_convolution(x, kernel, strides, padding)
 
 
 def _conv_forward(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -> tuple:
@@ -365,8 +346,6 @@ def _gradient_of_input(
     x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, gradient: jax.Array
 ) -> jax.Array:
     flipped = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
-    if _is_product(kernel, strides, padding):
-        return _product(gradient, flipped)
     around = []
     for n, k, m, s, (before, _) in zip(
         x.shape[1:3], kernel.shape[:2], gradient.shape[1:3], strides, padding, strict=True
@@ -406,4 +385,3 @@ def _gradient_of_kernel(
         # One row's pixels after the other, or the compiler holds those of all.
         x, rows[-1] = lax.optimization_barrier((x, rows[-1]))
     return jnp.stack(rows).reshape(kernel.shape)
-
