@@ -36,7 +36,9 @@ def run(
     Returns:
         {'images_per_second', 'seconds_per_step': the median, 'p99_seconds': what all but a
         hundredth of the steps stayed under, 'compile_seconds': what comes before the first
-        step, for 'input' the time to the first batch, 'batch_size', 'device', 'devices', 'what'}.
+        step, for 'input' the time to the first batch, 'memory_bytes': what the program needs on
+        each device, by the compiler's account (0 for 'input'), 'batch_size', 'device', 'devices',
+        'what'}.
 
     Raises:
         UserError: a batch that does not fit the devices, a set that is not there, a profile of
@@ -67,6 +69,7 @@ def run(
         "seconds_per_step": float(np.median(times)),
         "p99_seconds": float(np.quantile(times, 0.99)),
         "compile_seconds": compile_seconds,
+        "memory_bytes": _memory_bytes(compiled),
         "batch_size": size,
         "device": jax.devices()[0].device_kind,
         "devices": mesh.devices.size,
@@ -92,7 +95,21 @@ def to_text(result: dict[str, Any]) -> str:
         f"{result['seconds_per_step'] * 1e3:.1f} ms a step (p99 {result['p99_seconds'] * 1e3:.1f}),"
         f" {result['compile_seconds']:.1f} s {ready}"
     )
+    if result["memory_bytes"]:
+        text += f", {result['memory_bytes'] / 1e6:,.0f} MB a device"
     return text + ("\n" + roofline.to_text(result["profile"]) if "profile" in result else "")
+
+
+def _memory_bytes(compiled: Any) -> int:
+    if compiled is None:
+        return 0
+    memory = compiled.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
 
 
 def _times(step: Callable[[], Any]) -> np.ndarray:

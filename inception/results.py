@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from inception.data import paths
 from inception.data.sources import Source
@@ -58,6 +57,8 @@ class Evaluation:
     def error_interval(self, k: int) -> list[float]:
         """95% interval of the error in percent, after Wilson (1927), from the count alone."""
         wrong = self.count - int(self.correct(k).sum())
+        import scipy.stats  # takes half a second, which `predict` can do without
+
         interval = scipy.stats.binomtest(wrong, self.count).proportion_ci(method="wilson")
         return [100 * interval.low, 100 * interval.high]
 
