@@ -237,6 +237,20 @@ def bench(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     return result
 
 
+def plan(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    config = load_config(args.config, overrides)
+    from inception import cost
+
+    result = cost.plan(
+        config,
+        images=args.images,
+        images_per_second=args.images_per_second,
+        measure=args.measure,
+    )
+    print(cost.to_text(result))
+    return result
+
+
 def prepare(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
     if bool(args.source) == bool(args.tars or args.name):
         raise CommandLineError("give --tars, --name or both; or else --source")
@@ -564,6 +578,18 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--profile", action="store_true", help="and where the time goes, layer by layer"
     )
+
+    sub = command(
+        "plan", plan, "steps, FLOPs, memory and hours of a run, before it", config=DEFAULT_CONFIG
+    )
+    sub.add_argument(
+        "--images", type=whole_number, metavar="N", help="to train on, where the set is not here"
+    )
+    rate = sub.add_mutually_exclusive_group()
+    rate.add_argument(
+        "--images_per_second", type=float, metavar="X", help="in training, for the hours"
+    )
+    rate.add_argument("--measure", action="store_true", help="or at this machine's rate")
     return top
 
 

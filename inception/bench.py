@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from inception import UserError, evaluate, inference, parallel, roofline, train
 from inception.model import GoogLeNet
-from inception.step import create_state
 
 KINDS = ("train", "eval", "input")
 FEWEST = 3  # steps that are measured, however long they take
@@ -69,7 +68,7 @@ def run(
         "seconds_per_step": float(np.median(times)),
         "p99_seconds": float(np.quantile(times, 0.99)),
         "compile_seconds": compile_seconds,
-        "memory_bytes": _memory_bytes(compiled),
+        "memory_bytes": memory_bytes(compiled),
         "batch_size": size,
         "device": jax.devices()[0].device_kind,
         "devices": mesh.devices.size,
@@ -100,7 +99,8 @@ def to_text(result: dict[str, Any]) -> str:
     return text + ("\n" + roofline.to_text(result["profile"]) if "profile" in result else "")
 
 
-def _memory_bytes(compiled: Any) -> int:
+def memory_bytes(compiled: Any) -> int:
+    """What a compiled program needs on each device, arguments and results included."""
     if compiled is None:
         return 0
     memory = compiled.memory_analysis()
@@ -134,15 +134,7 @@ def _noise(config: ConfigDict, batch_size: int, mesh: Any) -> dict[str, jax.Arra
 
 def _training(config: ConfigDict, batch_size: int, mesh: Any) -> Prepared:
     _, tx = train.optimizer(config, steps_per_epoch=1e6, total_steps=10**8)
-    init = functools.partial(
-        create_state,
-        GoogLeNet(**config.model),
-        tx,
-        seed=config.seed,
-        input_px=config.input_px,
-        polyak_decay=config.optim.polyak_decay,
-    )
-    state = parallel.compute_replicated(init, mesh)
+    state = parallel.compute_replicated(train.initializer(config, tx), mesh)
     batch = _noise(config, batch_size, mesh)
     start = time.perf_counter()
     compiled = train.step_function(config, tx, mesh).lower(state, batch).compile()

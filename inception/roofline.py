@@ -43,8 +43,8 @@ def measure(
         or its bytes, whichever take longer, would take at the machine's rates; above 1 where
         caches serve}], slowest first}. Where operations run at once, each has its part of the time.
     """
-    macs = _macs(model, input_px, train=train)
-    instructions = _instructions(hlo, set(macs))
+    of_layers = macs(model, input_px, train=train)
+    instructions = _instructions(hlo, set(of_layers))
     start = time.perf_counter()
     step()
     seconds_per_step = time.perf_counter() - start
@@ -59,7 +59,7 @@ def measure(
     total = sum(seconds.values())
     rows: list[dict[str, Any]] = []
     for name in sorted(seconds, key=seconds.__getitem__, reverse=True):
-        flops = 2 * macs.get(name, 0) * images
+        flops = 2 * of_layers.get(name, 0) * images
         least = max(flops / product, moved[name] / copy)
         rows.append(
             {
@@ -99,16 +99,16 @@ def to_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _macs(model: GoogLeNet, input_px: int, *, train: bool) -> dict[str, int]:
-    """Multiply-adds an image of each layer in a step."""
+def macs(model: GoogLeNet, input_px: int, *, train: bool) -> dict[str, int]:
+    """Multiply-adds an image of each layer, in a training step or in a forward pass."""
     traced = audit.trace(model, (1, input_px, input_px, 3))
-    macs = {}
+    found = {}
     for layer in traced.layers:
         times = (2 if layer.path[0] == "conv1" else 3) if train else 1
         if train or not layer.path[0].startswith("head_"):
             name = "/".join(part for part in layer.path if part != "Conv_0")
-            macs[name] = times * layer.macs
-    return macs
+            found[name] = times * layer.macs
+    return found
 
 
 def _instructions(hlo: str, layers: set[str]) -> dict[str, tuple[str, int]]:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -104,6 +105,18 @@ def step_function(config: ConfigDict, tx: Any, mesh: Any) -> Any:
     return parallel.OverBatch(step, mesh, donate=True)
 
 
+def initializer(config: ConfigDict, tx: Any) -> Callable[[], TrainState]:
+    """What makes the state before the first step."""
+    return functools.partial(
+        create_state,
+        GoogLeNet(**config.model),
+        tx,
+        seed=config.seed,
+        input_px=config.input_px,
+        polyak_decay=config.optim.polyak_decay,
+    )
+
+
 def _state_and_step(
     config: ConfigDict,
     tx: Any,
@@ -112,16 +125,7 @@ def _state_and_step(
     classes: tuple[str, ...],
 ) -> tuple[TrainState, Any]:
     """The newest saved state, or the first; and the compiled train step."""
-    model = GoogLeNet(**config.model)
-    polyak_decay = config.optim.polyak_decay
-    init = functools.partial(
-        create_state,
-        model,
-        tx,
-        seed=config.seed,
-        input_px=config.input_px,
-        polyak_decay=polyak_decay,
-    )
+    init = initializer(config, tx)
     state = checkpoints.restore(parallel.replicated_shapes(init, mesh))
     if state is None:
         state = parallel.compute_replicated(init, mesh)
@@ -129,7 +133,7 @@ def _state_and_step(
             taken = transfer.start_from(
                 config.init_from,
                 jax.device_get(state.raw_variables()),
-                model=model,
+                model=GoogLeNet(**config.model),
                 normalization=config.data.normalization,
                 classes=classes,
             )

@@ -1,6 +1,5 @@
 """A file of published weights -> a checkpoint of ours at step 0."""
 
-import functools
 import json
 import math
 import pathlib
@@ -17,7 +16,7 @@ from inception.data import imagenet
 from inception.data.output import all_or_nothing
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
 from inception.pretrained import caffe, torchvision
-from inception.step import create_state, first_state
+from inception.step import first_state
 
 # A format has LAYERS (our layer -> its name), PARTS (what a layer has -> what follows its name),
 # KNOBS (what the network and its input are) and read(path) -> {name: array [out, in, ...]}.
@@ -177,15 +176,7 @@ def write(
     steps_per_epoch = 1000  # any number: nothing in a first state depends on it
     total_steps = max(1, round(config.optim.epochs * steps_per_epoch))
     _, tx = train.optimizer(config, steps_per_epoch, total_steps)
-    make = functools.partial(
-        create_state,
-        GoogLeNet(**config.model),
-        tx,
-        seed=config.seed,
-        input_px=config.input_px,
-        polyak_decay=config.optim.polyak_decay,
-    )
-    shapes = jax.eval_shape(make).raw_variables()
+    shapes = jax.eval_shape(train.initializer(config, tx)).raw_variables()
     variables = _variables(weights, shapes)
     state = first_state(variables, tx, polyak_decay=config.optim.polyak_decay)
     with all_or_nothing(output) as work:
