@@ -4,8 +4,7 @@ They see other crops in another order and are otherwise trained alike (paper, se
 gives no width; 1.25 costs about half as much again.
 
     python launch.py sweep --config=experiments/ensemble.py --workdir=runs/ensemble \
-        --config.data.source=tfds --config.data.path=DATA --config.data.name=imagenet2012 \
-        --config.data.eval_split=validation
+        --config.data.path=DATA
     python launch.py eval --crops=1,10,144 --checkpoints=runs/ensemble/0,runs/ensemble/1,\
 runs/ensemble/2,runs/ensemble/3,runs/ensemble/4,runs/ensemble/5,runs/ensemble/6
 
@@ -14,11 +13,11 @@ Expected: top-5 error 6.67% at 144 crops, the paper's; not yet run on ImageNet.
 
 from ml_collections import ConfigDict
 
-from experiments import base
+from experiments import paper
 
 
 def get_config() -> ConfigDict:
-    return base.get_config()
+    return paper.get_config()
 
 
 def sweep() -> list[dict[str, int | float]]:

@@ -221,6 +221,7 @@ class OverBatch:
             donate_argnums=(0,) if donate else (),
             compiler_options=CPU_OPTIONS if on_cpu else None,
         )
+        self.function = function
         self.lower = jitted.lower
         self._compiled: dict[Any, Any] = {}
 

@@ -14,8 +14,7 @@ import pytest
 
 import launch
 from benchmarks import faults
-from inception import configs, train
-from inception.sweeps import plan
+from inception import configs
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -152,19 +151,6 @@ def test_every_experiment_has_bases_knobs_and_a_docstring_with_its_command() -> 
             assert f"--config=experiments/{path.name}" in path.read_text().split('"""')[1]
 
 
-def test_every_experiment_and_every_point_of_its_sweeps_is_sound() -> None:
-    for path in (ROOT / "experiments").glob("[!_]*.py"):
-        defined = configs.experiment(str(path))
-        yours = {"config.data.path": "x", "config.init_from": "x", "config.model.classes": "10"}
-        config = defined["get_config"]()
-        given = [f"--{k}={yours[k]}" for k in configs._open_knobs(config, "config")]
-        train.check(configs.load_config(str(path), given))
-        for name in defined:
-            if name == "sweep" or name.startswith("sweep_"):
-                own = name.removeprefix("sweep").removeprefix("_")
-                assert plan.points(str(path), given, "study", name=own, check=train.check)
-
-
 def test_a_run_can_be_run_again(tmp_path: pathlib.Path) -> None:
     tiny_run = tiny.config("--config.seed=7")
     (tmp_path / "config.json").write_text(tiny_run.to_json())
@@ -265,7 +251,8 @@ def test_report_of_one_run_and_of_two(trained, tmp_path, capfd) -> None:
 
 
 def test_the_seven_of_the_paper_share_their_first_weights(tmp_path, capfd) -> None:
-    args = ["sweep", "--config=experiments/ensemble.py", f"--workdir={tmp_path}/x", "--dry_run"]
+    args = ["sweep", "--config=experiments/ensemble.py", f"--workdir={tmp_path}/x", "--dry_run",
+            "--config.data.path=x"]  # fmt: skip
     assert launch.main([*args, "--json"]) == 0
     points = json.loads(capfd.readouterr().out)["points"]
     knobs = [point["overrides"] for point in points]

@@ -1,0 +1,30 @@
+"""The ablations of `ablations.py` on the digits, plain v1: some minutes a point on 2 cores.
+
+    python launch.py sweep --config=experiments/ablations_digits.py --sweep=heads \
+        --workdir=runs/heads --workers=2
+
+Not yet run.
+"""
+
+from experiments import digits_plain
+from experiments.ablations import (
+    sweep_dropout,
+    sweep_heads,
+    sweep_lrn,
+    sweep_module,
+    sweep_polyak,
+    sweep_sampling,
+    sweep_width,
+)
+
+get_config = digits_plain.get_config
+__all__ = [
+    "get_config",
+    "sweep_dropout",
+    "sweep_heads",
+    "sweep_lrn",
+    "sweep_module",
+    "sweep_polyak",
+    "sweep_sampling",
+    "sweep_width",
+]

@@ -1,0 +1,109 @@
+"""Every experiment and every point of its sweeps: sound, and a step that can be taken."""
+
+import functools
+import json
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+
+from inception import configs, parallel, train
+from inception.sweeps import plan
+
+EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("[!_]*.py"))
+YOURS = {"config.data.path": "x", "config.init_from": "x", "config.model.classes": "10"}
+SMALL = {
+    "config.model.classes": "3",
+    "config.model.width": "0.05",
+    "config.input_px": "65",
+    "config.optim.batch_size": "8",
+}
+
+
+@pytest.fixture(autouse=True)
+def _promotion() -> Iterator[None]:
+    """As in a run: optax's cosine mixes types, which the other tests forbid."""
+    before = jax.config.values["jax_numpy_dtype_promotion"]
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", before)
+
+
+def given(path: pathlib.Path) -> list[str]:
+    """What a user must give."""
+    open_knobs = configs._open_knobs(configs.experiment(str(path))["get_config"](), "config")
+    return [f"--{knob}={YOURS[knob]}" for knob in open_knobs]
+
+
+def trained(config) -> tuple:
+    """The state and a batch as shapes, what makes the state, and the step."""
+    _, tx = train.optimizer(config, steps_per_epoch=10.0, total_steps=10**6)
+    mesh = parallel.make_mesh()
+    init = train.initializer(config, tx)
+    px, size = config.input_px, config.optim.batch_size
+    batch = {
+        "image": jax.ShapeDtypeStruct((size, px, px, 3), np.uint8),
+        "label": jax.ShapeDtypeStruct((size,), np.int32),
+    }
+    return (
+        parallel.replicated_shapes(init, mesh),
+        batch,
+        init,
+        train.step_function(config, tx, mesh),
+    )
+
+
+def program(config) -> str:
+    """What a step's program is but for sizes and numbers."""
+    model = {k: v for k, v in config.model.items() if k not in ("classes", "width")}
+    model |= {k: config.model[k] > 0 for k in ("dropout", "head_dropout")}
+    optim = {k: config.optim[k] for k in ("schedule", "momentum_style", "accumulate")}
+    return json.dumps([model, optim, config.optim.polyak_decay > 0])
+
+
+TRACED: set[str] = set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_point_is_sound_and_its_step_can_be_traced(path: pathlib.Path) -> None:
+    base = configs.load_config(str(path), given(path))
+
+    def look(config) -> None:
+        train.check(config)
+        if (one := program(config)) not in TRACED:
+            TRACED.add(one)
+            state, batch, _, step = trained(config)
+            _, metrics = jax.eval_shape(step.function, state, batch)
+            assert metrics["loss"].shape == () and ("loss_4a" in metrics) == config.model.heads
+
+    look(base)
+    defined = configs.experiment(str(path))
+    for name in defined:
+        if name == "sweep" or name.startswith("sweep_"):
+            own = name.removeprefix("sweep").removeprefix("_")
+            assert plan.points(str(path), given(path), "study", name=own, check=look)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_two_steps_of_every_experiment_at_a_small_size(path: pathlib.Path) -> None:
+    small = [f"--{knob}={value}" for knob, value in SMALL.items()]
+    config = configs.load_config(str(path), [*given(path), *small])
+    _, shapes, init, step = trained(config)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, shapes["image"].shape, np.uint8),
+        "label": rng.integers(0, 3, shapes["label"].shape).astype(np.int32),
+    }
+    mesh = parallel.make_mesh()
+    before = jax.device_get(jax.jit(init)())
+    state = parallel.replicate(before, mesh)
+    for _ in range(2):
+        state, metrics = step(state, parallel.to_global(batch, mesh))
+    after = jax.device_get(state)
+    assert int(after.step) == 2 and all(np.isfinite(v) for v in jax.tree.leaves(metrics))
+    moved = functools.partial(jax.tree.map, lambda a, b: not np.array_equal(a, b))
+    assert all(jax.tree.leaves(moved(before.params["classifier"], after.params["classifier"])))
