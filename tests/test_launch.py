@@ -317,7 +317,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(trained, tmp_path) -> None:
     assert json.loads(again.stdout)["params_digest"] == trained[0]["params_digest"]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_full_disk_is_one_line_and_keeps_what_was_saved(tmp_path) -> None:
     """A real one: a file system of 11 MB, in a namespace of its own, soon less than 10."""
     mount = f"mount -t tmpfs -o size=11m tmpfs {tmp_path}"
