@@ -238,6 +238,8 @@ def bench(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 
 def plan(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    if args.images and not any(o.startswith("--config.data.path=") for o in overrides):
+        overrides = [*overrides, "--config.data.path=none"]
     config = load_config(args.config, overrides)
     from inception import cost
 
@@ -332,6 +334,13 @@ def whole_number(text: str, most: float = math.inf, least: int = 1) -> int:
         bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, {bounds}")
     return int(text)
+
+
+def positive(text: str) -> float:
+    """'2.5' -> 2.5, above 0."""
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be above 0")
+    return float(text)
 
 
 def export(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
@@ -587,7 +596,7 @@ def parser() -> argparse.ArgumentParser:
     )
     rate = sub.add_mutually_exclusive_group()
     rate.add_argument(
-        "--images_per_second", type=float, metavar="X", help="in training, for the hours"
+        "--images_per_second", type=positive, metavar="X", help="in training, for the hours"
     )
     rate.add_argument("--measure", action="store_true", help="or at this machine's rate")
     return top

@@ -42,6 +42,7 @@ def flags(series: str, value: int) -> list[str]:
 def measure(series: str, value: int, kind: str) -> dict[str, Any]:
     environment = dict(os.environ)
     if series == "devices":
+        environment["JAX_PLATFORMS"] = "cpu"
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={value}"
     command = [sys.executable, LAUNCH, "bench", "--config=experiments/base.py", "--json"]
     done = subprocess.run(
@@ -70,10 +71,13 @@ def draw(series: str, rows: dict[str, list[tuple[int, float, float]]], file: str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("series", nargs="*", metavar="SERIES", help=", ".join(SERIES))
+    parser.add_argument("series", nargs="*", default=list(SERIES), help=", ".join(SERIES))
     parser.add_argument("--output", default="docs/figures", metavar="DIR", help="of the plots")
     args = parser.parse_args()
-    for series in args.series or SERIES:
+    if unknown := set(args.series) - SERIES.keys():
+        parser.error(f"{', '.join(unknown)}: choose from {', '.join(SERIES)}")
+    pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
+    for series in args.series:
         label, values = SERIES[series]
         head = " | ".join(f"{kind}: ms an image, MB" for kind in KINDS)
         print(f"\n| {label} | {head} |\n|{'---|' * (1 + len(KINDS))}", flush=True)

@@ -81,6 +81,7 @@ def run(
             input_px=config.input_px,
             images=size,
             train=what == "train",
+            seconds=result["seconds_per_step"],
         )
     return result
 

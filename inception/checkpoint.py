@@ -247,7 +247,7 @@ class Checkpoints:
         if told := re.search(r"os_error_code='(\d+)'", str(error)):  # at the end of tensorstore's
             error = OSError(int(told[1]), os.strerror(int(told[1])))
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "make room" if full else "mend it"
+        remedy = "make room" if full or "No space left" in str(error) else "mend it"
         return UserError(
             f"saving a checkpoint in {self._directory} failed ({_first_line(error)}): the "
             f"checkpoints of steps {whole} are kept; {remedy}, or choose another --workdir"

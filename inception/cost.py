@@ -53,8 +53,9 @@ def plan(
     counts["train"] = images or counts["train"]
     steps = round(config.optim.epochs * counts["train"] / batch_size)
     if steps < 1:
-        raise UserError(f"config.optim.epochs={config.optim.epochs} makes no step")
-    evaluations = math.ceil(config.optim.epochs / config.run.eval_every_epochs)
+        raise UserError(f"config.optim.epochs={config.optim.epochs} makes no step of {batch_size}")
+    every = max(1, round(config.run.eval_every_epochs * counts["train"] / batch_size))
+    evaluations = math.ceil(steps / every)
     seen = {"train": steps * batch_size, "eval": evaluations * counts["eval"]}
     model = GoogLeNet(**config.model)
     flops = {

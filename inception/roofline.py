@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inception import audit
-from inception.model import GoogLeNet
+from inception import UserError, audit
+from inception.model import GoogLeNet, frozen_modules
 
 STEPS = 3
 PRODUCT = 2048  # rows and columns of the matrices whose product is the machine's rate
@@ -25,15 +25,23 @@ _CONTAINERS = {"while", "conditional", "call"}  # their time is that of what the
 
 
 def measure(
-    step: Callable[[], Any], hlo: str, model: GoogLeNet, *, input_px: int, images: int, train: bool
+    step: Callable[[], Any],
+    hlo: str,
+    model: GoogLeNet,
+    *,
+    input_px: int,
+    images: int,
+    train: bool,
+    seconds: float,
 ) -> dict[str, Any]:
     """Profiles a few steps and adds up what was computed, by layer.
 
     Args:
         step: runs the program once, and waits for it.
         hlo: the program's text, optimised.
-        images: in a step.
-        train: three products for each of the forward pass's, but for the gradient of the pixels.
+        images: in a step, on all devices.
+        train: or a forward pass.
+        seconds: that a step takes.
 
     Returns:
         {'product_flops_per_second', 'copy_bytes_per_second': this machine's own, of a matrix
@@ -41,24 +49,27 @@ def measure(
         the multiply-adds, 'bytes': what its operations read and write, of the memory or of a
         cache, 'seconds', 'share': of all rows', 'bound': the share of its seconds that its FLOPs
         or its bytes, whichever take longer, would take at the machine's rates; above 1 where
-        caches serve}], slowest first}. Where operations run at once, each has its part of the time.
+        caches serve}], slowest first}. The rates are those of all devices together. Where
+        operations run at once, each has its part of the time.
+
+    Raises:
+        UserError: the profiler saw nothing of the program.
     """
     of_layers = macs(model, input_px, train=train)
     instructions = _instructions(hlo, set(of_layers))
-    start = time.perf_counter()
-    step()
-    seconds_per_step = time.perf_counter() - start
-    seconds: dict[str, float] = collections.defaultdict(float)
+    times: dict[str, float] = collections.defaultdict(float)
     moved: dict[str, float] = collections.defaultdict(float)
     spans = [span for span in _spans(step) if span[0] in instructions]
+    if not spans:
+        raise UserError("--profile: JAX's profiler tells of no operation on these devices")
     for (name, _, _), part in zip(spans, _parts(spans), strict=True):
         layer, moves = instructions[name]
-        seconds[layer] += part / STEPS
+        times[layer] += part / STEPS
         moved[layer] += moves / STEPS
-    product, copy = _machine()
-    total = sum(seconds.values())
+    product, copy = _machine(model.dtype)
+    total = sum(times.values())
     rows: list[dict[str, Any]] = []
-    for name in sorted(seconds, key=seconds.__getitem__, reverse=True):
+    for name in sorted(times, key=times.__getitem__, reverse=True):
         flops = 2 * of_layers.get(name, 0) * images
         least = max(flops / product, moved[name] / copy)
         rows.append(
@@ -66,15 +77,15 @@ def measure(
                 "name": name,
                 "flops": flops,
                 "bytes": round(moved[name]),
-                "seconds": seconds[name],
-                "share": seconds[name] / total,
-                "bound": least / seconds[name],
+                "seconds": times[name],
+                "share": times[name] / total,
+                "bound": least / times[name],
             }
         )
     return {
         "product_flops_per_second": product,
         "copy_bytes_per_second": copy,
-        "flops_per_second": sum(row["flops"] for row in rows) / seconds_per_step,
+        "flops_per_second": sum(row["flops"] for row in rows) / seconds,
         "rows": rows,
     }
 
@@ -100,11 +111,18 @@ def to_text(result: dict[str, Any]) -> str:
 
 
 def macs(model: GoogLeNet, input_px: int, *, train: bool) -> dict[str, int]:
-    """Multiply-adds an image of each layer, in a training step or in a forward pass."""
+    """Multiply-adds an image of each layer, in a training step or in a forward pass.
+
+    A trained layer makes three products, for the values and for two gradients; conv1, whose input
+    has none, two; a frozen one makes one. What `remat` computes again is not counted.
+    """
+    frozen = frozen_modules(model.frozen_through)
     traced = audit.trace(model, (1, input_px, input_px, 3))
     found = {}
     for layer in traced.layers:
-        times = (2 if layer.path[0] == "conv1" else 3) if train else 1
+        times = 1
+        if train and layer.path[0] not in frozen:
+            times = 2 if layer.path[0] == "conv1" else 3
         if train or not layer.path[0].startswith("head_"):
             name = "/".join(part for part in layer.path if part != "Conv_0")
             found[name] = times * layer.macs
@@ -142,7 +160,8 @@ def _layer(path: str, layers: set[str]) -> str:
     _, network, inside = path.partition("GoogLeNet")
     if not network:
         return OUTSIDE
-    parts = inside.split("/")[1:]
+    # jax.checkpoint has names of its own on the way.
+    parts = [p for p in inside.split("/")[1:] if "checkpoint" not in p and "remat" not in p]
     name = "/".join(parts[:2])
     if name in layers:
         return name
@@ -167,8 +186,8 @@ def _spans(step: Callable[[], Any]) -> list[tuple[str, float, float]]:
                 stats = dict(event.stats)
                 if "hlo_op" in stats:
                     begun.append((stats["hlo_op"], event.start_ns, event.end_ns, stats.get("_p")))
-                elif event.name.startswith("end: "):
-                    ended[stats.get("_c")] = event.start_ns
+                elif event.name.startswith("end: ") and "_c" in stats:
+                    ended[stats["_c"]] = event.start_ns
     # An operation that goes on after it was started has an event of its own for its end.
     return [(name, a / 1e9, ended.get(mark, b) / 1e9) for name, a, b, mark in begun]
 
@@ -188,9 +207,9 @@ def _parts(spans: list[tuple[str, float, float]]) -> list[float]:
     return parts
 
 
-def _machine() -> tuple[float, float]:
-    """FLOP/s of a matrix product in float32, bytes/s of a copy (read and written); the best."""
-    x = jnp.ones((PRODUCT, PRODUCT))
+def _machine(dtype: str) -> tuple[float, float]:
+    """FLOP/s of a matrix product, bytes/s of a copy (read and written) on all devices; the best."""
+    x = jnp.ones((PRODUCT, PRODUCT), dtype)
     y = jnp.ones(COPY_BYTES // 4)
     product = jax.jit(lambda x: x @ x * 1e-4)
     copy = jax.jit(lambda y: y + 1, donate_argnums=0)  # or new memory is most of the time
@@ -203,4 +222,6 @@ def _machine() -> tuple[float, float]:
             times.append(time.perf_counter() - start)
         return float(np.min(times))
 
-    return 2 * PRODUCT**3 / best(product, x), 2 * COPY_BYTES / best(copy, y)
+    # Devices of the CPU share its cores, and one device has them all.
+    devices = 1 if jax.default_backend() == "cpu" else jax.device_count()
+    return devices * 2 * PRODUCT**3 / best(product, x), devices * 2 * COPY_BYTES / best(copy, y)

@@ -30,6 +30,7 @@ def test_a_plan_counts_what_the_run_will_do(capfd: pytest.CaptureFixture) -> Non
     assert found["devices"] == 8 and found["memory_bytes"] > 0
 
 
+@pytest.mark.faults
 def test_a_measured_plan_has_the_memory_and_the_rate_of_bench(
     capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,4 +48,6 @@ def test_a_step_has_three_products_for_each_of_the_forward_pass() -> None:
     model = GoogLeNet(heads=False)
     step, forward = (sum(macs(model, 224, train=train).values()) for train in (True, False))
     stem = 112 * 112 * 7 * 7 * 3 * 64
+    frozen = GoogLeNet(heads=False, frozen_through="5b")
+    assert sum(macs(frozen, 224, train=True).values()) == forward + 2 * 1024 * 1000
     assert step == 3 * forward - stem and forward == pytest.approx(1.583e9, rel=1e-3)

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from inception import configs, parallel, train
+from inception import configs, parallel, roofline, train
+from inception.model import GoogLeNet
 from inception.sweeps import plan
 
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("[!_]*.py"))
@@ -111,3 +112,16 @@ def test_two_steps_of_every_experiment_at_a_small_size(path: pathlib.Path) -> No
     assert int(after.step) == 2 and all(np.isfinite(v) for v in jax.tree.leaves(metrics))
     moved = functools.partial(jax.tree.map, lambda a, b: not np.array_equal(a, b))
     assert all(jax.tree.leaves(moved(before.params["classifier"], after.params["classifier"])))
+
+
+@pytest.mark.parametrize("name", ["ablations", "ablations_digits"])
+def test_the_naive_modules_cost_as_much_as_the_reduced(name: str) -> None:
+    path = EXPERIMENTS[0].with_name(f"{name}.py")
+    points = configs.experiment(str(path))["sweep_module"]()
+    costs = set()
+    for point in points:
+        flags = [f"--config.{knob}={value}" for knob, value in point.items()]
+        config = configs.load_config(str(path), [*given(path), *flags])
+        model = GoogLeNet(**config.model).clone(heads=False)
+        costs.add(sum(roofline.macs(model, config.input_px, train=False).values()))
+    assert len(points) == 6 and len(costs) == 2 and max(costs) < 1.02 * min(costs)

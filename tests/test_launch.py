@@ -338,7 +338,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_saved(tmp_path) -> None:
     assert "2" in full.stdout.split()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_save_that_fails_half_way_is_no_checkpoint(tmp_path) -> None:
     """Files may not grow above a size, which the state's do."""
     script = f"""

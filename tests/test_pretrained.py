@@ -191,7 +191,7 @@ def test_the_checkpoint_is_a_whole_train_state(tmp_path, capfd) -> None:
     assert all(not leaf.any() for leaf in jax.tree.leaves(state.opt_state))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_training_goes_on_from_it(tmp_path, capfd) -> None:
     output = tmp_path / "out"
     path = save(state_dict(heads=False, classes=10), tmp_path / "ten.safetensors")
