@@ -213,7 +213,7 @@ def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 def report(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
     from inception import report
 
-    page = report.write_page(args.runs, args.output)
+    page = report.write(args.runs, args.output)
     print(f"wrote {page}")
     return {"page": page}
 
@@ -561,9 +561,9 @@ def parser() -> argparse.ArgumentParser:
         help="the suffix chooses the format: .safetensors, .stablehlo or .onnx",
     )
 
-    sub = command("report", report, "one HTML page about one run or several", config=None)
+    sub = command("report", report, "a page about one run or several, or a table", config=None)
     sub.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
-    sub.add_argument("--output", required=True, metavar="FILE.html", help="the page to write")
+    sub.add_argument("--output", required=True, metavar="FILE", help="page.html, or table.csv")
 
     command(
         "audit",

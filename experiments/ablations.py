@@ -3,11 +3,12 @@
     python launch.py sweep --config=experiments/ablations.py --sweep=heads \
         --workdir=runs/heads --config.data.path=DATA
 
-The sweeps: module, heads, lrn, polyak, sampling, dropout, width. The parent is `paper.py`;
+The sweeps: module, heads, top, lrn, polyak, sampling, dropout, width. The parent is `paper.py`;
 `ablations_digits.py` has them on the digits.
 
-Expected: both heads together are worth about .5% (section 5); reductions win at equal cost, which
-section 4 argues and does not measure. Not yet run on ImageNet.
+Expected: both heads together are worth about .5%, and the lower alone as much; average pooling .6%
+of top-1 (section 5); reductions win at equal cost, which section 4 argues and does not measure.
+Not yet run on ImageNet.
 """
 
 from ml_collections import ConfigDict
@@ -33,8 +34,16 @@ def sweep_module() -> list[dict]:
 
 
 def sweep_heads() -> list[dict]:
-    """Both auxiliary heads or none, section 5."""
-    return grid({"model.heads": (True, False), **SEEDS})
+    """Both auxiliary heads, the lower alone, none; section 5."""
+    return [
+        *grid({"model.heads_on": ("both", "4a"), **SEEDS}),
+        *grid({"model.heads": (False,), **SEEDS}),
+    ]
+
+
+def sweep_top() -> list[dict]:
+    """Average pooling against a fully connected layer before the classifier, section 5."""
+    return grid({"model.top": ("average", "fc"), **SEEDS})
 
 
 def sweep_lrn() -> list[dict]:

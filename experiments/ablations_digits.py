@@ -14,6 +14,7 @@ from experiments.ablations import (
     sweep_lrn,
     sweep_polyak,
     sweep_sampling,
+    sweep_top,
     sweep_width,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "sweep_module",
     "sweep_polyak",
     "sweep_sampling",
+    "sweep_top",
     "sweep_width",
 ]

@@ -20,9 +20,11 @@ def get_config() -> ConfigDict:
     config.model.width = 1.0  # times every number of filters; the ensemble had one wider model
     config.model.biases = True  # of the convolutions; Caffe and the paper's time had them
     config.model.heads = True  # auxiliary classifiers on 4a and 4d, in training only
+    config.model.heads_on = "both"  # or 4a or 4d alone
     config.model.conv5x5_px = 5  # paper, Table 1; 3: TF-slim's and torchvision's networks
     config.model.pool4_px = 3  # the max pool after 4e; paper, Table 1; 2: likewise theirs
     config.model.head_pool = "strided"  # 5x5/3; paper, section 5; adaptive: torchvision's, to 4x4
+    config.model.top = "average"  # paper, Table 1: .6% better than fc, a fully connected layer
     config.model.dropout = 0.4  # paper, Table 1
     config.model.head_dropout = 0.7  # paper, section 5
     config.model.initializer = "he"  # xavier is Caffe's, and left the trunk dead for several people
@@ -74,6 +76,11 @@ def get_config() -> ConfigDict:
     config.data.colors.saturation = 0.5  # likewise
     config.data.colors.hue = 0.0  # turns, -+ this; not Howard's
     config.data.colors.lighting = 0.1  # standard deviation; Krizhevsky et al. (2012)
+    config.data.randaugment = ConfigDict()  # Cubuk et al. (2020), before the colours
+    config.data.randaugment.layers = 0  # operations on each image, of 14; theirs for ResNet-50: 2
+    config.data.randaugment.magnitude = 9.0  # of 30; likewise; smaller networks bear less
+    config.data.mixup = 0.0  # of Beta(this, this); 0: none; Zhang et al. (2018) have .2
+    config.data.cutmix = 0.0  # likewise; Yun et al. (2019) have 1; with both, one or the other
     config.data.normalization = "mean"  # 0-255 minus the mean, as the paper; unit; symmetric
     config.data.resize = "short"  # evaluation: the shorter side; squash: both (Caffe); central_crop
     config.data.resize_px = 256  # before the centre crop, and before Caffe's random crop

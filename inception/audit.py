@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from inception.model import HEADS_ON, TABLE_1, Conv, GoogLeNet, Inception
+from inception.model import HEADS, HEADS_ON, TABLE_1, Conv, GoogLeNet, Inception
 
 # Table 1's last two columns, as printed: parameters in K, operations in M.
 PAPER = {
@@ -38,7 +38,8 @@ GENERAL_NOTES = (
     "Where the paper's counts and its filter numbers disagree, the filter numbers are followed.",
 )
 # Module of `GoogLeNet` -> row of the table.
-ROWS = {"conv1": "conv1", "conv2_reduce": "conv2", "conv2": "conv2", "classifier": "linear"}
+ROWS = {"conv1": "conv1", "conv2_reduce": "conv2", "conv2": "conv2"}
+ROWS |= {"fc": "linear", "classifier": "linear"}
 ROWS |= {row: row for row in TABLE_1} | {f"head_{row}": f"head {row}" for row in HEADS_ON}
 
 
@@ -137,7 +138,7 @@ def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
         'examples': [{'name', 'weights', 'weights_reduced', 'macs', 'macs_reduced'}]}.
     """
     traced = trace(model, (1, input_px, input_px, 3))
-    names = (*PAPER, *(f"head {row}" for row in HEADS_ON if model.heads))
+    names = (*PAPER, *(f"head {row}" for row in HEADS[model.heads_on] if model.heads))
     params, macs = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     for path, size in traced.params.items():
         params[ROWS[path[0]]] += size

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from inception import pixels
+from inception import UserError, pixels
 from inception.model import TABLE_1, GoogLeNet
 
 LAST = list(TABLE_1)[-1]  # 5b
@@ -31,6 +31,9 @@ def maps(model: Mapping[str, Any], variables: Any, images: Any, *, normalization
     Args:
         model: GoogLeNet's fields.
         images: uint8 [b, px, px, 3].
+
+    Raises:
+        UserError: a network that does not average.
     """
     return np.asarray(_compiled(tuple(sorted(model.items())), normalization)(variables, images))
 
@@ -38,6 +41,8 @@ def maps(model: Mapping[str, Any], variables: Any, images: Any, *, normalization
 @functools.lru_cache(maxsize=16)
 def _compiled(model: tuple[tuple[str, Any], ...], normalization: str) -> Any:
     network = GoogLeNet(**dict(model))
+    if network.top != "average":
+        raise UserError(f"--cam: config.model.top={network.top} keeps no place: average does")
 
     def apply(variables: Any, images: jax.Array) -> jax.Array:
         _, state = network.apply(

@@ -37,8 +37,11 @@ TABLE_1 = {
 }
 CONV1, CONV2_REDUCE, CONV2 = 64, 64, 192  # the filters before 3a
 HEADS_ON = ("4a", "4d")
+HEADS = {"both": HEADS_ON, **{row: (row,) for row in HEADS_ON}}
 TRUNK = ("conv1", "conv2_reduce", "conv2", *TABLE_1)  # all but the classifier and the heads
 HEAD_CONV, HEAD_HIDDEN = 128, 1024
+TOPS = ("average", "fc")
+TOP_HIDDEN = 1024  # of 'fc': as many features as the average has
 HEAD_GRID = 4  # what the heads' convolution reads, at 224 px or after adaptive pooling
 # A head's 5x5 pool stands on 4a's grid, which is the input halved four times, rounded up.
 SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1
@@ -47,6 +50,7 @@ SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1
 FREE_KNOBS = frozenset(
     (
         "heads",
+        "heads_on",
         "head_pool",
         "dropout",
         "head_dropout",
@@ -206,10 +210,13 @@ class GoogLeNet(nn.Module):
         width: multiplies every number of filters; the paper's ensemble had one wider model.
         biases: of the convolutions. BatchNorm's offset takes their place.
         heads: auxiliary classifiers in training.
+        heads_on: 'both', or '4a' or '4d' alone.
         conv5x5_px: kernel of the convolutions called 5x5: 5, or 3 as in TF-slim and torchvision.
         pool4_px: window of the max pool after 4e: 3, or 2 likewise.
         head_pool: 'strided' (5x5/3, the paper's) or 'adaptive' (to 4x4, torchvision's).
-        dropout: share of the 1024 averaged features dropped before the classifier.
+        top: what makes 1024 features of 5b's grid: 'average' (the paper's), or 'fc', a fully
+            connected layer and ReLU, which fixes the input's size.
+        dropout: share of these features dropped before the classifier.
         head_dropout: the same in the auxiliary heads.
         initializer: 'he' (normal, fan-in, biases 0) or 'xavier' (Caffe's; biases .2).
         dtype: of the computation, 'float32' or 'bfloat16'.
@@ -229,9 +236,11 @@ class GoogLeNet(nn.Module):
     width: float = 1.0
     biases: bool = True
     heads: bool = True
+    heads_on: str = "both"
     conv5x5_px: int = 5
     pool4_px: int = 3
     head_pool: str = "strided"
+    top: str = "average"
     dropout: float = 0.4
     head_dropout: float = 0.7
     initializer: str = "he"
@@ -245,7 +254,9 @@ class GoogLeNet(nn.Module):
             ("norm", self.norm, NORMS),
             ("conv5x5_px", self.conv5x5_px, (3, 5)),
             ("pool4_px", self.pool4_px, (2, 3)),
+            ("heads_on", self.heads_on, tuple(HEADS)),
             ("head_pool", self.head_pool, HEAD_POOLS),
+            ("top", self.top, TOPS),
             ("initializer", self.initializer, tuple(INITIALIZERS)),
             ("dtype", self.dtype, ("float32", "bfloat16")),
         ):
@@ -276,7 +287,7 @@ class GoogLeNet(nn.Module):
     def __call__(
         self, x: jax.Array, train: bool, rows: jax.Array | None = None
     ) -> dict[str, jax.Array]:
-        heads = HEADS_ON if self.heads and train else ()
+        heads = HEADS[self.heads_on] if self.heads and train else ()
         if heads:
             self.check_input_px(min(x.shape[1:3]))
 
@@ -340,7 +351,12 @@ class GoogLeNet(nn.Module):
                 x = pool("pool3", x)  # [b, 14, 14, 480]
             if row == "4e":
                 x = pool("pool4", x, self.pool4_px)  # [b, 7, 7, 832]
-        x = x.mean(axis=(1, 2))  # [b, 1024]
+        if self.top == "average":
+            x = x.mean(axis=(1, 2))  # [b, 1024]
+        else:
+            _, bias_init = INITIALIZERS[self.initializer]
+            x = x.reshape(x.shape[0], -1)  # [b, 50176]
+            x = ops.relu(dense(scale(TOP_HIDDEN), bias_init=bias_init, name="fc")(x))
         x = ops.Dropout(self.dropout)(x, train, rows)
         logits["main"] = dense(self.classes, name="classifier")(x).astype(jnp.float32)
         return logits

@@ -88,6 +88,36 @@ def add_lighting(image: jax.Array, amounts: jax.Array) -> jax.Array:
     return jnp.clip(image + shift[None, None], 0.0, 255.0)
 
 
+def own_share(keys: jax.Array, *, px: int, mixup: float, cutmix: float) -> jax.Array:
+    """How much of each pixel an image keeps where it is mixed with another, 0 to 1.
+
+    Mixup (Zhang et al., 2018): the same share of all pixels. CutMix (Yun et al., 2019): all of
+    them but those of a box. The share is drawn from Beta(a, a), a being `mixup` or `cutmix`; where
+    both are above 0, each image has one or the other. Its mean over pixels is the label's share.
+
+    Args:
+        keys: [b], a key for each image.
+
+    Returns:
+        float32 [b, px, px, 1].
+    """
+
+    def of_one(key: jax.Array) -> jax.Array:
+        kind_key, share_key, place_key = jax.random.split(key, 3)
+        p_cutmix = 0.5 if mixup and cutmix else float(cutmix > 0)
+        cut = jax.random.bernoulli(kind_key, p_cutmix)
+        a = jnp.where(cut, cutmix, mixup)
+        share = jax.random.beta(share_key, a, a)
+        middle = jax.random.uniform(place_key, (2,)) * px
+        half = jnp.sqrt(1 - share) * px / 2
+        places = jnp.arange(px, dtype=jnp.float32) + 0.5
+        inside = jnp.abs(places[None] - middle[:, None]) < half  # [2, px], rows and columns
+        box = inside[0][:, None] & inside[1][None]
+        return jnp.where(cut, jnp.where(box, 0.0, 1.0), share)[..., None]
+
+    return jax.vmap(of_one)(keys)
+
+
 def distort_colors(
     images: jax.Array,
     keys: jax.Array,

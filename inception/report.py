@@ -1,11 +1,15 @@
-"""The run page: one self-contained HTML file with what a person wants to know of runs."""
+"""The run page, one self-contained HTML file; or many runs as a table."""
 
+import csv
 import html
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
 import platform
+import shlex
+import statistics
 import subprocess
 from typing import Any
 
@@ -17,6 +21,11 @@ from inception import UserError, checkpoint, evaluate, figures, monitor, samples
 from inception.data import images, paths, sampling, sources
 
 MOST_CELLS = 30  # classes up to which the confusion matrix is drawn whole
+NO_MATTER = ("--config.seed=", "--config.data.seed=", "--config.run.")
+TABLE = (
+    *("experiment", "changes", "runs", "top1", "top1_std", "top1_low", "top1_high", "top5"),
+    *("images", "epochs", "images_per_second", "devices", "commit", "command"),
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 CSS = """
@@ -232,27 +241,93 @@ def _summary(runs: list[_Run]) -> str:
     return _table(rows, header=header)
 
 
-def write_page(workdirs: list[str], output: str) -> str:
-    """Writes one HTML file about one run or several; nothing in it is loaded from elsewhere.
+def _flags(run: _Run) -> list[str]:
+    """Of the command that made it, without what does not make the result, the seeds among it."""
+    commands = [row["command"] for row in run.kind("start") if row["command"]]
+    words = shlex.split(commands[-1])[2:] if commands else []
+    flags = [w for w in words if w.startswith("--config") and not w.startswith(NO_MATTER)]
+    return ["--config.data.path=DATA" if w.startswith("--config.data.path=") else w for w in flags]
+
+
+def _recipe(run: _Run) -> str:
+    """Equal for runs that differ in their seeds alone."""
+    config = {k: v for k, v in run.config.items() if k not in ("seed", "run")}
+    config["data"] = {k: v for k, v in config["data"].items() if k not in ("seed", "path")}
+    return json.dumps(config, sort_keys=True)
+
+
+def _as_table(runs: list[_Run]) -> str:
+    """CSV, a line for all runs of one recipe: accuracies are means of theirs, in percent."""
+    recipes: dict[str, list[_Run]] = {}
+    for run in runs:
+        if run.result is None:
+            raise UserError(f"{run.workdir} has no eval.json: it is not finished")
+        recipes.setdefault(_recipe(run), []).append(run)
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(TABLE)
+    for alike in recipes.values():
+        first, starts = alike[0], alike[0].kind("start")
+        top1, top5 = ([100 - r.result[f"{k}_error"] for r in alike] for k in ("top1", "top5"))
+        rates = [rate for r in alike for rate in r.series("train", "images_per_second")[1]]
+        flags = _flags(first)
+        changes = [f.removeprefix("--config.") for f in flags if "data.path=" not in f]
+        experiments = [f.removeprefix("--config=") for f in changes if f.startswith("--config=")]
+        changes = [f for f in changes if not f.startswith("--config=")]
+        numbers = [
+            len(alike),
+            statistics.mean(top1),
+            statistics.stdev(top1) if len(alike) > 1 else "",
+            min(top1),
+            max(top1),
+            statistics.mean(top5),
+            first.result["count"],
+            float(first.config["optim"]["epochs"]),
+            statistics.median(rates) if rates else "",
+        ]
+        lines.writerow(
+            [*(pathlib.Path(e).stem for e in experiments[-1:] or [""]), " ".join(changes)]
+            + [f"{n:.2f}" if isinstance(n, float) else n for n in numbers]
+            + [starts[-1]["devices"] if starts else "", starts[-1]["commit"] if starts else ""]
+            + [shlex.join(["python", "launch.py", "train", *flags, "--workdir=RUN"])]
+        )
+    return out.getvalue()
+
+
+def write(workdirs: list[str], output: str) -> str:
+    """Writes about one run or several: an HTML file, into which nothing is loaded, or a table.
 
     Args:
-        workdirs: of runs; their curves are overlaid.
-        output: the file.
+        workdirs: of runs; on the page their curves are overlaid, in the table those that differ in
+            seeds alone are a line: mean, standard deviation (n - 1), lowest and highest top-1.
+        output: the file; .csv: the table.
 
     Returns:
         `output`.
 
     Raises:
-        UserError: a folder that is no run; a file that cannot be written.
+        UserError: a folder that is no run; for the table one that is not finished; a file that
+            cannot be written.
     """
     runs = [_Run(workdir) for workdir in workdirs]
+    text = _as_table(runs) if output.endswith(".csv") else _page(runs)
+    try:
+        path = paths.at(output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        paths.write_whole(path, text)
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be written: {error}") from error
+    return output
+
+
+def _page(runs: list[_Run]) -> str:
     title = ", ".join(run.name for run in runs)
 
     def heading(run: _Run) -> str:
         return f"<h1>{html.escape(run.name)}</h1>"
 
     curves = figures.curves([(run.name, run.series) for run in runs])
-    page = (
+    return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>GoogLeNet: {html.escape(title)}</title><style>{CSS}</style>"
@@ -261,10 +336,3 @@ def write_page(workdirs: list[str], output: str) -> str:
         + "".join((heading(run) if len(runs) > 1 else "") + _details(run) for run in runs)
         + "</html>\n"
     )
-    try:
-        path = paths.at(output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        paths.write_whole(path, page)
-    except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error}") from error
-    return output

@@ -1,5 +1,7 @@
 """What the network sees in training: crops of a few images, as the run's config makes them."""
 
+import functools
+
 import cv2
 import jax
 import numpy as np
@@ -22,14 +24,15 @@ def training_sampler(config: ConfigDict) -> sampling.Sampler:
         aspect_range=config.data.aspect_range,
         mirror=config.data.mirror,
         interpolations=config.data.interpolations,
+        **config.data.get("randaugment", {}),  # runs of before had none
     )
 
 
 def training_crops(config: ConfigDict) -> np.ndarray:
     """A row for each of 5 images of the training split: the image squashed, 7 crops of it.
 
-    The crops are sampled, mirrored and distorted in colour as in training. Damaged images are
-    passed over.
+    The crops are sampled, mirrored, distorted in colour and mixed, with those of the row above, as
+    in training. Damaged images are passed over.
 
     Returns:
         uint8 [rows, 8, px, px, 3], px at most 112.
@@ -70,4 +73,12 @@ def training_crops(config: ConfigDict) -> np.ndarray:
             break
     if not rows:
         raise UserError("every training image is damaged")
-    return np.stack(rows)
+    tiles = np.stack(rows)
+    mixup, cutmix = (config.data.get(knob, 0.0) for knob in ("mixup", "cutmix"))
+    if mixup or cutmix:
+        keys = jax.random.split(jax.random.key(config.data.seed), tiles[:, 1:].shape[:2])
+        shares = functools.partial(pixels.own_share, px=px, mixup=mixup, cutmix=cutmix)
+        own = np.asarray(jax.vmap(shares)(keys))
+        others = np.roll(tiles, 1, axis=0)
+        tiles[:, 1:] = (own * tiles[:, 1:] + (1 - own) * others[:, 1:]).round()
+    return tiles

@@ -11,7 +11,7 @@ import optax
 
 from inception import optim, pixels
 
-INIT, DROPOUT, COLOR = range(3)  # streams of random numbers
+INIT, DROPOUT, COLOR, MIX = range(4)  # streams of random numbers
 
 
 @flax.struct.dataclass
@@ -58,15 +58,14 @@ def first_state(
 
 
 def head_losses(
-    logits: dict[str, jax.Array], labels: jax.Array, *, label_smoothing: float
+    logits: dict[str, jax.Array], targets: jax.Array, *, label_smoothing: float
 ) -> dict[str, jax.Array]:
-    """Mean cross-entropy in nats of each head, float32 scalars."""
-    losses = {}
-    for head, head_logits in logits.items():
-        targets = jax.nn.one_hot(labels, head_logits.shape[-1])
-        targets = optax.smooth_labels(targets, label_smoothing)
-        losses[head] = optax.softmax_cross_entropy(head_logits, targets).mean()
-    return losses
+    """Mean cross-entropy in nats of each head, float32 scalars; targets float32 [b, classes]."""
+    targets = optax.smooth_labels(targets, label_smoothing)
+    return {
+        head: optax.softmax_cross_entropy(head_logits, targets).mean()
+        for head, head_logits in logits.items()
+    }
 
 
 def _loss(
@@ -77,14 +76,32 @@ def _loss(
     model: nn.Module,
     color_key: jax.Array,
     dropout_key: jax.Array,
+    mix_key: jax.Array,
     colors: dict[str, float],
+    mixing: dict[str, float],
     normalization: str,
     head_weight: float,
     label_smoothing: float,
 ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-    """(loss, (the next batch_stats, metrics)) of a micro-batch, which says its 'row's."""
-    color_keys = jax.vmap(jax.random.fold_in, (None, 0))(color_key, batch["row"])
-    images = pixels.distort_colors(batch["image"], color_keys, **colors)
+    """(loss, (the next batch_stats, metrics)) of a micro-batch, which says its 'row's.
+
+    Where it is mixed, 'other' is the batch of the rows that each is mixed with.
+    """
+
+    def of_rows(key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row"])
+
+    def seen(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        images = pixels.distort_colors(batch["image"], of_rows(color_key, batch), **colors)
+        return images, jax.nn.one_hot(batch["label"], model.classes)
+
+    images, targets = seen(batch)
+    if "other" in batch:
+        own = pixels.own_share(of_rows(mix_key, batch), px=images.shape[1], **mixing)
+        others, other_targets = seen(batch["other"])
+        images = own * images + (1 - own) * others
+        share = own.mean((1, 2))
+        targets = share * targets + (1 - share) * other_targets
     logits, updates = model.apply(
         {"params": params, "batch_stats": batch_stats},
         pixels.normalize(images, method=normalization),
@@ -93,14 +110,14 @@ def _loss(
         rngs={"dropout": dropout_key},
         mutable=["batch_stats"],
     )
-    losses = head_losses(logits, batch["label"], label_smoothing=label_smoothing)
+    losses = head_losses(logits, targets, label_smoothing=label_smoothing)
     heads = [loss for head, loss in losses.items() if head != "main"]
     total = losses["main"] + head_weight * sum(heads, jnp.zeros(()))
     metrics = {"loss": total}
     for head, head_logits in logits.items():
         metrics[f"loss_{head}"] = losses[head]
-        correct = head_logits.argmax(-1) == batch["label"]
-        metrics["top1" if head == "main" else f"top1_{head}"] = correct.astype(jnp.float32).mean()
+        guessed = jnp.take_along_axis(targets, head_logits.argmax(-1, keepdims=True), -1)
+        metrics["top1" if head == "main" else f"top1_{head}"] = guessed.mean()
     return total, (updates.get("batch_stats", {}), metrics)
 
 
@@ -113,6 +130,7 @@ def train_step(
     seed: int,
     data_seed: int,
     colors: dict[str, float],
+    mixing: dict[str, float],
     normalization: str,
     head_weight: float,
     label_smoothing: float,
@@ -132,21 +150,25 @@ def train_step(
     Args:
         batch: {'image': uint8 [b, px, px, 3], 'label': int32 [b]}; accumulate times the number of
             devices divides b.
+        mixing: {'mixup', 'cutmix'}, see `pixels.own_share`; above 0 each image is mixed with the
+            one before it in the batch. The accuracies are then the shares of the guessed labels.
 
     Returns:
         The next state, and scalars: 'loss', 'grad_norm'; 'loss_HEAD' and 'top1_HEAD' for main,
         4a and 4d, where main's accuracy is called 'top1'.
     """
-    color_key, dropout_key = (
+    color_key, dropout_key, mix_key = (
         jax.random.fold_in(jax.random.fold_in(jax.random.key(s), stream), state.step)
-        for s, stream in ((data_seed, COLOR), (seed, DROPOUT))
+        for s, stream in ((data_seed, COLOR), (seed, DROPOUT), (data_seed, MIX))
     )
     loss_fn = functools.partial(
         _loss,
         model=model,
         color_key=color_key,
         dropout_key=dropout_key,
+        mix_key=mix_key,
         colors=colors,
+        mixing=mixing,
         normalization=normalization,
         head_weight=head_weight,
         label_smoothing=label_smoothing,
@@ -162,7 +184,11 @@ def train_step(
         # Micro-batch i has the rows i, i + accumulate, ...: of each device as many, where they are.
         return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
-    micro_batches = jax.tree.map(split, {**batch, "row": jnp.arange(len(batch["label"]))})
+    rows: dict[str, Any] = {**batch, "row": jnp.arange(len(batch["label"]))}
+    if any(mixing.values()):
+        # Before it is split: which image is mixed with which depends on the whole batch alone.
+        rows["other"] = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rows)
+    micro_batches = jax.tree.map(split, rows)
     zeros = jax.tree.map(jnp.zeros_like, state.params)  # float32, whatever the network computes in
     (total, batch_stats), metrics = jax.lax.scan(
         add_gradient, (zeros, state.batch_stats), micro_batches

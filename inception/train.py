@@ -96,6 +96,7 @@ def step_function(config: ConfigDict, tx: Any, mesh: Any) -> Any:
         seed=config.seed,
         data_seed=config.data.seed,
         colors=config.data.colors.to_dict(),
+        mixing={knob: config.data[knob] for knob in ("mixup", "cutmix")},
         normalization=config.data.normalization,
         head_weight=config.loss.head_weight,
         label_smoothing=config.loss.label_smoothing,
@@ -271,7 +272,7 @@ def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
         results.write_json(
             workdir, evaluation, source=evaluator.source, split=evaluator.split, step=total_steps
         )
-        report.write_page([workdir], f"{workdir}/report.html")
+        report.write([workdir], f"{workdir}/report.html")
         paths.write_whole(paths.at(workdir) / "result.json", json.dumps(result) + "\n")
     return result
 

@@ -1,10 +1,12 @@
 """The command line as a newcomer meets it: results, exit statuses, errors of one line."""
 
+import csv
 import json
 import os
 import pathlib
 import runpy
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,6 +250,44 @@ def test_report_of_one_run_and_of_two(trained, tmp_path, capfd) -> None:
         assert outside not in html
     assert all(t[1] == "#" or t[1:6] == "data:" for t in html.split("href=")[1:])
     assert "is not a run" in fails(capfd, ["report", str(tmp_path), "--output=x.html"], status=1)
+
+
+def test_runs_of_one_recipe_are_a_line_of_the_table(trained, tmp_path, capfd) -> None:
+    """Three that differ in their seeds, and one of another rate."""
+    _, workdir = trained
+    folders = []
+    for i, (seed, rate, error) in enumerate(
+        [(0, 0.02, 10.0), (1, 0.02, 20.0), (2, 0.02, 60.0), (0, 0.5, 90.0)]
+    ):
+        folder = tmp_path / str(i)
+        shutil.copytree(workdir, folder)
+        config, result = (
+            json.loads((folder / f"{n}.json").read_text()) for n in ("config", "eval")
+        )
+        config["seed"], config["optim"]["learning_rate"] = seed, rate
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "eval.json").write_text(json.dumps(result | {"top1_error": error}))
+        folders.append(str(folder))
+    table = tmp_path / "tables" / "runs.csv"
+    assert launch.main(["report", *folders, f"--output={table}", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"page": str(table)}
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["runs"] for row in rows] == ["3", "1"]
+    # 90, 80 and 40: by hand.
+    assert [rows[0][k] for k in ("top1", "top1_std", "top1_low", "top1_high")] == [
+        "70.00", "26.46", "40.00", "90.00"
+    ]  # fmt: skip
+    assert (rows[1]["top1"], rows[1]["top1_std"]) == ("10.00", "")
+    assert rows[0]["experiment"] == "digits" and "model.width=0.05" in rows[0]["changes"]
+    again = rows[0]["command"].replace("RUN", str(tmp_path / "again"))
+    assert "config.seed" not in again
+    config = configs.load_config(tiny.EXPERIMENT, [a for a in shlex.split(again) if "config." in a])
+    saved = json.loads((workdir / "config.json").read_text())
+    saved["run"] = json.loads(config.to_json())["run"]
+    assert json.loads(config.to_json()) == saved
+    (tmp_path / "3" / "eval.json").unlink()
+    assert "3 has no eval.json" in fails(capfd, ["report", *folders, f"--output={table}"], status=1)
 
 
 def test_the_seven_of_the_paper_share_their_first_weights(tmp_path, capfd) -> None:

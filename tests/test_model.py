@@ -188,6 +188,10 @@ def size(tree) -> int:
         ({}, 13_378_280),
         ({"heads": False}, 6_998_552),
         ({"heads": False, "biases": False}, 6_991_272),
+        # The upper head reads 528 channels, the lower 512: 128 * 16 weights less.
+        ({"heads_on": "4a"}, 6_998_552 + 512 * 128 + 128 + 2048 * 1024 + 1024 + 1024 * 1000 + 1000),
+        ({"heads_on": "4d", "heads": False}, 6_998_552),
+        ({"top": "fc", "heads": False}, 6_998_552 + 7 * 7 * 1024 * 1024 + 1024),
         # torchvision's own number, without and with heads.
         ({"heads": False, "norm": "batch", "conv5x5_px": 3}, 6_624_904),
         ({"norm": "batch", "conv5x5_px": 3, "head_pool": "adaptive", "pool4_px": 2}, 13_004_888),
@@ -202,6 +206,34 @@ def test_batch_norm_has_statistics_for_every_convolution_and_no_conv_bias() -> N
     assert len(jax.tree.leaves(variables["batch_stats"])) == 2 * 57
     # 6,991,272 without biases, and a scale and an offset for each of 7,280 filters.
     assert size(variables["params"]) == 6_991_272 + 2 * 7_280
+
+
+@pytest.mark.parametrize("row", ["4a", "4d"])
+def test_one_head_alone(row: str) -> None:
+    model = GoogLeNet(width=0.05, classes=3, heads_on=row)
+    variables = variables_like(init(model, 65))
+    rngs = {"dropout": jax.random.key(0)}
+    logits = model.apply(variables, jnp.zeros((1, 65, 65, 3)), train=True, rngs=rngs)
+    assert logits.keys() == {"main", row}
+
+
+def test_a_fully_connected_layer_sees_where_the_average_does_not(rng: np.random.Generator) -> None:
+    """A turned image has a turned last grid, whose average is the same, kernels being symmetric."""
+    images = jnp.asarray(rng.normal(size=(1, 65, 65, 3)), jnp.float32)
+    outputs = {}
+    for top in ("average", "fc"):
+        model = GoogLeNet(width=0.05, classes=3, heads=False, norm="none", top=top)
+        variables = model.init(jax.random.key(0), images, train=False)
+        symmetric = jax.tree.map(
+            lambda k: (k + k[::-1, ::-1]) / 2 if k.ndim == 4 else k, variables["params"]
+        )
+        outputs[top] = [
+            model.apply({"params": symmetric}, x, train=False)["main"]
+            for x in (images, images[:, ::-1, ::-1])
+        ]
+        assert ("fc" in symmetric) == (top == "fc")
+    np.testing.assert_allclose(*outputs["average"], rtol=1e-4, atol=1e-6)
+    assert np.abs(np.subtract(*outputs["fc"])).max() > 1e-3
 
 
 def test_naive_modules_concatenate_the_pooled_input() -> None:
@@ -258,7 +290,7 @@ def test_smallest_input_with_heads() -> None:
 
 
 @pytest.mark.parametrize(
-    "choice", [{"module": "x"}, {"norm": "x"}, {"initializer": "x"}, {"dtype": "x"}, {"conv5x5_px": 4}, {"pool4_px": 1}, {"head_pool": "x"}, {"classes": 0}, {"width": 0.0}, {"dropout": 1.0}]
+    "choice", [{"module": "x"}, {"norm": "x"}, {"initializer": "x"}, {"dtype": "x"}, {"conv5x5_px": 4}, {"pool4_px": 1}, {"head_pool": "x"}, {"heads_on": "4b"}, {"top": "x"}, {"classes": 0}, {"width": 0.0}, {"dropout": 1.0}]
 )  # fmt: skip
 def test_impossible_choices_name_the_knob(choice: dict) -> None:
     with pytest.raises(UserError, match=rf"config\.model\.{next(iter(choice))}="):

@@ -52,7 +52,7 @@ def test_metrics_and_the_page_in_a_bucket(
         writer.close()
     assert [row["step"] for row in monitor.read_metrics(run)] == [1, 2, 3, 4, 5, 6, 7]
     monkeypatch.setattr(report, "_filters", lambda _: "")  # Orbax reads buckets its own way
-    report.write_page([run], "gs://bucket/pages/one.html")
+    report.write([run], "gs://bucket/pages/one.html")
     assert "Waiting for data" in (bucket / "pages" / "one.html").read_text()
 
 

@@ -127,3 +127,29 @@ def test_distortions_are_a_plain_references_in_random_order(rng: np.random.Gener
 def test_no_strength_leaves_the_pixels_alone(image: np.ndarray) -> None:
     got = pixels.distort_colors(jnp.asarray(image)[None], jax.random.key(0)[None])
     np.testing.assert_array_equal(got[0], image)
+
+
+def test_mixup_keeps_one_share_everywhere_and_cutmix_cuts_a_box() -> None:
+    keys = jax.random.split(jax.random.key(3), 2000)
+    mixed = np.asarray(pixels.own_share(keys, px=8, mixup=0.2, cutmix=0.0))
+    assert mixed.shape == (2000, 8, 8, 1) and (np.ptp(mixed, (1, 2)) == 0).all()
+    # Beta(.2, .2): mean 1/2, variance 1 / (4 * 1.4).
+    shares = mixed[:, 0, 0, 0]
+    assert abs(shares.mean() - 0.5) < 0.03 and abs(shares.var() - 1 / 5.6) < 0.01
+
+    cut = np.asarray(pixels.own_share(keys, px=64, mixup=0.0, cutmix=1.0))[..., 0]
+    assert set(np.unique(cut)) == {0, 1}
+    for other in 1 - cut:
+        rows, columns = np.flatnonzero(other.any(1)), np.flatnonzero(other.any(0))
+        assert other.sum() == len(rows) * len(columns)  # nothing else than one box
+        if len(rows):
+            assert len(rows) == np.ptp(rows) + 1 and len(columns) == np.ptp(columns) + 1
+    # Beta(1, 1) is uniform; a box of area a at a uniform place has by its sides' parts inside
+    # (1 - sqrt(a) / 4) of each: the mean over a of a * (1 - sqrt(a) / 4)^2.
+    a = np.linspace(0, 1, 10_001)
+    expected = np.mean(a * (1 - np.sqrt(a) / 4) ** 2)
+    assert abs((1 - cut).mean() - expected) < 0.02
+
+    both = np.asarray(pixels.own_share(keys, px=8, mixup=0.2, cutmix=1.0))
+    fractions = ((both > 0) & (both < 1)).any((1, 2, 3))
+    assert 0.35 < fractions.mean() < 0.65

@@ -242,6 +242,12 @@ def test_the_mean_of_a_map_is_the_logit(picture: Image.Image) -> None:
     np.testing.assert_allclose(maps.mean((1, 2)), logits, rtol=1e-4, atol=1e-5)
 
 
+def test_without_the_average_there_is_no_map(picture: Image.Image) -> None:
+    config = tiny.config(*CONFIG, "--config.model.top=fc")
+    with pytest.raises(UserError, match=r"--cam: config\.model\.top=fc keeps no place"):
+        cam.maps(config.model, {}, np.zeros((1, PX, PX, 3), np.uint8), normalization="unit")
+
+
 def test_a_map_points_at_what_is_there(rng: np.random.Generator) -> None:
     """Something in one corner of an empty scene changes the maps in that corner."""
     config = tiny.config("--config.model.norm=none", "--config.input_px=160")

@@ -23,6 +23,17 @@ def test_crops_are_a_function_of_the_config() -> None:
     assert figures.montage(crops).shape == (5 * (px + 1), 8 * (px + 1), 3)
 
 
+def test_mixed_crops_have_a_part_of_the_row_above() -> None:
+    plain, mixed = (
+        samples.training_crops(tiny.config("--config.data.source=digits", *more))
+        for more in ((), ("--config.data.cutmix=1",))
+    )
+    np.testing.assert_array_equal(plain[:, 0], mixed[:, 0])
+    above = np.roll(plain, 1, axis=0)[:, 1:]
+    own = mixed[:, 1:] == plain[:, 1:]
+    assert ((mixed[:, 1:] == above) | own).all() and 0.3 < own.all(-1).mean() < 0.95
+
+
 def test_damaged_images_are_passed_over(photos: pathlib.Path) -> None:
     overrides = ["--config.data.source=folder", f"--config.data.path={photos}"]
     config = tiny.config(*overrides)

@@ -2,6 +2,8 @@
 
 import functools
 import re
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,10 +12,11 @@ import numpy as np
 import optax
 import pytest
 
-from inception import UserError, optim, parallel
+from inception import UserError, optim, parallel, pixels, step
 from inception.model import GoogLeNet
 from inception.step import create_state, head_losses, train_step
 
+MIXING = {"mixup": 0.4, "cutmix": 1.0}
 COLORS = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.0, "lighting": 0.1}
 
 
@@ -26,6 +29,7 @@ def steps_on(
     remat: bool = False,
     polyak_decay: float = 0.9,
     accumulate: int = 1,
+    mixing: Mapping[str, float] = types.MappingProxyType({}),
 ):
     """State and metrics after a few steps of a tiny network on so many devices; the program."""
     mesh = jax.sharding.Mesh(
@@ -37,8 +41,8 @@ def steps_on(
         create_state, model, tx, seed=0, input_px=65, polyak_decay=polyak_decay
     )
     state = parallel.compute_replicated(init, mesh)
-    step = functools.partial(
-        train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, normalization="symmetric",
+    train = functools.partial(
+        train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, mixing=mixing, normalization="symmetric",
         head_weight=0.3, label_smoothing=0.1, polyak_decay=polyak_decay, accumulate=accumulate,
     )  # fmt: skip
     batches = []
@@ -49,7 +53,7 @@ def steps_on(
             "label": rng.integers(0, 5, batch_size).astype(np.int32),
         }
         batches.append(parallel.to_global(batch, mesh))
-    compiled = parallel.OverBatch(step, mesh, donate=True).lower(state, batches[0]).compile()
+    compiled = parallel.OverBatch(train, mesh, donate=True).lower(state, batches[0]).compile()
     history = []
     for batch in batches:
         state, metrics = compiled(state, batch)
@@ -68,9 +72,13 @@ def assert_close(a, b, *, rtol: float, atol: float = 0.0) -> None:
 
 @pytest.mark.slow
 def test_one_device_and_eight_give_the_same_run() -> None:
-    """The paper's network, with dropout and colours on: losses and parameters."""
+    """The paper's network, with dropout, colours and mixing on: losses and parameters.
+
+    The one computes its batch in two parts.
+    """
     (state, history, _), (other_state, other_history, _) = (
-        steps_on(n, norm="lrn", polyak_decay=0.0) for n in (8, 1)
+        steps_on(n, norm="lrn", polyak_decay=0.0, accumulate=parts, mixing=MIXING)
+        for n, parts in ((8, 1), (1, 2))
     )
     assert_close(history, other_history, rtol=1e-5)
     assert_close(state.params, other_state.params, rtol=1e-3, atol=1e-6)
@@ -110,6 +118,35 @@ def test_micro_batches_take_less_memory_and_move_no_image() -> None:
     assert set(moves) == {"all-reduce"}
 
 
+@pytest.mark.parametrize("mixing", [{"mixup": 0.3}, {"cutmix": 1.0}], ids=str)
+def test_a_mixed_image_has_the_labels_of_both(mixing: dict[str, float]) -> None:
+    """Each with the one before it, by the share of pixels; the loss written out in numpy."""
+    knobs = {"mixup": 0.0, "cutmix": 0.0, **mixing}
+    model = GoogLeNet(classes=5, width=0.05, norm="none", heads=False, dropout=0.0)
+    tx = optax.identity()
+    state = create_state(model, tx, seed=0, input_px=65, polyak_decay=0.0)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 65, 65, 3)).astype(np.uint8)
+    labels = np.array([3, 1, 1, 0], np.int32)
+    _, metrics = train_step(
+        state, {"image": jnp.asarray(images), "label": jnp.asarray(labels)}, model=model, tx=tx,
+        seed=0, data_seed=1, colors={}, mixing=knobs, normalization="symmetric", head_weight=0.3,
+        label_smoothing=0.0, polyak_decay=0.0,
+    )  # fmt: skip
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), step.MIX), 0)
+    keys = jnp.stack([jax.random.fold_in(key, row) for row in range(4)])
+    own = np.asarray(pixels.own_share(keys, px=65, **knobs))
+    loss = 0.0
+    for row in range(4):
+        mixed = own[row] * images[row] + (1 - own[row]) * images[row - 1]
+        x = jnp.asarray(mixed[None] / 127.5 - 1, jnp.float32)
+        log_p = jax.nn.log_softmax(model.apply({"params": state.params}, x, train=False)["main"])[0]
+        share = own[row].mean()
+        loss -= share * log_p[labels[row]] + (1 - share) * log_p[labels[row - 1]]
+    np.testing.assert_allclose(metrics["loss"], loss / 4, rtol=1e-5)
+    assert 0.01 < own.mean() < 0.99
+
+
 def test_gradients_are_summed_in_float32() -> None:
     """Where the network computes in bfloat16, too."""
     model = GoogLeNet(classes=5, width=0.05, dtype="bfloat16")
@@ -121,11 +158,11 @@ def test_gradients_are_summed_in_float32() -> None:
         "image": jax.ShapeDtypeStruct((4, 65, 65, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((4,), jnp.int32),
     }
-    step = functools.partial(
-        train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, normalization="symmetric",
+    train = functools.partial(
+        train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, mixing={}, normalization="symmetric",
         head_weight=0.3, label_smoothing=0.0, polyak_decay=0.0, accumulate=2,
     )  # fmt: skip
-    jaxpr = jax.make_jaxpr(step)(state, batch)
+    jaxpr = jax.make_jaxpr(train)(state, batch)
     assert "bf16" in str(jaxpr)
     (loop,) = [e for e in jaxpr.eqns if e.primitive.name == "scan" and e.params["length"] == 2]
     carried = loop.outvars[: loop.params["num_carry"]]
@@ -177,7 +214,7 @@ def test_the_average_lags_behind_the_parameters(on_eight) -> None:
 def test_label_smoothing_is_the_textbooks(rng: np.random.Generator) -> None:
     logits = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
     labels = jnp.asarray([0, 1, 2, 3, 0, 1])
-    got = head_losses({"main": logits}, labels, label_smoothing=0.2)["main"]
+    got = head_losses({"main": logits}, jax.nn.one_hot(labels, 4), label_smoothing=0.2)["main"]
     log_p = np.asarray(jax.nn.log_softmax(logits))
     expected = -(0.8 * log_p[np.arange(6), labels] + 0.2 * log_p.mean(-1)).mean()
     np.testing.assert_allclose(got, expected, rtol=1e-6)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from inception import UserError
+from inception.data import augment
 from inception.data.images import INTERPOLATIONS, Picture
 
 ATTEMPTS = 10  # at a crop that fits into the image
@@ -66,15 +67,17 @@ def training_sampler(
     aspect_range: tuple[float, float],
     mirror: bool,
     interpolations: tuple[str, ...],
+    layers: int = 0,
+    magnitude: float = 0.0,
 ) -> Sampler:
     """sample(picture, uniforms [24], out) fills `out`, uint8 [input_px, input_px, 3], contiguous.
 
     'inception': the paper's crop, resized. 'caffe': the image squashed to resize_px x resize_px,
     and a crop from a random place. Both: mirrored half the time if `mirror`, interpolation
-    drawn from `interpolations`.
+    drawn from `interpolations`; then RandAugment's layers, if any.
 
     Raises:
-        UserError: an unknown sampler or interpolation, an empty or impossible range.
+        UserError: an unknown sampler or interpolation, an empty or impossible range or magnitude.
     """
     if name not in ("inception", "caffe"):
         raise UserError(f"config.data.sampler={name}: choose inception or caffe")
@@ -87,6 +90,7 @@ def training_sampler(
     if not interpolations:
         raise UserError("config.data.interpolations is empty: name at least one")
     check_sizes(input_px, resize_px)
+    augment.check(magnitude)
     for knob, bounds, most in (("area", area_range, 1.0), ("aspect", aspect_range, math.inf)):
         if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= most:
             raise UserError(
@@ -108,6 +112,9 @@ def training_sampler(
             out[:] = squashed[top : top + input_px, left : left + input_px]
         if mirror and uniforms[-2] < 0.5:
             cv2.flip(out, 1, dst=out)
+        if layers:
+            rng = np.random.default_rng(uniforms.view(np.uint64))
+            augment.rand_augment(out, rng, layers=layers, magnitude=magnitude)
 
     return sample
 

@@ -1,0 +1,43 @@
+"""Photos from scratch: plain v1 with both heads on a folder of class folders, at 128 px.
+
+    python launch.py train --config=experiments/photos.py --workdir=runs/photos \
+        --config.data.path=PHOTOS --config.model.classes=10
+
+PHOTOS has a folder for each class, or train and val with those in them; without, a fifth of each
+class is held out.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+from experiments import base
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.input_px = 128  # a third of 224's cost
+    config.model.classes = config_dict.placeholder(int)  # yours to give, as is path
+    config.model.dropout = 0.2  # few epochs: modern's
+    config.loss.label_smoothing = 0.1  # likewise
+
+    config.optim.batch_size = 32  # more steps in the same time
+    config.optim.epochs = 25.0
+    config.optim.learning_rate = 0.01  # digits_plain's
+    config.optim.schedule = "cosine"
+    config.optim.warmup_epochs = 1.0
+    config.optim.weight_decay = 5e-4  # few photos
+    config.optim.polyak_decay = 0.999  # over some five epochs of 6,000 photos
+
+    config.data.source = "folder"
+    config.data.path = config_dict.placeholder(str)
+    config.data.eval_split = "val"
+    config.data.area_range = (0.25, 1.0)  # few epochs: crops nearer to what evaluation sees
+    config.data.interpolations = ("bilinear",)
+    config.data.colors.brightness = 0.2
+    config.data.colors.contrast = 0.2
+    config.data.colors.saturation = 0.2
+    config.data.colors.lighting = 0.0
+    config.data.normalization = "unit"  # inputs of 0-255 want a far lower rate
+    config.data.resize_px = 146  # the crop is its central 7/8
+    config.run.eval_every_epochs = 2.5
+    config.run.checkpoint_every_epochs = 2.5
+    return config
