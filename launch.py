@@ -240,7 +240,11 @@ def bench(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 def plan(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     if args.images and not any(o.startswith("--config.data.path=") for o in overrides):
         overrides = [*overrides, "--config.data.path=none"]
-    config = load_config(args.config, overrides)
+    try:
+        config = load_config(args.config, overrides)
+    except CommandLineError as error:
+        without = ", or --images=N without the set" if "config.data.path=..." in str(error) else ""
+        raise CommandLineError(f"{error}{without}") from error
     from inception import cost
 
     result = cost.plan(

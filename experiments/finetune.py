@@ -8,7 +8,7 @@ normalisation: where DIR's differ from this recipe's, the error names the flags 
 
 Measured with BVLC's weights on imagenette, resize_px=224: 97.73%, 98.13%, 98.13% top-1 after
 epochs 1 to 3. The same photos and epochs from scratch, 45 minutes on 2 cores: 16.00%, 25.07%,
-30.47%; on inputs of 0-255, which BVLC's weights want, this rate makes the loss infinite:
+30.47%:
 
     python launch.py train --config=experiments/finetune.py --workdir=runs/scratch \
         --config.init_from= --config.model.frozen_through= --config.optim.trunk_lr_mult=1 \
@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.optim.schedule = "cosine"
     config.optim.polyak_decay = 0.0  # the schedule ends at 0, and the run is short
 
+    config.data.normalization = "mean"  # BVLC's weights
     config.data.source = "folder"
     config.data.path = config_dict.placeholder(str)
     config.data.eval_split = "val"

@@ -13,16 +13,13 @@ from experiments import imagenet
 
 def get_config() -> ConfigDict:
     config = imagenet.get_config()
-    # MindCV's googlenet_ascend.yaml; it does not name its colours.
+    # MindCV's googlenet_ascend.yaml, as are its parents' rate and warm-up; it names no colours.
     config.model.norm = "none"
     config.model.biases = False
     config.model.heads = False
     config.model.dropout = 0.2
     config.loss.label_smoothing = 0.1
-    config.optim.learning_rate = 0.01
     config.optim.epochs = 300.0
     config.optim.schedule = "cosine"
-    config.optim.warmup_epochs = 2.0
     config.optim.weight_decay = 4e-5
-    config.data.normalization = "unit"
     return config

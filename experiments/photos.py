@@ -21,7 +21,6 @@ def get_config() -> ConfigDict:
 
     config.optim.batch_size = 32  # more steps in the same time
     config.optim.epochs = 25.0
-    config.optim.learning_rate = 0.01  # digits_plain's
     config.optim.schedule = "cosine"
     config.optim.warmup_epochs = 1.0
     config.optim.weight_decay = 5e-4  # few photos
@@ -36,7 +35,6 @@ def get_config() -> ConfigDict:
     config.data.colors.contrast = 0.2
     config.data.colors.saturation = 0.2
     config.data.colors.lighting = 0.0
-    config.data.normalization = "unit"  # inputs of 0-255 want a far lower rate
     config.data.resize_px = 146  # the crop is its central 7/8
     config.run.eval_every_epochs = 2.5
     config.run.checkpoint_every_epochs = 2.5

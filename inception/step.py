@@ -71,7 +71,7 @@ def head_losses(
 def _loss(
     params: Any,
     batch_stats: Any,
-    batch: dict[str, jax.Array],
+    batch: dict[str, Any],
     *,
     model: nn.Module,
     color_key: jax.Array,

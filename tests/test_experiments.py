@@ -5,12 +5,14 @@ import json
 import pathlib
 from collections.abc import Iterator
 
+import cv2
 import jax
 import numpy as np
 import pytest
 
-from inception import configs, parallel, roofline, train
+from inception import configs, parallel, pixels, roofline, train
 from inception.model import GoogLeNet
+from inception.step import head_losses
 from inception.sweeps import plan
 
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("[!_]*.py"))
@@ -112,6 +114,37 @@ def test_two_steps_of_every_experiment_at_a_small_size(path: pathlib.Path) -> No
     assert int(after.step) == 2 and all(np.isfinite(v) for v in jax.tree.leaves(metrics))
     moved = functools.partial(jax.tree.map, lambda a, b: not np.array_equal(a, b))
     assert all(jax.tree.leaves(moved(before.params["classifier"], after.params["classifier"])))
+
+
+@functools.cache
+def first_losses(initializer: str, normalization: str, norm: str) -> dict[str, float]:
+    """Of the whole network, on smooth pictures of all colours."""
+    coarse = np.random.default_rng(0).integers(0, 256, (8, 5, 5, 3)).astype(np.uint8)
+    pictures = np.stack([cv2.resize(c, (65, 65), interpolation=cv2.INTER_CUBIC) for c in coarse])
+    model = GoogLeNet(classes=10, initializer=initializer, norm=norm)
+
+    def losses(key, x) -> dict:
+        x = pixels.normalize(x, method=normalization)
+        variables = model.init({"params": key, "dropout": key}, x[:1], train=True)
+        out, _ = model.apply(
+            variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+        )
+        targets = jax.nn.one_hot(np.arange(8), 10)
+        return head_losses(out, targets, label_smoothing=0.0)
+
+    return jax.device_get(jax.jit(losses)(jax.random.key(0), pictures))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_initial_weights_suit_the_inputs(path: pathlib.Path) -> None:
+    """The first loss is near that of guessing, 2.3: with he on 0-255 it is 100, then infinite."""
+    config = configs.load_config(str(path), given(path))
+    if config.init_from:
+        return  # there they are trained
+    model = config.model
+    losses = first_losses(model.initializer, config.data.normalization, model.norm)
+    assert max(losses.values()) < 25, losses
 
 
 @pytest.mark.parametrize("name", ["ablations", "ablations_digits"])
