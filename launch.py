@@ -168,7 +168,7 @@ def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     import tqdm
 
-    from inception import predict
+    from inception import cam, predict
     from inception.data import progress
 
     if "://" in args.cam:
@@ -180,6 +180,8 @@ def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     predictions, rejected = [], []
     drawn: set[str] = set()
     if args.cam:
+        for config in configs:
+            cam.check(config.model)
         pathlib.Path(args.cam).mkdir(parents=True, exist_ok=True)
     for prediction in progress.bar(
         predictor.each(paths, topk=args.topk, crops=args.crops),
@@ -566,7 +568,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     sub = command("report", report, "a page about one run or several, or a table", config=None)
-    sub.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    sub.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a study's")
     sub.add_argument("--output", required=True, metavar="FILE", help="page.html, or table.csv")
 
     command(

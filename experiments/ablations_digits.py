@@ -3,6 +3,7 @@
     python launch.py sweep --config=experiments/ablations_digits.py --sweep=heads \
         --workdir=runs/heads --workers=2
 
+On inputs of -1 to 1, as here, LRN is nearly the identity: sweep_lrn shows that, and no more.
 Not yet run.
 """
 

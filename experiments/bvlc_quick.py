@@ -24,7 +24,6 @@ def get_config() -> ConfigDict:
     config.model.initializer = "xavier"
     config.optim.batch_size = 32
     config.optim.epochs = 2_400_000 * 32 / 1_281_167
-    config.optim.warmup_epochs = 0.0
     config.optim.momentum_style = "caffe"
     config.optim.bias_lr_mult = 2.0
     config.optim.bias_decay_mult = 0.0

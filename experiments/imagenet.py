@@ -17,7 +17,6 @@ from experiments import base
 
 def get_config() -> ConfigDict:
     config = base.get_config()
-    config.optim.warmup_epochs = 2.0  # MindCV's
     config.data.source = "tfds"
     config.data.name = "imagenet2012"
     config.data.path = config_dict.placeholder(str)  # yours to give

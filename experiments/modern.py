@@ -13,13 +13,20 @@ from experiments import imagenet
 
 def get_config() -> ConfigDict:
     config = imagenet.get_config()
-    # MindCV's googlenet_ascend.yaml, as are its parents' rate and warm-up; it names no colours.
+    # MindCV's googlenet_ascend.yaml, as is base's rate, and its trainer's default colours.
     config.model.norm = "none"
     config.model.biases = False
     config.model.heads = False
     config.model.dropout = 0.2
     config.loss.label_smoothing = 0.1
     config.optim.epochs = 300.0
-    config.optim.schedule = "cosine"
+    config.optim.schedule = "cosine"  # to 0; theirs ends at 1e-4 after 200 epochs
+    config.optim.warmup_epochs = 2.0
     config.optim.weight_decay = 4e-5
+    config.optim.polyak_decay = 0.0
+    config.data.interpolations = ("bilinear",)
+    config.data.colors.brightness = 0.4
+    config.data.colors.contrast = 0.4
+    config.data.colors.saturation = 0.4
+    config.data.colors.lighting = 0.0
     return config

@@ -23,7 +23,6 @@ def get_config() -> ConfigDict:
     config.data.normalization = "mean"  # paper, section 5
     config.model.initializer = "xavier"  # Caffe's, for such inputs
     config.optim.learning_rate = 0.04  # Intel Caffe at batch 256, likewise
-    config.optim.warmup_epochs = 0.0  # likewise
     config.optim.schedule = "exponential"  # paper, section 6; its decay is in base.py
     config.optim.epochs = 280.0  # see above; the rate ends at a quarter
     return config

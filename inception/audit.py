@@ -160,9 +160,7 @@ def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
     trunk = sum(params[name] for name in PAPER)
     # NOTE: "without biases" means those of the convolutions: the classifier keeps its own.
     conv_biases = sum(
-        layer.biases
-        for layer in traced.layers
-        if ROWS[layer.path[0]] in PAPER and layer.path[0] != "classifier"
+        layer.biases for layer in traced.layers if ROWS[layer.path[0]] in PAPER.keys() - {"linear"}
     )
     total = {
         "name": "total",

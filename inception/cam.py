@@ -23,6 +23,12 @@ TILE_PX = 224  # at least; of one map in a picture
 CAPTION_PX = 22
 
 
+def check(model: Mapping[str, Any]) -> None:
+    """Raises UserError for a network without maps: one that does not average."""
+    if (top := GoogLeNet(**model).top) != "average":
+        raise UserError(f"--cam: config.model.top={top} keeps no place: average does")
+
+
 def maps(model: Mapping[str, Any], variables: Any, images: Any, *, normalization: str) -> Any:
     """The classifier at each place of 5b's grid, float32 [b, h, w, classes].
 
@@ -33,16 +39,15 @@ def maps(model: Mapping[str, Any], variables: Any, images: Any, *, normalization
         images: uint8 [b, px, px, 3].
 
     Raises:
-        UserError: a network that does not average.
+        UserError: as `check`.
     """
+    check(model)
     return np.asarray(_compiled(tuple(sorted(model.items())), normalization)(variables, images))
 
 
 @functools.lru_cache(maxsize=16)
 def _compiled(model: tuple[tuple[str, Any], ...], normalization: str) -> Any:
     network = GoogLeNet(**dict(model))
-    if network.top != "average":
-        raise UserError(f"--cam: config.model.top={network.top} keeps no place: average does")
 
     def apply(variables: Any, images: jax.Array) -> jax.Array:
         _, state = network.apply(

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -21,7 +22,11 @@ from inception import UserError, checkpoint, evaluate, figures, monitor, samples
 from inception.data import images, paths, sampling, sources
 
 MOST_CELLS = 30  # classes up to which the confusion matrix is drawn whole
-NO_MATTER = ("--config.seed=", "--config.data.seed=", "--config.run.")
+# Flags of `train` that do not make the result, and those of which runs may be alike.
+NO_MATTER = re.compile(
+    r"--(workdir|json|on|processes|restarts|coordinator_address|num_processes|process_id"
+    r"|initialization_timeout|config\.seed|config\.data\.seed)(=|$)|--(no)?config\.run\."
+)
 TABLE = (
     *("experiment", "changes", "runs", "top1", "top1_std", "top1_low", "top1_high", "top5"),
     *("images", "epochs", "images_per_second", "devices", "commit", "command"),
@@ -194,6 +199,8 @@ def _crops(run: _Run) -> str:
         return f"<p>The images cannot be read: {html.escape(str(error))}</p>"
     picture = figures.png(figures.montage(crops), "training crops")
     caption = "First the whole image, squashed; then crops of it as in training, colours and all"
+    if run.config["data"].get("mixup") or run.config["data"].get("cutmix"):
+        caption += ", mixed with those of the row above"
     return figures.captioned(picture, caption)
 
 
@@ -242,18 +249,34 @@ def _summary(runs: list[_Run]) -> str:
 
 
 def _flags(run: _Run) -> list[str]:
-    """Of the command that made it, without what does not make the result, the seeds among it."""
+    """Of the command that made it, what makes the result but for the seeds; none if unknown."""
     commands = [row["command"] for row in run.kind("start") if row["command"]]
-    words = shlex.split(commands[-1])[2:] if commands else []
-    flags = [w for w in words if w.startswith("--config") and not w.startswith(NO_MATTER)]
-    return ["--config.data.path=DATA" if w.startswith("--config.data.path=") else w for w in flags]
+    words = shlex.split(commands[-1])[3:] if commands else []  # after python launch.py train
+    flags: list[str] = []
+    for word in words:
+        if word.startswith("-"):
+            flags.append(word)
+        else:  # --config FILE
+            flags[-1] += f"={word}"
+    kept = [flag for flag in flags if not NO_MATTER.match(flag)]
+    return ["--config.data.path=DATA" if f.startswith("--config.data.path=") else f for f in kept]
 
 
 def _recipe(run: _Run) -> str:
     """Equal for runs that differ in their seeds alone."""
     config = {k: v for k, v in run.config.items() if k not in ("seed", "run")}
     config["data"] = {k: v for k, v in config["data"].items() if k not in ("seed", "path")}
-    return json.dumps(config, sort_keys=True)
+    of_data = [run.result["classes"], run.result["count"]]
+    return json.dumps([config, of_data], sort_keys=True)
+
+
+def _runs(folder: str) -> list[str]:
+    """The folder of a run, or of every point of a study."""
+    path = paths.at(folder)
+    if not (path / "study.json").exists():
+        return [folder]
+    points = [p for p in path.iterdir() if p.name.isdecimal() and (p / "config.json").exists()]
+    return [str(p) for p in sorted(points, key=lambda p: int(p.name))]
 
 
 def _as_table(runs: list[_Run]) -> str:
@@ -267,13 +290,16 @@ def _as_table(runs: list[_Run]) -> str:
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(TABLE)
     for alike in recipes.values():
-        first, starts = alike[0], alike[0].kind("start")
+        first = alike[0]
+        starts = [start for run in alike for start in run.kind("start")]
+        devices, commits = (
+            ", ".join(dict.fromkeys(start[k] for start in starts)) for k in ("devices", "commit")
+        )
         top1, top5 = ([100 - r.result[f"{k}_error"] for r in alike] for k in ("top1", "top5"))
         rates = [rate for r in alike for rate in r.series("train", "images_per_second")[1]]
         flags = _flags(first)
-        changes = [f.removeprefix("--config.") for f in flags if "data.path=" not in f]
-        experiments = [f.removeprefix("--config=") for f in changes if f.startswith("--config=")]
-        changes = [f for f in changes if not f.startswith("--config=")]
+        experiment = [f.split("=")[1] for f in flags if f.startswith("--config=")]
+        changes = [f for f in flags if not re.match("--config(=|.data.path=)", f)]
         numbers = [
             len(alike),
             statistics.mean(top1),
@@ -282,14 +308,20 @@ def _as_table(runs: list[_Run]) -> str:
             max(top1),
             statistics.mean(top5),
             first.result["count"],
-            float(first.config["optim"]["epochs"]),
+            float(first.config["optim"]["epochs"]) if starts else "",
             statistics.median(rates) if rates else "",
         ]
         lines.writerow(
-            [*(pathlib.Path(e).stem for e in experiments[-1:] or [""]), " ".join(changes)]
-            + [f"{n:.2f}" if isinstance(n, float) else n for n in numbers]
-            + [starts[-1]["devices"] if starts else "", starts[-1]["commit"] if starts else ""]
-            + [shlex.join(["python", "launch.py", "train", *flags, "--workdir=RUN"])]
+            [
+                pathlib.Path(experiment[-1]).stem if experiment else "",
+                " ".join(f.removeprefix("--config.") for f in changes),
+                *(f"{n:.2f}" if isinstance(n, float) else n for n in numbers),
+                devices,
+                commits,
+                shlex.join(["python", "launch.py", "train", *flags, "--workdir=RUN"])
+                if flags
+                else "",
+            ]
         )
     return out.getvalue()
 
@@ -298,8 +330,9 @@ def write(workdirs: list[str], output: str) -> str:
     """Writes about one run or several: an HTML file, into which nothing is loaded, or a table.
 
     Args:
-        workdirs: of runs; on the page their curves are overlaid, in the table those that differ in
-            seeds alone are a line: mean, standard deviation (n - 1), lowest and highest top-1.
+        workdirs: of runs, or of studies for all runs of each; on the page their curves are
+            overlaid, in the table those that differ in seeds alone are a line: mean, standard
+            deviation (n - 1), lowest and highest top-1.
         output: the file; .csv: the table.
 
     Returns:
@@ -309,7 +342,7 @@ def write(workdirs: list[str], output: str) -> str:
         UserError: a folder that is no run; for the table one that is not finished; a file that
             cannot be written.
     """
-    runs = [_Run(workdir) for workdir in workdirs]
+    runs = [_Run(run) for workdir in workdirs for run in _runs(workdir)]
     text = _as_table(runs) if output.endswith(".csv") else _page(runs)
     try:
         path = paths.at(output)

@@ -96,7 +96,7 @@ def step_function(config: ConfigDict, tx: Any, mesh: Any) -> Any:
         seed=config.seed,
         data_seed=config.data.seed,
         colors=config.data.colors.to_dict(),
-        mixing={knob: config.data[knob] for knob in ("mixup", "cutmix")},
+        mixing={knob: config.data.get(knob, 0.0) for knob in ("mixup", "cutmix")},
         normalization=config.data.normalization,
         head_weight=config.loss.head_weight,
         label_smoothing=config.loss.label_smoothing,

@@ -48,7 +48,7 @@ def start_from(
     """`fresh` with the arrays that the newest checkpoint in `init_from` has for it.
 
     The trunk is taken whole. A classifier is taken if the checkpoint's classes.txt is `classes`,
-    an auxiliary head's other layers if the checkpoint has them in the same shapes (those of `fc`
+    what else is not of the trunk if the checkpoint has it in the same shape (those of every `fc`
     follow config.input_px). One line on stderr says what is not.
 
     Args:

@@ -84,6 +84,14 @@ def test_other_networks_are_counted_too() -> None:
     assert not any(row["name"].startswith("head") for row in wide["rows"])
 
 
+def test_a_fully_connected_layer_is_of_the_linear_row() -> None:
+    found = audit.audit(GoogLeNet(top="fc", heads_on="4a"), input_px=224)
+    rows = {row["name"]: row["params"] for row in found["rows"]}
+    assert rows["linear"] == 1_025_000 + 7 * 7 * 1024 * 1024 + 1024 and "head 4d" not in rows
+    total = found["total"]
+    assert total["params"] - total["params_without_biases"] == 6_998_552 - 6_991_272
+
+
 def test_torchvisions_network_has_its_published_counts() -> None:
     """6,624,904 parameters and 1.498 GMACs in its own documentation."""
     total = audit.audit(GoogLeNet(norm="batch", conv5x5_px=3, pool4_px=2), input_px=224)["total"]

@@ -1,7 +1,6 @@
-"""Every command of the pages has flags and knobs that there are; those of the guides run."""
+"""Every command of the pages and experiments has flags and knobs that are; the guides' run."""
 
 import functools
-import glob
 import json
 import pathlib
 import re
@@ -18,6 +17,7 @@ from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "experiments").glob("[!_]*.py"))
 ELSEWHERE = ("convert", "bench", "plan")  # test_pretrained.py, test_bench.py, test_cost.py
 SMALL = [
     "--config.model.width=0.05", "--config.model.dtype=float32", "--config.input_px=65",
@@ -33,7 +33,8 @@ FOLDER = [
 
 def commands(page: pathlib.Path) -> list[list[str]]:
     """What follows `python launch.py` in the lines that are set as commands, whole ones alone."""
-    text = re.sub(r"\\\n\s*", " ", page.read_text())
+    text = re.sub(r"(?<=,)\\\n", "", page.read_text())
+    text = re.sub(r"\\\n\s*", " ", text)
     found = re.findall(r"^    python launch\.py (\S.*)$", text, re.MULTILINE)
     split = [shlex.split(line, comments=True) for line in found if "..." not in line]
     return [argv for argv in split if argv and "--config=FILE" not in argv]
@@ -78,7 +79,6 @@ def world(
 def small(argv: list[str]) -> list[str]:
     """The same on few images; of sweeps and of jobs elsewhere the plan."""
     argv = ["--config.model.classes=3" if "model.classes=" in a else a for a in argv]
-    argv = [file for a in argv for file in (sorted(glob.glob(a)) if "*" in a else [a])]
     if argv[0] == "train":
         digits = any("digits" in a for a in argv)
         argv += [*SMALL, f"--config.optim.epochs={0.02 if digits else 1}"]
@@ -93,13 +93,21 @@ def small(argv: list[str]) -> list[str]:
     return argv
 
 
+def study_of(run: str, folder: str, points: int) -> None:
+    """What a sweep leaves, the same run for each of its points."""
+    for point in range(points):
+        shutil.copytree(run, f"{folder}/{point}")
+    (pathlib.Path(folder) / "study.json").touch()
+    (pathlib.Path(folder) / "worker").mkdir()
+
+
 @pytest.mark.slow
 def test_the_guide(world: pathlib.Path, capfd) -> None:
     for argv in commands(ROOT / "docs/guide.md"):
         if argv[0] in ELSEWHERE:
             continue
-        if argv[0] == "report" and "runs/heads/*" in argv:
-            shutil.copytree("runs/photos", "runs/heads/0")
+        if argv[0] == "report" and "runs/heads" in argv:
+            study_of("runs/photos", "runs/heads", 1)
         assert launch.main(small(argv)) == 0, capfd.readouterr().err
     page = (ROOT / "docs/guide.md").read_text()
     (example,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
@@ -117,8 +125,7 @@ def test_the_way_to_table_3(world: pathlib.Path, capfd) -> None:
         if argv[0] in (*ELSEWHERE, "prepare"):  # of tars: tests/test_prepare.py
             continue
         if argv[0] == "eval" and any("runs/ensemble" in a for a in argv):
-            for model in range(7):
-                shutil.copytree("runs/paper", f"runs/ensemble/{model}")
+            study_of("runs/paper", "runs/ensemble", 7)
         assert launch.main(small(argv)) == 0, capfd.readouterr().err
     out = capfd.readouterr().out
     assert re.search(r"^\W*7 +144 ", out, re.MULTILINE), out

@@ -159,8 +159,8 @@ def steps(model: GoogLeNet, *, count: int, **choices: Any) -> list[TrainState]:
                    frozen=frozen_modules(model.frozen_through), **choices)  # fmt: skip
     states = [create_state(model, tx, seed=0, input_px=65, polyak_decay=0.9)]
     step = jax.jit(functools.partial(
-        train_step, model=model, tx=tx, seed=0, data_seed=1, colors={}, normalization="symmetric",
-        head_weight=0.3, label_smoothing=0.0, polyak_decay=0.9,
+        train_step, model=model, tx=tx, seed=0, data_seed=1, colors={}, mixing={},
+        normalization="symmetric", head_weight=0.3, label_smoothing=0.0, polyak_decay=0.9,
     ))  # fmt: skip
     for i in range(count):
         rng = np.random.default_rng(i)

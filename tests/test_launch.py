@@ -253,27 +253,29 @@ def test_report_of_one_run_and_of_two(trained, tmp_path, capfd) -> None:
 
 
 def test_runs_of_one_recipe_are_a_line_of_the_table(trained, tmp_path, capfd) -> None:
-    """Three that differ in their seeds, and one of another rate."""
+    """Three that differ in their seeds, one of another rate, one on other classes; as a study."""
     _, workdir = trained
-    folders = []
-    for i, (seed, rate, error) in enumerate(
-        [(0, 0.02, 10.0), (1, 0.02, 20.0), (2, 0.02, 60.0), (0, 0.5, 90.0)]
-    ):
-        folder = tmp_path / str(i)
+    (study := tmp_path / "study").mkdir()
+    (study / "study.json").touch()
+    (study / "worker").mkdir()
+    points = [(0, 0.02, 10.0), (1, 0.02, 20.0), (2, 0.02, 60.0), (0, 0.5, 90.0), (0, 0.02, 30.0)]
+    for i, (seed, rate, error) in enumerate(points):
+        folder = study / str(i)
         shutil.copytree(workdir, folder)
         config, result = (
             json.loads((folder / f"{n}.json").read_text()) for n in ("config", "eval")
         )
         config["seed"], config["optim"]["learning_rate"] = seed, rate
+        config["data"]["seed"], config["data"]["path"] = seed, f"photos{i}"
+        result["classes"] = ["other"] * 3 if i == 4 else result["classes"]
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "eval.json").write_text(json.dumps(result | {"top1_error": error}))
-        folders.append(str(folder))
     table = tmp_path / "tables" / "runs.csv"
-    assert launch.main(["report", *folders, f"--output={table}", "--json"]) == 0
+    assert launch.main(["report", str(study), f"--output={table}", "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == {"page": str(table)}
     with table.open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["runs"] for row in rows] == ["3", "1"]
+    assert [row["runs"] for row in rows] == ["3", "1", "1"]
     # 90, 80 and 40: by hand.
     assert [rows[0][k] for k in ("top1", "top1_std", "top1_low", "top1_high")] == [
         "70.00", "26.46", "40.00", "90.00"
@@ -286,8 +288,10 @@ def test_runs_of_one_recipe_are_a_line_of_the_table(trained, tmp_path, capfd) ->
     saved = json.loads((workdir / "config.json").read_text())
     saved["run"] = json.loads(config.to_json())["run"]
     assert json.loads(config.to_json()) == saved
-    (tmp_path / "3" / "eval.json").unlink()
-    assert "3 has no eval.json" in fails(capfd, ["report", *folders, f"--output={table}"], status=1)
+    (study / "3" / "eval.json").unlink()
+    assert "3 has no eval.json" in fails(
+        capfd, ["report", str(study), f"--output={table}"], status=1
+    )
 
 
 def test_the_seven_of_the_paper_share_their_first_weights(tmp_path, capfd) -> None:

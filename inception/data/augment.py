@@ -7,7 +7,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from inception import UserError
 
-HIGHEST = 30.0  # magnitude
+HIGHEST = 10.0  # magnitude, as in the authors' code
 FILL = (123, 117, 104)  # ImageNet's mean colour: near 0 to the network
 
 Operation = Callable[[Image.Image, float], Image.Image]
@@ -23,8 +23,8 @@ def _enhanced(kind: type) -> Operation:
     return lambda image, amount: kind(image).enhance(1 + 0.9 * amount)
 
 
-# name -> (image, amount) -> image; the amount is -1 to 1, of those without a sign 0 to 1. Ranges as
-# in the paper's code; torchvision's RandAugment has the same.
+# name -> (image, amount) -> image; the amount is -1 to 1, of those without a sign 0 to 1. The
+# ranges are torchvision's, in which every operation grows with the magnitude.
 SIGNED: dict[str, Operation] = {
     "shear_x": lambda image, amount: _moved(image, 1, 0.3 * amount, 0, 0, 1, 0),
     "shear_y": lambda image, amount: _moved(image, 1, 0, 0, 0.3 * amount, 1, 0),
@@ -49,7 +49,7 @@ OPERATIONS = SIGNED | UNSIGNED
 
 
 def check(magnitude: float) -> None:
-    """Raises UserError for a magnitude above 30."""
+    """Raises UserError for a magnitude above 10."""
     if magnitude > HIGHEST:
         raise UserError(
             f"config.data.randaugment.magnitude={magnitude}: must be at most {HIGHEST:g}"
@@ -62,7 +62,7 @@ def rand_augment(
     """Changes uint8 [h, w, 3] in place by `layers` operations, Cubuk et al. (2020).
 
     Each is drawn from all fourteen alike; those that have two directions take either. A
-    magnitude of 0 leaves most as they are, 30 is the strongest.
+    magnitude of 0 leaves most as they are, 10 is the strongest.
     """
     names = list(OPERATIONS)
     image = Image.fromarray(out)
