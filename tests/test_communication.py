@@ -26,6 +26,19 @@ def test_a_step_sends_the_gradients_once(norm: str) -> None:
     assert sum(s.bytes for s in sent if "forward" in s.purpose) == statistics
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_mixing_sends_one_image_to_the_next_device(accumulate: int) -> None:
+    config = tiny.config("--config.data.mixup=0.2", f"--config.optim.accumulate={accumulate}",
+                         "--config.model.norm=none")  # fmt: skip
+    compiled, _ = communication.compile_step(config, jax.devices())
+    sent = communication.collectives(compiled.as_text())
+    moved = [s for s in sent if s.kind != "all-reduce"]
+    image = config.input_px**2 * 3
+    assert [s.kind for s in moved if s.bytes >= image] == ["collective-permute"]
+    assert sum(s.bytes for s in moved) <= image + 64  # and labels and numbers
+
+
 def test_a_gathered_batch_would_be_seen() -> None:
     mesh = parallel.make_mesh()
     batch = jax.ShapeDtypeStruct((16, 5), jnp.uint8)
