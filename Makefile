@@ -8,7 +8,7 @@ demo: .venv/installed  ## train experiments/digits.py and write its page
 	$(BIN)/python launch.py train --config=experiments/digits.py --workdir=runs/digits
 
 test: check  ## format, lint, types, and the tests, the slow ones too; not those of make faults
-	$(BIN)/python -m pytest -m "not faults" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not faults" -n 3 --dist loadfile --no-loadscope-reorder
 
 faults: check  ## several processes, killed or on every mesh; minutes
 	$(BIN)/python -m pytest -m faults

@@ -103,7 +103,7 @@ def in_micro_batches(accumulate: int):
     return steps_on(8, count=3, batch_size=32, norm="none", polyak_decay=0.0, accumulate=accumulate)
 
 
-@pytest.mark.parametrize("accumulate", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("accumulate", [pytest.param(2, marks=pytest.mark.faults), 4])
 def test_micro_batches_give_the_run_of_the_whole_batch(accumulate: int) -> None:
     (state, history, _), (other_state, other_history, _) = map(in_micro_batches, (1, accumulate))
     assert_close(history, other_history, rtol=1e-5)
