@@ -61,6 +61,7 @@ class Ours:
         config = base.get_config()
         config.model.dtype = dtype
         config.data.colors = dict.fromkeys(config.data.colors, 0.0)
+        config.data.normalization = "mean"  # the paper's, on which LRN bites
         config.optim.polyak_decay = 0.0
         if not dropout:
             config.model.dropout = config.model.head_dropout = 0.0

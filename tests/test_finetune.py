@@ -134,7 +134,7 @@ def test_a_knob_that_an_older_checkpoint_does_not_know_had_its_default(
         start(older, TINY.clone(biases=False))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_run_starts_from_the_checkpoint_its_average_too(
     trained: pathlib.Path, theirs, tmp_path: pathlib.Path
 ) -> None:

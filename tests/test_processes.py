@@ -26,7 +26,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> faults.Harness:
     return faults.Harness(tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_processes_may_change_at_every_resume(harness: faults.Harness) -> None:
     """2 -> 1, by a SIGTERM to one process; benchmarks/faults.py has more."""
     assert "evaluations not at all" in harness.topology(chain=(2,))

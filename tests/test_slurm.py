@@ -70,7 +70,7 @@ def test_a_job_of_two_tasks_is_preempted_and_goes_on(tmp_path: pathlib.Path) -> 
 
 
 @here
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_sweep_is_a_job_array_and_its_points_are_the_same_here(tmp_path: pathlib.Path) -> None:
     experiment = tmp_path / "pair.py"
     experiment.write_text(

@@ -186,7 +186,7 @@ def test_the_choices_that_the_demo_does_not_make_train_too(tmp_path: pathlib.Pat
     assert rows[-1].keys() >= {"loss_main", "loss_4a", "loss_4d"}
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_damaged_images_above_the_share_stop_the_run(
     photos: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
