@@ -276,6 +276,8 @@ def _runs(folder: str) -> list[str]:
     if not (path / "study.json").exists():
         return [folder]
     points = [p for p in path.iterdir() if p.name.isdecimal() and (p / "config.json").exists()]
+    if not points:
+        raise UserError(f"{folder} is a study of which no point has begun")
     return [str(p) for p in sorted(points, key=lambda p: int(p.name))]
 
 
@@ -299,7 +301,7 @@ def _as_table(runs: list[_Run]) -> str:
         rates = [rate for r in alike for rate in r.series("train", "images_per_second")[1]]
         flags = _flags(first)
         experiment = [f.split("=")[1] for f in flags if f.startswith("--config=")]
-        changes = [f for f in flags if not re.match("--config(=|.data.path=)", f)]
+        changes = [f for f in flags if not re.match(r"--config(=|\.data\.path=)", f)]
         numbers = [
             len(alike),
             statistics.mean(top1),

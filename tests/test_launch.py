@@ -258,6 +258,8 @@ def test_runs_of_one_recipe_are_a_line_of_the_table(trained, tmp_path, capfd) ->
     (study := tmp_path / "study").mkdir()
     (study / "study.json").touch()
     (study / "worker").mkdir()
+    begun = ["report", str(study), f"--output={tmp_path}/x.csv"]
+    assert "study of which no point has begun" in fails(capfd, begun, status=1)
     points = [(0, 0.02, 10.0), (1, 0.02, 20.0), (2, 0.02, 60.0), (0, 0.5, 90.0), (0, 0.02, 30.0)]
     for i, (seed, rate, error) in enumerate(points):
         folder = study / str(i)
