@@ -7,7 +7,8 @@
 Networks trained on crops of 224 px see larger objects than in evaluation, and are better at some
 256 px (Touvron et al., 2019): the second command.
 
-Expected: above `modern`'s 72.9% top-1; nobody has published a number. Not yet run.
+Expected: above `modern`'s 72.9% top-1; nobody has published a number. Twice `modern`'s hours. Not
+yet run.
 """
 
 from ml_collections import ConfigDict

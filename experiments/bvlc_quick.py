@@ -9,8 +9,9 @@ Without BatchNorm the rate grows slower than the batch: `sweep_batches` are the 
 that ladder, Intel's Caffe on 4, 8 and 16 nodes.
 
 Expected, top-1 / top-5: 68.7 / 88.9, BVLC's own; Intel's 68.74 / 89.06 at batch 256, 68.58 / 88.85
-at 512, 68.39 / 88.77 at 1024. Not yet run. From its initialisation the trunk of this network does
-not always come alive (BVLC/caffe#1598): a warning says so after four epochs.
+at 512, 68.39 / 88.77 at 1024; 11 hours on a GPU of 2,000 images/s, which a batch of 32 may not
+fill. Not yet run. From its initialisation the trunk of this network does not always come alive
+(BVLC/caffe#1598): a warning says so after four epochs.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,8 @@
     python launch.py train --config=experiments/modern.py --workdir=runs/modern \
         --config.data.path=DATA
 
-Expected: 72.7 to 72.9 / 90.9 top-1 / top-5, MindCV's own. Not yet run.
+Expected: 72.7 to 72.9 / 90.9 top-1 / top-5, MindCV's own; 53 hours on a GPU of 2,000 images/s, 2 to
+4 on eight A100 (docs/reproduce.md). Not yet run.
 """
 
 from ml_collections import ConfigDict

@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError, checkpoint, evaluate, figures, monitor, samples
-from inception.data import images, paths, sampling, sources
+from inception.data import imagenet, images, paths, sampling, sources
 
 MOST_CELLS = 30  # classes up to which the confusion matrix is drawn whole
 # Flags of `train` that do not make the result, and those of which runs may be alike.
@@ -127,7 +127,7 @@ def _class_name(classes: list[str], index: int) -> str:
 
 
 def _confusion(result: dict[str, Any]) -> str:
-    classes = result["classes"]
+    classes = imagenet.names(result["classes"])
     if len(classes) > MOST_CELLS:
         wrong = [(n, true, guess) for true, guess, n in result["confusion"] if true != guess]
         rows = [
@@ -145,7 +145,7 @@ def _confusion(result: dict[str, Any]) -> str:
 
 def _mistakes(run: _Run) -> str:
     """The wrong guesses with the highest loss, drawn as the network saw them."""
-    mistakes, classes = run.result["mistakes"], run.result["classes"]
+    mistakes, classes = run.result["mistakes"], imagenet.names(run.result["classes"])
     if not mistakes:
         return "<p>None: every guess was right.</p>"
     config = ConfigDict(run.config)

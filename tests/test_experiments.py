@@ -173,7 +173,7 @@ def test_initial_weights_suit_the_inputs(path: pathlib.Path) -> None:
     assert max(losses.values()) < 25, losses
 
 
-@pytest.mark.parametrize("name", ["ablations", "ablations_digits"])
+@pytest.mark.parametrize("name", ["ablations", "photos_small"])
 def test_the_naive_modules_cost_as_much_as_the_reduced(name: str) -> None:
     path = EXPERIMENTS[0].with_name(f"{name}.py")
     points = configs.experiment(str(path))["sweep_module"]()

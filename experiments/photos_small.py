@@ -1,0 +1,57 @@
+"""`photos.py` at 65 px with half the filters: the paper's claims at a size that two cores bear.
+
+    python launch.py sweep --config=experiments/photos_small.py --workdir=runs/ablations \
+        --workers=2 --config.data.path=PHOTOS --config.model.classes=10
+    python launch.py sweep --config=experiments/photos_small.py --sweep=ensemble \
+        --workdir=runs/seven --workers=2 --config.data.path=PHOTOS --config.model.classes=10
+
+The first has the ablations heads, module, top, lrn, polyak and sampling of `ablations.py`, each of
+which --sweep=NAME runs alone.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import Point, ensemble, photos
+from experiments.ablations import (
+    against,
+    naive_modules,
+    sweep_heads,
+    sweep_lrn,
+    sweep_polyak,
+    sweep_top,
+)
+
+
+def get_config() -> ConfigDict:
+    config = photos.get_config()
+    config.input_px = 65  # the smallest that the heads allow
+    config.model.width = 0.5
+    config.optim.epochs = 4.0
+    config.optim.warmup_epochs = 0.5
+    config.optim.polyak_decay = 0.99  # over the last half epoch
+    config.data.resize_px = 74  # as photos.py's 146
+    config.run.eval_every_epochs = 1.0
+    config.run.checkpoint_every_epochs = 2.0
+    return config
+
+
+def sweep() -> list[Point]:
+    """Six ablations, the parent's points once."""
+    six = (sweep_heads, sweep_module, sweep_top, sweep_lrn, sweep_polyak, sweep_sampling)
+    return list({str(point): point for one in six for point in one()}.values())
+
+
+def sweep_module() -> list[Point]:
+    """Modules with reductions against naive ones at one cost, of 65 px and half the filters."""
+    return naive_modules(0.165)
+
+
+def sweep_sampling() -> list[Point]:
+    """As in ablations.py; photos.py has .25."""
+    return against({"data.area_range": (0.08, 1.0)}, {"data.area_range": (0.875, 1.0)})
+
+
+def sweep_ensemble() -> list[Point]:
+    """As in ensemble.py, on half the filters: the seventh has a quarter more."""
+    *alike, wider = ensemble.sweep()
+    return [*alike, {**wider, "model.width": 0.625}]
