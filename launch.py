@@ -724,7 +724,16 @@ def main(argv: list[str]) -> int:
                 file=sys.stderr,
             )
             return Interrupted.status
-        raise
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(
+            f"launch.py {args.command}: the device's memory is full "
+            f"({str(error).splitlines()[0]}). Give config.optim.accumulate=2 or more, "
+            "config.model.remat=true, or a smaller batch; in evaluation a smaller "
+            "config.run.eval_batch_size",
+            file=sys.stderr,
+        )
+        return 1
     if args.json and is_main():
         print(json.dumps(result))
     failed = {"predict": "rejected", "eval": "unwritten"}.get(args.command)

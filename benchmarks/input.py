@@ -47,6 +47,8 @@ COMPARISONS = (
     ("pixel store: fast against exact", "ours rgb", "ours rgb, exact", None, None),
     ("JPEG store: bilinear against all four", "ours jpeg", "ours jpeg, mixed", None, None),
     ("pixel store: bilinear against all four", "ours rgb", "ours rgb, mixed", None, None),
+    ("JPEG store: without against RandAugment", "ours jpeg", "ours jpeg, augmented", None, None),
+    ("pixel store: without against RandAugment", "ours rgb", "ours rgb, augmented", None, None),
 )
 
 
@@ -59,7 +61,14 @@ def ours(folder: str, kind: str, how: str, batch: int = BATCH) -> Iterator[np.nd
     )
     names = ("bilinear", "area", "nearest", "cubic") if how == "mixed" else ("bilinear",)
     sample = sampling.training_sampler(
-        "inception", input_px=PX, resize_px=256, mirror=True, interpolations=names, **RANGES
+        "inception",
+        input_px=PX,
+        resize_px=256,
+        mirror=True,
+        interpolations=names,
+        layers=2 if how == "augmented" else 0,
+        magnitude=9.0,
+        **RANGES,
     )
     batches = loader.train_batches(
         opened,

@@ -33,7 +33,7 @@ def naive_modules(width: float) -> list[Point]:
 
 def sweep_module() -> list[Point]:
     """Modules with reductions against naive ones at one cost."""
-    return naive_modules(0.351)
+    return naive_modules(0.351)  # 1.57 against 1.58 GMACs at 224 px
 
 
 def sweep_heads() -> list[Point]:

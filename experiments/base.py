@@ -1,4 +1,6 @@
-"""Every knob once, with the reason: the paper's value where it gives one, but for normalization.
+"""Every knob once, with the reason: the paper's value where it gives one.
+
+But for normalization and schedule, which `paper.py` has.
 
 Other experiments start from `get_config()` and list what differs.
 """
@@ -56,7 +58,7 @@ def get_config() -> ConfigDict:
     config.optim.bias_lr_mult = 1.0  # Caffe: 2; for every parameter with one axis
     config.optim.bias_decay_mult = 1.0  # Caffe: 0; likewise
     config.optim.trunk_lr_mult = 1.0  # of all but classifiers and heads; times bias_lr_mult
-    config.optim.polyak_decay = 0.9999  # paper averages, gives no rate; 0 turns it off
+    config.optim.polyak_decay = 0.9999  # 2 epochs of ImageNet; the paper gives no rate; 0: none
 
     config.data = ConfigDict()
     config.data.source = "digits"  # inside scikit-learn; or folder, tfds, store, synthetic
@@ -83,11 +85,11 @@ def get_config() -> ConfigDict:
     config.data.randaugment.magnitude = 9.0  # of 10; likewise; smaller networks bear less
     config.data.mixup = 0.0  # of Beta(this, this); 0: none; Zhang et al. (2018) have .2
     config.data.cutmix = 0.0  # likewise; Yun et al. (2019) have 1; with both, one or the other
-    config.data.normalization = "unit"  # variance; mean: 0-255 minus it, the paper's; symmetric
-    config.data.resize = "short"  # evaluation: the shorter side; squash: both (Caffe); central_crop
-    config.data.resize_px = 256  # before the centre crop, and before Caffe's random crop
+    config.data.normalization = "unit"  # variance; mean: 0-255 less it, the paper's; symmetric: +-1
+    config.data.resize = "short"  # evaluation's; squash: both sides, Caffe; central_crop: TF-slim
+    config.data.resize_px = 256  # paper, its smallest scale; also before Caffe's random crop
     config.data.max_megapixels = 100.0  # a larger picture counts as damaged
-    config.data.max_damaged_share = 0.01  # of the training images; more of them stop the run
+    config.data.max_damaged_share = 0.01  # of the training images; ImageNet has none damaged
 
     # What may change from one start of a run to the next: nothing here changes the result.
     config.run = ConfigDict()

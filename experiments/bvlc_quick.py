@@ -21,7 +21,7 @@ from experiments import imagenet, zipped
 
 def get_config() -> ConfigDict:
     config = imagenet.get_config()
-    # All of this is BVLC's quick_solver.prototxt and train_val.prototxt.
+    # BVLC's quick_solver.prototxt and train_val.prototxt, as are base's rate, power and decay.
     config.model.initializer = "xavier"
     config.optim.batch_size = 32
     config.optim.epochs = 2_400_000 * 32 / 1_281_167

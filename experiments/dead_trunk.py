@@ -33,5 +33,5 @@ def space() -> dict:
 
 
 def sweep() -> list[dict]:
-    """32 points, in half an hour on 2 cores; two seeds each, for at the edge it is luck."""
+    """32 points, 50 minutes on 2 busy cores; two seeds each, for at the edge it is luck."""
     return grid(space() | {"optim.learning_rate": (0.003, 0.01, 0.03, 0.1), "seed": (0, 1)})

@@ -43,7 +43,7 @@ def sweep() -> list[Point]:
 
 def sweep_module() -> list[Point]:
     """Modules with reductions against naive ones at one cost, of 65 px and half the filters."""
-    return naive_modules(0.165)
+    return naive_modules(0.165)  # 47.6 against 47.7 MMACs
 
 
 def sweep_sampling() -> list[Point]:

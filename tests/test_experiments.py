@@ -17,12 +17,7 @@ from inception.sweeps import plan
 
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("[!_]*.py"))
 YOURS = {"config.data.path": "x", "config.init_from": "x", "config.model.classes": "10"}
-SMALL = {
-    "config.model.classes": "3",
-    "config.model.width": "0.05",
-    "config.input_px": "65",
-    "config.optim.batch_size": "8",
-}
+SMALL = {"model.classes": 3, "model.width": 0.05, "input_px": 65, "optim.batch_size": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -115,14 +110,17 @@ def take_two_steps(config) -> None:
     assert all(jax.tree.leaves(moved(before.params["classifier"], after.params["classifier"])))
 
 
-def small(path: pathlib.Path) -> list[str]:
-    return [*given(path), *(f"--{knob}={value}" for knob, value in SMALL.items())]
+def small(config) -> None:
+    with config.unlocked():
+        config.update_from_flattened_dict(SMALL)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_two_steps_of_every_experiment_at_a_small_size(path: pathlib.Path) -> None:
-    take_two_steps(configs.load_config(str(path), small(path)))
+    config = configs.load_config(str(path), given(path))
+    small(config)
+    take_two_steps(config)
 
 
 @pytest.mark.faults
@@ -131,15 +129,13 @@ def test_two_steps_of_every_point_at_a_small_size(path: pathlib.Path) -> None:
     """A kind of program each: minutes."""
 
     def look(config) -> None:
-        with config.unlocked():
-            config.optim.batch_size = int(SMALL["config.optim.batch_size"])
-            config.model.width = float(SMALL["config.model.width"])
+        small(config)
         take_two_steps(config)
 
     for name in configs.experiment(str(path)):
         if name == "sweep" or name.startswith("sweep_"):
             own = name.removeprefix("sweep").removeprefix("_")
-            plan.points(str(path), small(path), "study", name=own, check=look)
+            plan.points(str(path), given(path), "study", name=own, check=look)
 
 
 @functools.cache

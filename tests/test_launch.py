@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import pytest
 
 import launch
@@ -199,6 +200,12 @@ def test_audit(capfd) -> None:
     assert result["rows"][0].keys() >= {"name", "params", "params_paper", "macs", "macs_paper"}
     assert launch.main(["audit"]) == 0
     assert "13,378,280" in capfd.readouterr().out
+
+
+def test_a_full_device_is_named_in_one_line(monkeypatch, capfd) -> None:
+    monkeypatch.setattr(launch, "audit", lambda *_: jnp.zeros(10**14))
+    error = fails(capfd, ["audit"], status=1)
+    assert "400000000000000 bytes" in error and "config.optim.accumulate" in error
 
 
 @pytest.fixture(scope="module")

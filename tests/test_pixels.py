@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image, ImageEnhance
 
 from inception import UserError, pixels
@@ -153,3 +154,17 @@ def test_mixup_keeps_one_share_everywhere_and_cutmix_cuts_a_box() -> None:
     both = np.asarray(pixels.own_share(keys, px=8, mixup=0.2, cutmix=1.0))
     fractions = ((both > 0) & (both < 1)).any((1, 2, 3))
     assert 0.35 < fractions.mean() < 0.65
+
+
+@pytest.mark.parametrize("a", [0.1, 0.2, 1.0, 3.0])
+def test_shares_are_of_the_beta_distribution(a: float) -> None:
+    keys = jax.random.split(jax.random.key(0), 100_000)
+    shares = np.asarray(pixels.own_share(keys, px=1, mixup=a, cutmix=0.0)).ravel()
+    x = np.linspace(0.001, 0.999, 50)
+    found = np.searchsorted(np.sort(shares), x) / len(shares)
+    assert np.abs(found - scipy.stats.beta(a, a).cdf(x)).max() < 0.006
+
+
+def test_shares_take_no_loop_that_would_ask_all_devices_for_its_end() -> None:
+    program = jax.make_jaxpr(lambda keys: pixels.own_share(keys, px=4, mixup=0.1, cutmix=1.0))
+    assert "while" not in str(program(jax.random.split(jax.random.key(0), 4)))
