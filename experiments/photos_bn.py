@@ -1,7 +1,11 @@
-"""`photos.py` with BatchNorm in place of LRN, biases and heads: as good in half the epochs?
+"""`photos.py` with BatchNorm in place of LRN, biases and heads: as good in half the epochs.
 
     python launch.py train --config=experiments/photos_bn.py --workdir=runs/photos_bn \
         --config.data.path=PHOTOS --config.model.classes=10
+
+Measured on the photos of `photos.py`, top-1 after every 2.5 epochs and at the end: 55.3%, 69.5%,
+75.2%, 77.3%, 78.6%; without BatchNorm 77.7% after 25. On two cores 30 images/s; 48 minutes beside
+other work.
 """
 
 from ml_collections import ConfigDict

@@ -161,7 +161,8 @@ def _mistakes(run: _Run) -> str:
             picture = f"<p>no picture: {html.escape(str(error))}</p>"
         guesses = ", ".join(f"{_class_name(classes, c)} {p:.0%}" for c, p in m["guesses"][:3])
         truth = _class_name(classes, m["label"])
-        cards.append(figures.captioned(picture, f"is {truth}; guessed {guesses} ({m['name']})"))
+        name = m["name"].rsplit("/", 1)[-1]
+        cards.append(figures.captioned(picture, f"is {truth}; guessed {guesses} ({name})"))
     return f'<div class="mistakes">{"".join(cards)}</div>'
 
 
