@@ -7,6 +7,11 @@
 
 The first has the ablations heads, module, top, lrn, polyak and sampling of `ablations.py`, each of
 which --sweep=NAME runs alone.
+
+Measured on the photos of `photos.py`, three initial weights each, top-1: 38.9% as the paper has it;
+4a's head alone 40.4%, 4d's 41.7%, none 42.2%; naive modules at one cost 35.8%; a fully connected
+layer 38.1%; no LRN 38.8%; no Polyak average 39.4% (README has the spread). sampling: not yet run.
+Two cores take 4 minutes for two points.
 """
 
 from ml_collections import ConfigDict
