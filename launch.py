@@ -370,7 +370,7 @@ def parser() -> argparse.ArgumentParser:
         prog="launch.py",
         description="GoogLeNet (Szegedy et al., 2014): train, evaluate, look.",
         epilog="Exit status: 0 done, 1 the work failed, 2 the command line was wrong, 75 stopped "
-        "from outside: the same command goes on from what is saved.",
+        "from outside: train and sweep go on with the same command.",
     )
     commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
 
@@ -724,13 +724,16 @@ def main(argv: list[str]) -> int:
                 file=sys.stderr,
             )
             return Interrupted.status
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        text = str(error)
+        if "RESOURCE_EXHAUSTED" not in text or "memory" not in text:
             raise
+        remedy = {
+            "train": "config.optim.accumulate=2 or more, config.model.remat=true, or for its "
+            "evaluation a smaller config.run.eval_batch_size",
+            "bench": "a smaller --batch_size",
+        }.get(args.command, "a smaller config.run.eval_batch_size")
         print(
-            f"launch.py {args.command}: the device's memory is full "
-            f"({str(error).splitlines()[0]}). Give config.optim.accumulate=2 or more, "
-            "config.model.remat=true, or a smaller batch; in evaluation a smaller "
-            "config.run.eval_batch_size",
+            f"launch.py {args.command}: {text.splitlines()[0]} Give {remedy}",
             file=sys.stderr,
         )
         return 1

@@ -1,6 +1,6 @@
 """Every knob once, with the reason: the paper's value where it gives one.
 
-But for normalization and schedule, which `paper.py` has.
+Exceptions: normalization and schedule, whose paper values are in `paper.py`.
 
 Other experiments start from `get_config()` and list what differs.
 """

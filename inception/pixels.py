@@ -122,8 +122,10 @@ def _symmetric_beta(key: jax.Array, a: jax.Array) -> jax.Array:
     """From Beta(a, a), a > 0.
 
     jax.random.beta rejects and draws again until all images of the batch have one: its loops ask
-    all devices each time. Bailey (1994) makes Student's t of 2a degrees of freedom from two uniform
-    numbers, and of t comes beta. In sqrt(w + ...) is what is left of 1 + t^2 / 2a, times w.
+    all devices each time. Bailey (1994): with w = u^(1/a), T = sqrt(2a (1/w - 1)) cos(2 pi v) has
+    Student's t distribution with 2a degrees of freedom, and (1 + T / sqrt(2a + T^2)) / 2 is
+    Beta(a, a). Its fraction is multiplied by sqrt(w), so that w = 0 does no harm: below, t is
+    T sqrt(w / 2a).
     """
     u, v = jax.random.uniform(key, (2,))
     w = u ** (1 / a)

@@ -205,7 +205,7 @@ def test_audit(capfd) -> None:
 def test_a_full_device_is_named_in_one_line(monkeypatch, capfd) -> None:
     monkeypatch.setattr(launch, "audit", lambda *_: jnp.zeros(10**14))
     error = fails(capfd, ["audit"], status=1)
-    assert "400000000000000 bytes" in error and "config.optim.accumulate" in error
+    assert "400000000000000 bytes" in error and "config.run.eval_batch_size" in error
 
 
 @pytest.fixture(scope="module")
