@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 # Written out, not imported from inception/model.py: this file's process has no JAX in it, and two
@@ -123,6 +124,23 @@ class GoogLeNet(nn.Module):
                 x = F.max_pool2d(x, 3, stride=2, ceil_mode=True)
         x = self.dropout(x.mean((2, 3)))
         return {"main": self.classifier(x).float(), **logits}
+
+
+class Torchvision(nn.Module):
+    """torchvision's own network and initial weights, with GoogLeNet's inputs and outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # init_weights draws from scipy for a minute; speed does not depend on them.
+        self.network = torchvision.models.googlenet(aux_logits=True, init_weights=False)
+        self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        logits = self.network((images - self.mean).permute(0, 3, 1, 2))
+        if not self.training:
+            return {"main": logits.float()}
+        main, head_4d, head_4a = (head.float() for head in logits)
+        return {"main": main, "4a": head_4a, "4d": head_4d}
 
 
 def loss(logits: dict[str, Tensor], labels: Tensor) -> Tensor:

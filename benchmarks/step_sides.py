@@ -133,7 +133,7 @@ class Ours:
 
 
 class Torch:
-    """The same in PyTorch."""
+    """The same in PyTorch; the side torchvision is its own network."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class Torch:
         batch_size: int,
         px: int,
         *,
-        compiled: bool,
+        side: str,
         weights: dict[str, np.ndarray],
         dropout: bool = True,
     ):
@@ -156,9 +156,12 @@ class Torch:
         self.device = torch.cuda.get_device_name() if self.platform == "gpu" else "cpu"
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as JAX
         torch.backends.cudnn.benchmark = True
-        rates = {} if dropout else {"dropout": 0.0, "head_dropout": 0.0}
-        self.module = plain.GoogLeNet(**rates)
-        self.module.load_state_dict(plain.to_torch(weights))
+        if side == "torchvision":
+            self.module: Any = plain.Torchvision()
+        else:
+            rates = {} if dropout else {"dropout": 0.0, "head_dropout": 0.0}
+            self.module = plain.GoogLeNet(**rates)
+            self.module.load_state_dict(plain.to_torch(weights))
         self.module = self.module.to(place, memory_format=torch.channels_last)
         images, labels = draw_batch(batch_size, px)
         self.images, self.labels = (torch.from_numpy(v).to(place) for v in (images, labels))
@@ -169,7 +172,7 @@ class Torch:
             self.module.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY, fused=True
         )
         forward = self.loss if what == "train" else self.module
-        self.forward = torch.compile(forward) if compiled else forward
+        self.forward = forward if side == "eager" else torch.compile(forward)
 
     def loss(self, images: Any, labels: Any) -> Any:
         return self.plain.loss(self.module(images), labels)
@@ -260,7 +263,7 @@ def child(args: argparse.Namespace) -> None:
             np.savez(args.weights, **side.weights)
     else:
         weights = dict(np.load(args.weights))
-        side = Torch(*work, compiled=args.child == "compile", weights=weights, **dropout)
+        side = Torch(*work, side=args.child, weights=weights, **dropout)
     if args.computed:
         np.savez(args.computed, **side.computed())
         return

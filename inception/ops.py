@@ -384,4 +384,5 @@ def _gradient_of_kernel(
         rows.append(lax.dot_general(row, gradient, (((0,), (0,)), ((), ()))))
         # One row's pixels after the other, or the compiler holds those of all.
         x, rows[-1] = lax.optimization_barrier((x, rows[-1]))
-    return jnp.stack(rows).reshape(kernel.shape)
+    # Once, not in every kernel of the update that reads it: less to compile.
+    return lax.optimization_barrier(jnp.stack(rows)).reshape(kernel.shape)
