@@ -9,8 +9,8 @@ is `googlenet_torch.py`, channels_last, eager and torch.compile; bfloat16 is its
 the same weights, uint8 pixels and labels; a training step is normalisation, loss with .3 of each
 head's, gradients, SGD with momentum and weight decay. Ours is the step that `train` runs, with its
 metrics. First both compute one step without dropout, and logits, losses and gradients are compared.
-The side torchvision is its own googlenet, another network (BatchNorm, 3x3 for 5x5, no LRN), likewise
-channels_last, with autocast and torch.compile: what a user would otherwise take.
+The side torchvision is its own googlenet, another network (BatchNorm, 3x3 for 5x5, no LRN),
+likewise channels_last, with autocast and torch.compile: what a user would otherwise take.
 
 Each side is a process that holds one compiled program and steps when told; they take turns, one at
 a time, with all cores. A ratio is the median over the rounds of the two times of one round. On a
