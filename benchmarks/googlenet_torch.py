@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 # Written out, not imported from inception/model.py: this file's process has no JAX in it, and two
@@ -131,6 +130,8 @@ class Torchvision(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        import torchvision  # for this side alone
+
         # init_weights draws from scipy for a minute; speed does not depend on them.
         self.network = torchvision.models.googlenet(aux_logits=True, init_weights=False)
         self.register_buffer("mean", torch.tensor(MEAN), persistent=False)

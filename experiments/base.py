@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.model.top = "average"  # paper, Table 1; fc, a fully connected layer: .6% worse there
     config.model.dropout = 0.4  # paper, Table 1
     config.model.head_dropout = 0.7  # paper, section 5
-    # For inputs of unit variance: on 0-255 the loss is infinite after two steps. xavier is Caffe's,
+    # For inputs of unit variance: on 0-255 the loss explodes in two steps. xavier is Caffe's,
     # for 0-255, and left the trunk dead for several people.
     config.model.initializer = "he"
     config.model.dtype = "float32"  # of the computation; bfloat16 on TPU and GPU

@@ -7,8 +7,12 @@
 Networks trained on crops of 224 px see larger objects than in evaluation, and are better at some
 256 px (Touvron et al., 2019): the second command.
 
-Expected: above `modern`'s 72.9% top-1; nobody has published a number. Twice `modern`'s hours. Not
-yet run.
+Expected: above `modern`'s 72.9% top-1; nobody has published a number. 106 hours on a GPU of 2,000
+images/s, for whose RandAugment five cores work (docs/input.md). Not yet run. Its parts, 8 points of
+27 hours:
+
+    python launch.py sweep --config=experiments/beyond.py --workdir=runs/parts \
+        --config.data.path=DATA
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +23,7 @@ from experiments import grid, modern
 def get_config() -> ConfigDict:
     config = modern.get_config()  # He initialisation, cosine, label smoothing
     config.optim.epochs = 600.0  # augmented images take longer to learn (Wightman et al., 2021)
-    config.optim.polyak_decay = 0.9999
+    config.optim.polyak_decay = 0.9999  # base's; modern has none
     config.data.colors = dict.fromkeys(config.data.colors, 0.0)  # RandAugment has its own
     # Half the magnitude that ResNet-50 bears, which is four times as large.
     config.data.randaugment.layers = 2

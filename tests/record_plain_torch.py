@@ -1,6 +1,6 @@
 """Records in tests/recorded what PyTorch computes with plain GoogLeNet, for a test without it.
 
-    python -m tests.record_plain_torch        # needs torch and torchvision; the test does not
+    python -m tests.record_plain_torch        # needs torch; the test does not
 
 plain.json: multiply-adds an image, and of one step without dropout the loss, a few logits of each
 head and the lengths of some gradients, of benchmarks/googlenet_torch.py with the weights and pixels

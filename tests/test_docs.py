@@ -32,10 +32,11 @@ FOLDER = [
 
 
 def commands(page: pathlib.Path) -> list[list[str]]:
-    """What follows `python launch.py` in the lines that are set as commands, whole ones alone."""
+    """What follows `python launch.py` in lines, or in words, that are set as commands, whole ones."""
     text = re.sub(r"(?<=,)\\\n", "", page.read_text())
     text = re.sub(r"\\\n\s*", " ", text)
     found = re.findall(r"^    python launch\.py (\S.*)$", text, re.MULTILINE)
+    found += re.findall(r"`python launch\.py ([^`\n]+)`", text)
     split = [shlex.split(line, comments=True) for line in found if "..." not in line]
     return [argv for argv in split if argv and "--config=FILE" not in argv]
 
@@ -48,6 +49,10 @@ def test_every_flag_and_knob_is_there(page: pathlib.Path, monkeypatch) -> None:
             if args.command == "plan" and args.images:
                 overrides = [*overrides, "--config.data.path=x"]
             config = configs.load_config(own, overrides)
+            if args.command == "sweep":
+                defined = configs.experiment(own)
+                name = f"sweep_{args.sweep}" if args.sweep else "sweep"
+                assert name in defined or args.search, name
             if args.command == "train" and config.data.source == "digits":
                 assert config.model.classes == 10, "base.py has no data of its own"
         return {"rejected": [], "unwritten": []}

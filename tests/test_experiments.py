@@ -2,7 +2,9 @@
 
 import functools
 import json
+import operator
 import pathlib
+import re
 from collections.abc import Iterator
 
 import cv2
@@ -17,7 +19,7 @@ from inception.sweeps import plan
 
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("[!_]*.py"))
 YOURS = {"config.data.path": "x", "config.init_from": "x", "config.model.classes": "10"}
-SMALL = {"model.classes": 3, "model.width": 0.05, "input_px": 65, "optim.batch_size": 8}
+SMALL = {"model.classes": 3, "input_px": 65, "optim.batch_size": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +35,21 @@ def given(path: pathlib.Path) -> list[str]:
     """What a user must give."""
     open_knobs = configs._open_knobs(configs.experiment(str(path))["get_config"](), "config")
     return [f"--{knob}={YOURS[knob]}" for knob in open_knobs]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_a_recipe_lists_what_differs_from_its_parent_alone(path: pathlib.Path) -> None:
+    text = path.read_text()
+    parent = re.search(r"(?:return|config =) (\w+)\.get_config\(\)", text)
+    if not parent:
+        assert path.stem == "base"
+        return
+    own, theirs = (
+        configs.experiment(str(path.with_stem(name)))["get_config"]()
+        for name in (path.stem, parent[1])
+    )
+    for knob in re.findall(r"^    config\.([a-z0-9_.]+) = ", text, re.MULTILINE):
+        assert operator.attrgetter(knob)(own) != operator.attrgetter(knob)(theirs), knob
 
 
 def trained(config) -> tuple:
@@ -63,7 +80,7 @@ def program(config) -> str:
 
 
 TRACED: set[str] = set()
-TAKEN: set[str] = set()
+TAKEN: set[tuple[str, float]] = set()
 
 
 @pytest.mark.slow
@@ -90,7 +107,7 @@ def test_every_point_is_sound_and_its_step_can_be_traced(path: pathlib.Path) -> 
 
 
 def take_two_steps(config) -> None:
-    if (one := program(config)) in TAKEN:
+    if (one := (program(config), config.model.width)) in TAKEN:
         return  # the same but for numbers
     TAKEN.add(one)
     _, shapes, init, step = trained(config)
@@ -113,6 +130,7 @@ def take_two_steps(config) -> None:
 def small(config) -> None:
     with config.unlocked():
         config.update_from_flattened_dict(SMALL)
+        config.model.width *= 0.1
 
 
 @pytest.mark.slow
