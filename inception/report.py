@@ -260,7 +260,8 @@ def _flags(run: _Run) -> list[str]:
         else:  # --config FILE
             flags[-1] += f"={word}"
     kept = [flag for flag in flags if not NO_MATTER.match(flag)]
-    return ["--config.data.path=DATA" if f.startswith("--config.data.path=") else f for f in kept]
+    kept = [re.sub(r"^(--config\.data\.path)=.*", r"\1=DATA", flag) for flag in kept]
+    return [re.sub(r"^(--config\.init_from)=.*/(?=.)", r"\1=", flag) for flag in kept]
 
 
 def _recipe(run: _Run) -> str:
