@@ -7,7 +7,7 @@
 Networks trained on crops of 224 px see larger objects than in evaluation, and are better at some
 256 px (Touvron et al., 2019): the second command.
 
-Expected: above `modern`'s 72.9% top-1; nobody has published a number. 106 hours on a GPU of 2,000
+Expected: above `modern`'s 72.9% top-1; nobody has published a number. 107 hours on a GPU of 2,000
 images/s, for whose RandAugment five cores work (docs/input.md). Not yet run. Its parts, 8 points of
 27 hours:
 

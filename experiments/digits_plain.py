@@ -15,6 +15,6 @@ from experiments import digits
 def get_config() -> ConfigDict:
     config = digits.get_config()
     config.model.norm = "lrn"
-    config.optim.epochs = 12.0
-    config.optim.learning_rate = 0.01  # .03 is too much without BatchNorm
+    config.optim.epochs = 12.0  # learns slower than with BatchNorm
+    config.optim.learning_rate = 0.005  # at .01 the first epochs lose what they learnt
     return config
