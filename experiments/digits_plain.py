@@ -2,9 +2,8 @@
 
     python launch.py train --config=experiments/digits_plain.py --workdir=runs/digits_plain
 
-Expected: top-1 at least 95% on the held-out 360 digits, in about 5 minutes on 2 cores. Obtained:
-96.4% and 96.9% with seeds 0 and 1; a rate of .01 is near too much, and the first lost at epoch 5
-what it had learnt, for two epochs.
+Expected: top-1 at least 98% on the held-out 360 digits, in about 5 minutes on 2 cores. Obtained:
+99.4% and 98.9% with seeds 0 and 1; at a rate of .01 96.4% and 96.9%.
 """
 
 from ml_collections import ConfigDict
