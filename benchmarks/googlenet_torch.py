@@ -132,7 +132,6 @@ class Torchvision(nn.Module):
         super().__init__()
         import torchvision  # for this side alone
 
-        # init_weights draws from scipy for a minute; speed does not depend on them.
         self.network = torchvision.models.googlenet(aux_logits=True, init_weights=False)
         self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
 

@@ -192,10 +192,12 @@ def report_best(best: dict[str, float], what: str, dtype: str, platform: str) ->
     """Prints images/s of each side at its best batch, and ours against the others."""
     print(f"\n{what} {dtype}, each at its best batch")
     for name, rate in best.items():
-        ratio = best["ours"] / rate if "ours" in best and name != "ours" else None
-        against = f"   ours against it {ratio:.2f}x" if ratio else ""
-        targets = TARGETS.get((platform, what, dtype, name)) if ratio else None
-        print(f"{name:<12}{rate:>9.1f}{against}{judged(ratio or 0.0, targets)}")
+        line = f"{name:<12}{rate:>9.1f}"
+        if name != "ours" and "ours" in best:
+            ratio = best["ours"] / rate
+            line += f"   ours against it {ratio:.2f}x"
+            line += judged(ratio, TARGETS.get((platform, what, dtype, name)))
+        print(line)
 
 
 def compile_times(dtype: str, batch_size: int, args: argparse.Namespace) -> None:
