@@ -11,6 +11,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
 
 from inception import configs, parallel, pixels, roofline, train
 from inception.model import HEADS, HEADS_ON, GoogLeNet
@@ -37,6 +38,12 @@ def given(path: pathlib.Path) -> list[str]:
     return [f"--{knob}={YOURS[knob]}" for knob in open_knobs]
 
 
+def sweeps(path: pathlib.Path) -> list[str]:
+    """Their names; "" is that of `sweep`."""
+    names = (n for n in configs.experiment(str(path)) if n == "sweep" or n.startswith("sweep_"))
+    return [name.removeprefix("sweep").removeprefix("_") for name in names]
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_a_recipe_lists_what_differs_from_its_parent_alone(path: pathlib.Path) -> None:
     text = path.read_text()
@@ -52,10 +59,9 @@ def test_a_recipe_lists_what_differs_from_its_parent_alone(path: pathlib.Path) -
         assert operator.attrgetter(knob)(own) != operator.attrgetter(knob)(theirs), knob
 
 
-def trained(config) -> tuple:
-    """The state and a batch as shapes, what makes the state, and the step."""
+def trained(config, mesh) -> tuple:
+    """The state and a batch as shapes, and the step."""
     _, tx = train.optimizer(config, steps_per_epoch=10.0, total_steps=10**6)
-    mesh = parallel.make_mesh()
     init = train.initializer(config, tx)
     px, size = config.input_px, config.optim.batch_size
     batch = {
@@ -65,7 +71,6 @@ def trained(config) -> tuple:
     return (
         parallel.replicated_shapes(init, mesh),
         batch,
-        init,
         train.step_function(config, tx, mesh),
     )
 
@@ -92,68 +97,55 @@ def test_every_point_is_sound_and_its_step_can_be_traced(path: pathlib.Path) -> 
         train.check(config)
         if (one := program(config)) not in TRACED:
             TRACED.add(one)
-            state, batch, _, step = trained(config)
+            state, batch, step = trained(config, parallel.make_mesh())
             _, metrics = jax.eval_shape(step.function, state, batch)
             assert metrics["loss"].shape == ()
             heads = HEADS[config.model.heads_on] if config.model.heads else ()
             assert {h for h in HEADS_ON if f"loss_{h}" in metrics} == set(heads)
 
     look(base)
-    defined = configs.experiment(str(path))
-    for name in defined:
-        if name == "sweep" or name.startswith("sweep_"):
-            own = name.removeprefix("sweep").removeprefix("_")
-            assert plan.points(str(path), given(path), "study", name=own, check=look)
+    for name in sweeps(path):
+        assert plan.points(str(path), given(path), "study", name=name, check=look)
+
+
+def drawn(shapes):
+    """A first state without what is slow to compile: weights of standard deviation .05."""
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda s: rng.normal(0, 0.05, s.shape).astype(s.dtype), shapes.params)
+    stats = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes.batch_stats)
+    average = {"params": weights, "batch_stats": stats} if shapes.average else {}
+    state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    return state.replace(params=weights, batch_stats=stats, average=average)
 
 
 def take_two_steps(config) -> None:
-    if (one := (program(config), config.model.width)) in TAKEN:
-        return  # the same but for numbers
-    TAKEN.add(one)
-    _, shapes, init, step = trained(config)
-    rng = np.random.default_rng(0)
-    batch = {
-        "image": rng.integers(0, 256, shapes["image"].shape, np.uint8),
-        "label": rng.integers(0, 3, shapes["label"].shape).astype(np.int32),
-    }
-    mesh = parallel.make_mesh()
-    before = jax.device_get(jax.jit(init)())
-    state = parallel.replicate(before, mesh)
-    for _ in range(2):
-        state, metrics = step(state, parallel.to_global(batch, mesh))
-    after = jax.device_get(state)
-    assert int(after.step) == 2 and all(np.isfinite(v) for v in jax.tree.leaves(metrics))
-    moved = functools.partial(jax.tree.map, lambda a, b: not np.array_equal(a, b))
-    assert all(jax.tree.leaves(moved(before.params["classifier"], after.params["classifier"])))
-
-
-def small(config) -> None:
     with config.unlocked():
         config.update_from_flattened_dict(SMALL)
         config.model.width *= 0.1
+    if (one := (program(config), config.model.width)) in TAKEN:
+        return  # the same but for numbers
+    TAKEN.add(one)
+    mesh = Mesh(jax.devices()[:1], ("data",), axis_types=(AxisType.Auto,))
+    shapes, batch, step = trained(config, mesh)
+    rng = np.random.default_rng(0)
+    below = {"image": 256, "label": 3}
+    batch = {k: rng.integers(0, below[k], s.shape).astype(s.dtype) for k, s in batch.items()}
+    first = drawn(shapes)
+    state = parallel.replicate(first, mesh)
+    for _ in range(2):
+        state, metrics = step(state, parallel.to_global(batch, mesh))
+    last = jax.device_get(state)
+    assert int(last.step) == 2 and all(np.isfinite(v) for v in jax.tree.leaves(metrics))
+    moved = functools.partial(jax.tree.map, lambda a, b: not np.array_equal(a, b))
+    assert all(jax.tree.leaves(moved(first.params["classifier"], last.params["classifier"])))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_two_steps_of_every_experiment_at_a_small_size(path: pathlib.Path) -> None:
-    config = configs.load_config(str(path), given(path))
-    small(config)
-    take_two_steps(config)
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_two_steps_of_every_point_at_a_small_size(path: pathlib.Path) -> None:
-    """A kind of program each: minutes."""
-
-    def look(config) -> None:
-        small(config)
-        take_two_steps(config)
-
-    for name in configs.experiment(str(path)):
-        if name == "sweep" or name.startswith("sweep_"):
-            own = name.removeprefix("sweep").removeprefix("_")
-            plan.points(str(path), given(path), "study", name=own, check=look)
+    take_two_steps(configs.load_config(str(path), given(path)))
+    for name in sweeps(path):
+        plan.points(str(path), given(path), "study", name=name, check=take_two_steps)
 
 
 @functools.cache
