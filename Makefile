@@ -10,7 +10,7 @@ demo: .venv/installed  ## train experiments/digits.py and write its page
 test: check  ## format, lint, types, and the tests, the slow ones too; not those of make faults
 	$(BIN)/python -m pytest -m "not faults" -n 3 --dist loadfile --no-loadscope-reorder
 
-faults: check  ## several processes, killed or on every mesh; minutes
+faults: check  ## the longest: several processes, kills, full disks
 	$(BIN)/python -m pytest -m faults
 
 check: .venv/installed-dev

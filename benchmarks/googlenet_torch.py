@@ -77,10 +77,11 @@ class Inception(nn.Module):
 class AuxiliaryHead(nn.Module):
     """Logits from the output of 4a or 4d, [b, c, 14, 14] at 224 px."""
 
-    def __init__(self, inputs: int, classes: int, dropout: float):
+    def __init__(self, inputs: int, classes: int, dropout: float, input_px: int):
         super().__init__()
         self.conv = Conv(inputs, 128, 1)
-        self.fc = nn.Linear(4 * 4 * 128, 1024)
+        pooled_px = (input_px // 16 - 5) // 3 + 1
+        self.fc = nn.Linear(pooled_px**2 * 128, 1024)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(1024, classes)
 
@@ -93,7 +94,13 @@ class AuxiliaryHead(nn.Module):
 class GoogLeNet(nn.Module):
     """uint8 [b, px, px, 3] -> {'main', and in training '4a' and '4d': float32 [b, classes]}."""
 
-    def __init__(self, classes: int = 1000, dropout: float = 0.4, head_dropout: float = 0.7):
+    def __init__(
+        self,
+        input_px: int,
+        classes: int = 1000,
+        dropout: float = 0.4,
+        head_dropout: float = 0.7,
+    ):
         super().__init__()
         self.conv1 = Conv(3, 64, 7, 2)
         self.conv2_reduce = Conv(64, 64, 1)
@@ -104,7 +111,7 @@ class GoogLeNet(nn.Module):
             self.rows[row] = Inception(channels, row)
             channels = self.rows[row].outputs
             if row in ("4a", "4d"):
-                self.heads[row] = AuxiliaryHead(channels, classes, head_dropout)
+                self.heads[row] = AuxiliaryHead(channels, classes, head_dropout, input_px)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, classes)
         self.register_buffer("mean", torch.tensor(MEAN), persistent=False)

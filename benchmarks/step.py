@@ -19,7 +19,6 @@ machine that does other work meanwhile `--cores=1` and the ratio of processor ti
 
 import argparse
 import json
-import math
 import os
 import pathlib
 import subprocess
@@ -220,7 +219,9 @@ def main() -> None:
     parser.add_argument("--what", default="train,eval")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--batch_sizes", default="32", help="several: also each at its best")
-    parser.add_argument("--input_px", type=int, default=224, help="even: odd ones pool otherwise")
+    parser.add_argument(
+        "--input_px", type=int, default=224, help="a multiple of 32: others pool otherwise"
+    )
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each turn, about")
@@ -229,6 +230,8 @@ def main() -> None:
     parser.add_argument("--weights", help=argparse.SUPPRESS)
     parser.add_argument("--computed", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.input_px % 32 or args.input_px < 96:
+        parser.error(f"--input_px={args.input_px}: a multiple of 32, 96 or more")
     if args.child:
         step_sides.child(args)
         return
@@ -238,7 +241,6 @@ def main() -> None:
         macs = check_equal_work(args, pathlib.Path(folder))
         batch_sizes = [int(b) for b in args.batch_sizes.split(",")]
         for what in args.what.split(","):
-            # A gradient costs two more, but for that of the stem's input; the heads are training's.
             for dtype in args.dtypes.split(","):
                 best: dict[str, float] = {}
                 for batch_size in batch_sizes:
@@ -254,13 +256,16 @@ def main() -> None:
 
 
 def of_step(macs: int, what: str, px: int) -> int:
-    """Multiply-adds of an image in a step, from those of a forward pass with heads."""
-    stem = math.ceil(px / 2) ** 2 * 7 * 7 * 3 * 64
+    """Multiply-adds of an image in a step, from those of a forward pass with heads.
+
+    A gradient costs two more, but for that of the stem's input; the heads are training's alone.
+    """
+    stem = (px // 2) ** 2 * 7 * 7 * 3 * 64
     if what == "train":
-        return 3 * macs - stem  # the gradients of weights and of inputs, but for the pixels'
-    head_4a = 4 * 4 * 512 * 128 + 2048 * 1024 + 1024 * 1000
-    head_4d = 4 * 4 * 528 * 128 + 2048 * 1024 + 1024 * 1000
-    return macs - head_4a - head_4d
+        return 3 * macs - stem
+    pooled = ((px // 16 - 5) // 3 + 1) ** 2
+    heads = (pooled * (c * 128 + 128 * 1024) + 1024 * 1000 for c in (512, 528))
+    return macs - sum(heads)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ class Torch:
             self.module: Any = plain.Torchvision()
         else:
             rates = {} if dropout else {"dropout": 0.0, "head_dropout": 0.0}
-            self.module = plain.GoogLeNet(**rates)
+            self.module = plain.GoogLeNet(px, **rates)
             self.module.load_state_dict(plain.to_torch(weights))
         self.module = self.module.to(place, memory_format=torch.channels_last)
         images, labels = draw_batch(batch_size, px)

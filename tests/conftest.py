@@ -39,11 +39,13 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def write_photos(root: pathlib.Path) -> pathlib.Path:
+@pytest.fixture
+def photos(tmp_path: pathlib.Path) -> pathlib.Path:
     """A folder of three class folders with ten pictures each, of many sizes and modes."""
     rng = np.random.default_rng(0)
     modes = (("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "PNG"),
              ("I;16", "PNG"), ("1", "PNG"), ("LA", "PNG"), ("RGB", "WEBP"), ("RGB", "PNG"))  # fmt: skip
+    root = tmp_path / "photos"
     for label, name in enumerate(("ant", "bee", "cat")):
         (root / name).mkdir(parents=True)
         for i, (mode, kind) in enumerate(modes):
@@ -57,11 +59,6 @@ def write_photos(root: pathlib.Path) -> pathlib.Path:
                 image = image.convert(mode)
             image.save(root / name / f"{i}.{kind.lower()}", kind)
     return root
-
-
-@pytest.fixture
-def photos(tmp_path: pathlib.Path) -> pathlib.Path:
-    return write_photos(tmp_path / "photos")
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def main() -> None:
     import step_sides
 
     weights = step_sides.Ours(*WORK, dropout=False).weights
-    module = step_sides.Torch(*WORK, compiled=False, weights=weights, dropout=False)
+    module = step_sides.Torch(*WORK, side="eager", weights=weights, dropout=False)
     RECORDED.write_text(json.dumps(shown(module.computed()), indent=0) + "\n")
 
 

@@ -1,7 +1,12 @@
-"""Every command of the pages and experiments has flags and knobs that are; those of the pages run."""
+"""Every command of the pages and experiments has flags and knobs that are; the pages' lines run.
+
+On small networks and few images; trainings that differ in folders or seeds alone are copied, sweeps and
+jobs elsewhere end with the plan. Lines with "..." are not looked at.
+"""
 
 import functools
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -14,13 +19,10 @@ import pytest
 import launch
 from inception import checkpoint, configs
 from tests import tiny
-from tests.conftest import write_photos
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "experiments").glob("[!_]*.py"))
-# With tests of their own, as `prepare` from tars and searches have: test_prepare.py, test_study.py.
-ELSEWHERE = ("convert", "bench", "plan", "export")
 SMALL = [
     "--config.model.width=0.05", "--config.model.dtype=float32", "--config.input_px=65",
     "--config.data.resize_px=65", "--config.optim.batch_size=8", "--config.optim.warmup_epochs=0",
@@ -33,14 +35,19 @@ FOLDER = [
 ]
 
 
-def commands(page: pathlib.Path) -> list[list[str]]:
-    """What follows `python launch.py` in lines, or in words, that are set as commands, whole ones."""
-    text = re.sub(r"(?<=,)\\\n", "", page.read_text())
+def commands(page: pathlib.Path, *, inline: bool = False) -> list[list[str]]:
+    """What follows `python launch.py` in lines that are set as commands, or in words too; whole ones."""
+    text = page.read_text().replace("--config=FILE", "--config=experiments/dead_trunk.py")
+    text = re.sub(r"(?<=,)\\\n", "", text)
     text = re.sub(r"\\\n\s*", " ", text)
     found = re.findall(r"^    python launch\.py (\S.*)$", text, re.MULTILINE)
-    found += re.findall(r"`python launch\.py ([^`\n]+)`", text)
+    if inline:
+        found += re.findall(r"`python launch\.py ([^`\n]+)`", text)
     split = [shlex.split(line, comments=True) for line in found if "..." not in line]
-    return [argv for argv in split if argv and "--config=FILE" not in argv]
+    return [argv for argv in split if argv]
+
+
+RUN = [p for p in PAGES if p.suffix == ".md" and p.stem != "export" and commands(p)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -63,37 +70,32 @@ def test_every_flag_and_knob_is_there(page: pathlib.Path, monkeypatch) -> None:
     for name in names | {"audit", "bench", "plan"}:
         attribute = "evaluate" if name == "eval" else name
         monkeypatch.setattr(launch, attribute, functools.partial(check))
-    for argv in commands(page):
+    for argv in commands(page, inline=True):
         assert launch.main(argv) == 0, argv
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """With the photos and pictures that the pages name, and random weights in weights/bvlc."""
-    root = tmp_path_factory.mktemp("world")
-    write_photos(root / "PHOTOS")
+@pytest.fixture
+def world(
+    photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pathlib.Path]:
+    """A folder with the photos and pictures that the pages name, and weights/bvlc, random ones."""
+    photos.rename(tmp_path / "PHOTOS")
     for name in ("FLOWERS", "PHOTOS500"):
-        (root / name).symlink_to("PHOTOS")
-    (root / "holiday").mkdir()
+        (tmp_path / name).symlink_to("PHOTOS")
+    (tmp_path / "holiday").mkdir()
     for name in ("PICTURE", "cat.jpg", "holiday/1.jpg"):
-        shutil.copy(root / "PHOTOS/ant/0.jpeg", root / name)
-    (root / "list.txt").write_text("cat.jpg\n")
-    (root / "weights").mkdir()
+        shutil.copy(tmp_path / "PHOTOS/ant/0.jpeg", tmp_path / name)
+    (tmp_path / "list.txt").write_text("cat.jpg\n")
+    (tmp_path / "weights").mkdir()
     published = configs.load_config(str(ROOT / launch.BASE_CONFIG), [*SMALL, *FOLDER])
     published.model.update(heads=False, classes=5)
-    published.data.update(normalization="mean", path="PHOTOS")
-    bvlc = tiny.write_run(root / "weights/bvlc", published)
+    published.data.normalization = "mean"
+    bvlc = tiny.write_run(tmp_path / "weights/bvlc", published)
     checkpoint.write_classes(bvlc, ("ant", "bee", "cat", "dog", "eel"))
-    return root
-
-
-@pytest.fixture
-def world(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
-    """Inside it, and with the promotion of types that users have."""
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(tmp_path)
     before = jax.config.values["jax_numpy_dtype_promotion"]
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    yield folder
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # as users have it
+    yield tmp_path
     jax.config.update("jax_numpy_dtype_promotion", before)
 
 
@@ -114,70 +116,63 @@ def small(argv: list[str]) -> list[str]:
     return argv
 
 
-FIRST = "train --config=experiments/photos.py --workdir=runs/photos --config.data.path=PHOTOS"
+TRAINED: dict[frozenset[str], pathlib.Path] = {}  # by what a run depends on
+
+
+def train(argv: list[str]) -> int:
+    """Runs it, or copies the run that differs from it in folders and seeds alone."""
+    (workdir,) = (pathlib.Path(a[10:]) for a in argv if a.startswith("--workdir="))
+    same = frozenset(a for a in argv if not re.search(r"workdir|seed|data\.path", a))
+    if same in TRAINED and not workdir.exists():
+        shutil.copytree(TRAINED[same], workdir)
+        return 0
+    if not (status := launch.main(argv)):
+        TRAINED[same] = workdir.resolve()
+    return status
 
 
 def supply(argv: list[str]) -> None:
-    """The runs and studies that a command reads and the page has not made: copies of one."""
+    """The runs and studies that a command reads and the page has not made: copies of its last."""
     paths = [a for a in argv if a.startswith("runs/")]
     for a in argv:
         if a.startswith("--checkpoints="):
             paths += a.removeprefix("--checkpoints=").split(",")
+    made = sorted(pathlib.Path("runs").glob("*/config.json"), key=os.path.getmtime)
     for path in map(pathlib.Path, paths):
-        if path.exists():
-            continue
-        if not pathlib.Path("runs/photos").exists():
-            assert launch.main(small([*FIRST.split(), "--config.model.classes=3"])) == 0
-        is_study = argv[0] == "report"
-        shutil.copytree("runs/photos", path / "0" if is_study else path)
-        study = path if is_study else path.parent
-        (study / "study.json").touch()
-        (study / "worker").mkdir(exist_ok=True)
+        if not path.exists():
+            point = path / "0" if argv[0] == "report" else path
+            shutil.copytree(made[-1].parent, point)
+            (point.parent / "study.json").touch()
+            (point.parent / "worker").mkdir(exist_ok=True)
 
 
-TRAINED: dict[frozenset[str], str] = {}
-
-
-def is_trained(argv: list[str]) -> bool:
-    """Whether a run is there, or one that differs in its folders and seeds, which is copied."""
-    (workdir,) = (a.removeprefix("--workdir=") for a in argv if a.startswith("--workdir="))
-    same = frozenset(a for a in argv if not re.search("workdir|seed|data.path", a))
-    first = TRAINED.setdefault(same, workdir)
-    if first != workdir:
-        shutil.copytree(first, workdir)
-    return first != workdir
+# With tests of their own, which export.md has too: test_pretrained.py, test_export.py, test_cost.py,
+# test_bench.py. So have the others: test_prepare.py, test_study.py, test_sky.py.
+ELSEWHERE = ("convert", "export", "plan", "bench")
+NEEDING = ("--tars=", "--source=DATA", "--search=", "--workdir=gs://BUCKET/runs/ensemble")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["docs/guide", "README", "docs/launching", "docs/dead_trunk"])
-def test_the_commands_of(page: str, world: pathlib.Path, capfd) -> None:
-    for argv in commands(ROOT / f"{page}.md"):
-        if argv[0] in ELSEWHERE or {"--output=DATA", "--source=DATA", "--search=50"} & {*argv}:
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_the_commands(page: pathlib.Path, world: pathlib.Path, capfd) -> None:
+    """First what makes stores and runs, then what reads them; then the page's Python."""
+    if page.stem == "reproduce":
+        store = ["--source=PHOTOS", "--output=STORE", "--short_side=256"]
+        assert launch.main(["prepare", *store]) == 0
+    makes = ("prepare", "train")
+    for argv in sorted(commands(page), key=lambda argv: (*makes, argv[0]).index(argv[0])):
+        if argv[0] in ELSEWHERE or any(a.startswith(NEEDING) for a in argv):
             continue
         supply(argv)
         argv = small(argv)
-        if argv[0] != "train" or "--dry_run" in argv or not is_trained(argv):
-            assert launch.main(argv) == 0, capfd.readouterr().err
-    if page == "docs/guide":
-        text = (ROOT / "docs/guide.md").read_text()
-        (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-        exec(example, {})
+        run = train if argv[0] == "train" and "--dry_run" not in argv else launch.main
+        assert run(argv) == 0, capfd.readouterr().err
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        exec(block, {})
+    if page.stem == "guide":
         assert len(pathlib.Path("heads.csv").read_text().splitlines()) == 2
         assert len(pathlib.Path("top5.jsonl").read_text().splitlines()) == 6
         assert json.loads(pathlib.Path("runs/stored/result.json").read_text())["steps"] == 3
-
-
-@pytest.mark.slow
-def test_the_way_to_table_3(world: pathlib.Path, capfd) -> None:
-    if not pathlib.Path("STORE").exists():
-        store = ["--source=PHOTOS", "--output=STORE", "--short_side=256"]
-        assert launch.main(["prepare", *store]) == 0
-    for argv in commands(ROOT / "docs/reproduce.md"):
-        if argv[0] in (*ELSEWHERE, "prepare"):
-            continue
-        if argv[:2] == ["sweep", "--on=sky"]:  # looks into the bucket: tests/test_sky.py
-            continue
-        supply(argv)
-        assert launch.main(small(argv)) == 0, capfd.readouterr().err
-    out = capfd.readouterr().out
-    assert re.search(r"^\W*7 +144 ", out, re.MULTILINE), out
+    if page.stem == "reproduce":
+        out = capfd.readouterr().out
+        assert re.search(r"^\W*7 +144 ", out, re.MULTILINE), out

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import experiments
 from inception import Interrupted, UserError
 from inception.data import output, paths
-from inception.sweeps import plan, run, search, study, workers
+from inception.sweeps import command, plan, run, search, study, workers
 from tests import tiny
 
 # Writes what train writes; the top-1 is the rate, and a rate of 13 fails.
@@ -337,6 +337,30 @@ def test_choices_that_there_are_not_are_found_before_anything_starts(
         error = capfd.readouterr().err
         assert error.startswith(f"launch.py sweep: {message}") and error.count("\n") == 1
     assert not (tmp_path / "s").exists()
+
+
+def test_a_search_by_its_command(tmp_path: pathlib.Path, capfd, monkeypatch) -> None:
+    """The whole command; of a point's training only the stand-in."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from experiments.digits import get_config\ndef space():\n    return {'seed': (1, 2, 3)}\n"
+    )
+    # A point's command has its workdir and its seed among others: as TRAINER wants them.
+    order = """
+import sys
+given = dict(a.split("=", 1) for a in sys.argv[1:] if "=" in a)
+sys.argv[1:] = [given["--config.seed"], "0", given["--workdir"]]
+"""
+    monkeypatch.setattr(command, "LAUNCH", (sys.executable, "-c", order + TRAINER))
+    import launch
+
+    args = ["sweep", f"--config={file}", f"--workdir={tmp_path}/s", "--search=2", "--json"]
+    assert launch.main(args) == 0
+    points = json.loads(capfd.readouterr().out.splitlines()[-1])["points"]
+    assert len(points) == 2
+    for point in points:
+        assert point["result"]["top1_error"] == 100 - point["overrides"]["seed"]
+    assert (tmp_path / "s/study.html").exists()
 
 
 def test_named_sweeps(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture) -> None:
