@@ -1,5 +1,6 @@
 """Eight CPU devices, strict promotion of dtypes and ranks, one compilation cache, for all tests."""
 
+import gc
 import os
 import pathlib
 import sys
@@ -25,6 +26,8 @@ from etils.epath import backend, gpath  # noqa: E402
 from fsspec.implementations.dirfs import DirFileSystem  # noqa: E402
 from fsspec.implementations.local import LocalFileSystem  # noqa: E402
 from PIL import Image  # noqa: E402
+
+gc.set_threshold(100_000, 20, 20)  # tracing makes many objects that stay: fewer looks at them
 
 LONG = ("test_finetune.py", "test_slurm.py", "test_launch.py", "test_processes.py", "test_train.py")
 

@@ -1,6 +1,7 @@
 """The train step: the same on one device and on eight, its metrics, its average."""
 
 import functools
+import gc
 import re
 import types
 from collections.abc import Mapping
@@ -218,3 +219,20 @@ def test_label_smoothing_is_the_textbooks(rng: np.random.Generator) -> None:
     log_p = np.asarray(jax.nn.log_softmax(logits))
     expected = -(0.8 * log_p[np.arange(6), labels] + 0.2 * log_p.mean(-1)).mean()
     np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_lowering_leaves_garbage_collection_as_it_was(monkeypatch, collects: bool) -> None:
+    """Also where tracing fails."""
+    monkeypatch.setattr(gc, "isenabled", lambda: collects)
+    calls = []
+    monkeypatch.setattr(gc, "disable", lambda: calls.append("disable"))
+    monkeypatch.setattr(gc, "enable", lambda: calls.append("enable"))
+
+    def fails(state, batch):
+        calls.append("traced")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        parallel.OverBatch(fails, parallel.make_mesh(), donate=False).lower(0, {"x": np.zeros(8)})
+    assert calls == ["disable", "traced"] + ["enable"] * collects
