@@ -176,9 +176,9 @@ def first_losses(initializer: str, normalization: str, norm: str) -> dict[str, f
 def test_initial_weights_suit_the_inputs(path: pathlib.Path) -> None:
     """The first losses are within ten times that of guessing, 2.3: he on 0-255 has 280."""
     config = configs.load_config(str(path), given(path))
-    if config.init_from:
-        return  # there they are trained
     model = config.model
+    if config.init_from or model.norm == "batch":
+        return  # weights that are trained, or whose scale BatchNorm takes out
     losses = first_losses(model.initializer, config.data.normalization, model.norm)
     assert max(losses.values()) < 25, losses
 
