@@ -48,9 +48,8 @@ def commands(page: pathlib.Path, *, inline: bool = False) -> list[list[str]]:
 
 
 RUN = [p for p in PAGES if p.parent.name == "docs" and p.stem != "export" and commands(p)]
-RUN += [
-    pytest.param(ROOT / "README.md", marks=pytest.mark.faults)
-]  # two minutes, much as the guide
+# Two minutes, much as the guide.
+RUN += [pytest.param(ROOT / "README.md", marks=pytest.mark.faults)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
