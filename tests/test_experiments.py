@@ -73,7 +73,7 @@ def state_batch_step(config) -> tuple:
 
 
 def kinds(config) -> set[str]:
-    """What a step's program is but for sizes and numbers: the schedule, and all that is not it."""
+    """What a step's program is but for numbers: all but the schedule, the schedule, the width."""
     numbers = ("classes", "width", "initializer")  # the last: of the state before it
     model = {k: v for k, v in config.model.items() if k not in numbers}
     model |= {k: config.model[k] > 0 for k in ("dropout", "head_dropout")}
@@ -81,7 +81,7 @@ def kinds(config) -> set[str]:
     optim |= {"polyak_decay": config.optim.polyak_decay > 0}
     data = [config.data.mixup > 0, config.data.cutmix > 0, any(config.data.colors.values())]
     schedule = [config.optim.schedule, config.optim.warmup_epochs > 0]
-    return {json.dumps([model, optim, data]), json.dumps(schedule)}
+    return {json.dumps(part) for part in ([model, optim, data], schedule, config.model.width)}
 
 
 TRACED: set[str] = set()
