@@ -46,7 +46,7 @@ def measure(
     labels = rng.integers(0, 1000, args.batch_size).astype(np.int32)
     batch = parallel.to_global({"image": images, "label": labels}, mesh)
     start = time.perf_counter()
-    compiled = parallel.OverBatch(step, mesh, donate=True).lower(state, batch).compile()
+    compiled = parallel.OverBatch(step, mesh, training=True).lower(state, batch).compile()
     compilation = time.perf_counter() - start
     times = []
     for _ in range(args.rounds + 1):

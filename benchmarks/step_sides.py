@@ -87,7 +87,7 @@ class Ours:
             forward = lambda variables, batch: inference.eval_step(  # noqa: E731
                 variables, batch, model=self.model, normalization=config.data.normalization
             )
-            self.function = parallel.OverBatch(forward, mesh, donate=False)
+            self.function = parallel.OverBatch(forward, mesh, training=False)
         self.what = what
         self.device = jax.devices()[0].device_kind
         self.platform = jax.devices()[0].platform

@@ -161,7 +161,7 @@ def _evaluation(config: ConfigDict, batch_size: int, mesh: Any) -> Prepared:
         inference.eval_step, model=model, normalization=config.data.normalization
     )
     start = time.perf_counter()
-    compiled = parallel.OverBatch(forward, mesh, donate=False).lower(variables, batch).compile()
+    compiled = parallel.OverBatch(forward, mesh, training=False).lower(variables, batch).compile()
     compile_seconds = time.perf_counter() - start
 
     def step() -> None:

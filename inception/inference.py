@@ -99,7 +99,7 @@ class Networks:
                 model=GoogLeNet(**config.model),
                 normalization=config.data.normalization,
             )
-            compiled.setdefault(key, parallel.OverBatch(step, mesh, donate=False))
+            compiled.setdefault(key, parallel.OverBatch(step, mesh, training=False))
         self._steps = [compiled[f"{c.model}{c.data.normalization}"] for c in configs]
 
     def outputs(

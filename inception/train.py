@@ -103,7 +103,7 @@ def step_function(config: ConfigDict, tx: Any, mesh: Any) -> Any:
         polyak_decay=config.optim.polyak_decay,
         accumulate=config.optim.accumulate,
     )
-    return parallel.OverBatch(step, mesh, donate=True)
+    return parallel.OverBatch(step, mesh, training=True)
 
 
 def initializer(config: ConfigDict, tx: Any) -> Callable[[], TrainState]:

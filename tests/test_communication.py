@@ -42,7 +42,7 @@ def test_mixing_sends_one_image_to_the_next_device(accumulate: int) -> None:
 def test_a_gathered_batch_would_be_seen() -> None:
     mesh = parallel.make_mesh()
     batch = jax.ShapeDtypeStruct((16, 5), jnp.uint8)
-    compiled = parallel.OverBatch(lambda _, x: x + 1, mesh, donate=False).lower(0, batch)
+    compiled = parallel.OverBatch(lambda _, x: x + 1, mesh, training=False).lower(0, batch)
     (sent,) = communication.collectives(compiled.compile().as_text())
     assert (sent.kind, sent.bytes) == ("all-gather", 16 * 5 // len(jax.devices()))
 

