@@ -1,7 +1,7 @@
 """GoogLeNet as in Table 1 of the paper: Inception, AuxiliaryHead, GoogLeNet."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -91,6 +91,17 @@ def frozen_modules(frozen_through: str) -> tuple[str, ...]:
     return TRUNK[: TRUNK.index(frozen_through) + 1]
 
 
+def _initializers(module: nn.Module) -> tuple[Any, Any]:
+    """(kernels, biases) of a module of that `initializer`.
+
+    Where there are parameters, Flax traces the initialiser for its shape: zeros do, and save a
+    fifth of tracing and lowering a training step.
+    """
+    if not module.is_initializing():
+        return nn.initializers.zeros, nn.initializers.zeros
+    return INITIALIZERS[module.initializer]
+
+
 class Conv(nn.Module):
     """Convolution, BatchNorm if asked for, ReLU unless the caller has it done.
 
@@ -108,7 +119,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        kernel_init, bias_init = INITIALIZERS[self.initializer]
+        kernel_init, bias_init = _initializers(self)
         # NOTE: padded alike on both sides, as in Caffe and torch. TF's SAME pads a 7x7/2
         # by (2, 3) on even inputs: weights trained one way need it at inference.
         pad = self.kernel_px // 2
@@ -301,9 +312,8 @@ class GoogLeNet(nn.Module):
             initializer=self.initializer,
             dtype=self.dtype,
         )
-        dense = functools.partial(
-            nn.Dense, kernel_init=INITIALIZERS[self.initializer][0], dtype=self.dtype
-        )
+        kernel_init, bias_init = _initializers(self)
+        dense = functools.partial(nn.Dense, kernel_init=kernel_init, dtype=self.dtype)
 
         # Named for `launch.py bench --profile`.
         def lrn(name: str, x: jax.Array) -> jax.Array:
@@ -354,7 +364,6 @@ class GoogLeNet(nn.Module):
         if self.top == "average":
             x = x.mean(axis=(1, 2))  # [b, 1024]
         else:
-            _, bias_init = INITIALIZERS[self.initializer]
             x = x.reshape(x.shape[0], -1)  # [b, 50176]
             x = ops.relu(dense(scale(TOP_HIDDEN), bias_init=bias_init, name="fc")(x))
         x = ops.Dropout(self.dropout)(x, train, rows)
