@@ -1,4 +1,7 @@
-"""Operations that the framework lacks or is slow at."""
+"""Operations that the framework lacks or is slow at.
+
+Where a training step has many of one it is from lax: a function of jnp takes longer to trace.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -87,7 +90,7 @@ def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _relu_backward(y: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     y = lax.optimization_barrier(y)  # or the compiler keeps x too, to compute y from it anew
-    return (jnp.where(y > 0, gradient, jnp.zeros_like(gradient)),)
+    return (lax.select(y > 0, gradient, jnp.zeros_like(gradient)),)
 
 
 relu.defvjp(_relu_forward, _relu_backward)
@@ -209,8 +212,8 @@ def _max_and_place(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, j
     places = jnp.zeros(maxima.shape, jnp.int8)
     for place in range(1, window**2):
         candidate = view(place)
-        places = jnp.where(candidate > maxima, jnp.int8(place), places)
-        maxima = jnp.maximum(maxima, candidate)
+        places = lax.select(candidate > maxima, jnp.full_like(places, place), places)
+        maxima = lax.max(maxima, candidate)
     return maxima, places
 
 
@@ -272,7 +275,8 @@ def _to_places(
             if rest:
                 return None
             moves.append((-shift, -(-size // stride) - outputs + shift, 0))
-        return lax.pad(jnp.where(places == place, gradient, zero), zero, [*moves, (0, 0, 0)])
+        own = lax.select(places == place, gradient, jnp.zeros_like(gradient))
+        return lax.pad(own, zero, [*moves, (0, 0, 0)])
 
     def of_phase(row: int, column: int) -> jax.Array:
         terms = (of_place(place, (row, column)) for place in range(window**2))
@@ -363,7 +367,8 @@ def _gradient_of_kernel(
     kh, kw, c, f = kernel.shape
     # Not before the gradient is there, or the compiler may gather all pixels in the forward pass.
     x, gradient = lax.optimization_barrier((x, gradient))
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    around = [(before, after, 0) for before, after in ((0, 0), *padding, (0, 0))]
+    x = lax.pad(x, jnp.zeros((), x.dtype), around)
     _, h, w, _ = gradient.shape
     gradient = gradient.reshape(-1, f)
 

@@ -178,7 +178,7 @@ def train_step(
         total, batch_stats = carry
         gradient = jax.grad(loss_fn, has_aux=True)
         grads, (batch_stats, metrics) = gradient(state.params, batch_stats, micro_batch)
-        return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
+        return (jax.tree.map(jax.lax.add, total, grads), batch_stats), metrics
 
     def split(x: jax.Array) -> jax.Array:
         # Micro-batch i has the rows i, i + accumulate, ...: of each device as many, where they are.
