@@ -94,8 +94,8 @@ def frozen_modules(frozen_through: str) -> tuple[str, ...]:
 def _initializers(module: nn.Module) -> tuple[Any, Any]:
     """(kernels, biases) of a module of that `initializer`.
 
-    Where there are parameters, Flax traces the initialiser for its shape: zeros do, and save a
-    fifth of tracing and lowering a training step.
+    Where there are parameters Flax traces the initialiser for its shape alone: zeros do, and a
+    step is sooner traced (docs/performance.md).
     """
     if not module.is_initializing():
         return nn.initializers.zeros, nn.initializers.zeros

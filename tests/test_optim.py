@@ -119,3 +119,9 @@ def test_polyak_is_tensorflows_moving_average(rng: np.random.Generator) -> None:
         decay = min(0.7, (1 + t) / (10 + t))
         expected = decay * expected + (1 - decay) * float(value)
     np.testing.assert_allclose(average["w"], expected, rtol=1e-4)
+
+
+def test_the_global_norm_is_optaxs(rng: np.random.Generator) -> None:
+    shapes = [(3, 3, 4, 5), (5,), (4, 6), ()]
+    tree = [{"x": jnp.asarray(rng.normal(size=shape), jnp.float32)} for shape in shapes]
+    np.testing.assert_allclose(optim.global_norm(tree), optax.global_norm(tree), rtol=1e-6)
