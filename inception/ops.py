@@ -1,6 +1,6 @@
 """Operations that the framework lacks or is slow at.
 
-Where a training step has many of one it is from lax: a function of jnp takes longer to trace.
+Some of what a training step has many of is from lax, which is sooner traced than jnp.
 """
 
 import functools

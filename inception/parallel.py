@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import os
 import queue
 import threading
 import time
@@ -187,20 +188,33 @@ def _lower(jitted: Any, *args: Any) -> Any:
             gc.enable()
 
 
-# For CPUs; of xla_cpu_ other devices take no notice.
+CPU_OPTIONS: dict[str, str | bool] = {
+    # The compiler drops the barriers of jax.checkpoint, and then what is computed twice: the
+    # memory stays as it was. Without that pass it is as on other devices.
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+    # Not convolutions, which it has YNNPACK compute otherwise, more slowly: docs/performance.md.
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
+}
 FAST_TO_COMPILE: dict[str, str | bool] = {
     "xla_backend_optimization_level": "1",
     "xla_cpu_use_fusion_emitters": False,
 }
 
 
+def _on_cpu(mesh: Mesh, options: dict[str, str | bool]) -> dict[str, str | bool]:
+    """The compiler's options, on CPUs, less those that XLA_FLAGS sets; elsewhere none."""
+    if mesh.devices.flat[0].platform != "cpu":
+        return {}
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in options.items() if name not in flags}
+
+
 def compute_replicated(function: Callable, mesh: Mesh) -> Any:
     """function() -> arrays, computed once, alike on every device.
 
-    What runs once is compiled fast rather than well: for the initial state on two CPU cores 4.3 s
-    instead of 12.8 s.
+    What runs once is compiled fast rather than well: the initial state in a third of the time.
     """
-    options = FAST_TO_COMPILE | {"xla_backend_optimization_level": "0"}
+    options = _on_cpu(mesh, FAST_TO_COMPILE) | {"xla_backend_optimization_level": "0"}
     jitted = jax.jit(function, out_shardings=_replicated(mesh))
     return wait_for(lambda: _lower(jitted).compile(compiler_options=options), go_on)()
 
@@ -214,35 +228,25 @@ def replicated_shapes(function: Callable, mesh: Mesh) -> Any:
     )
 
 
-CPU_OPTIONS: dict[str, str | bool] = {
-    # The compiler drops the barriers of jax.checkpoint, and then what is computed twice: the
-    # memory stays as it was. Without that pass it is as on other devices.
-    "xla_disable_hlo_passes": "cse_barrier_expander",
-    # Not convolutions, which it has YNNPACK compute otherwise, more slowly: docs/performance.md.
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
-}
-
-
 class OverBatch:
     """function(state, batch) -> anything, compiled; the batch split and all else replicated.
 
     Under jit a mean over the batch is the mean over all devices: gradients and BatchNorm
     statistics come out the same everywhere. In `training` the result takes the state's memory, and
-    CPUs compile in a half to three quarters of the time for 2% slower steps; a forward pass, soon
-    compiled, would be 12% slower: docs/performance.md.
+    CPUs compile sooner, for steps 2% slower; a forward pass would be 12% slower:
+    docs/performance.md.
     """
 
     def __init__(self, function: Callable, mesh: Mesh, *, training: bool):
         everywhere = _replicated(mesh)
         split = NamedSharding(mesh, PartitionSpec("data"))
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
         options = CPU_OPTIONS | (FAST_TO_COMPILE if training else {})
         jitted = jax.jit(
             function,
             in_shardings=(everywhere, split),
             out_shardings=everywhere,
             donate_argnums=(0,) if training else (),
-            compiler_options=options if on_cpu else None,
+            compiler_options=_on_cpu(mesh, options),
         )
         self.function = function
         self.lower = functools.partial(_lower, jitted)

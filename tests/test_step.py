@@ -174,10 +174,8 @@ def test_gradients_are_summed_in_float32() -> None:
 def test_remat_computes_the_same_in_less_memory(on_eight) -> None:
     state, history, compiled = on_eight
     other_state, other_history, other = steps_on(8, remat=True)
-    assert_close(history[0], other_history[0], rtol=1e-5)
-    # By the second a rounding may have moved a maximum elsewhere.
-    assert_close(history, other_history, rtol=1e-4)
-    assert_close(state.params, other_state.params, rtol=1e-3, atol=1e-4)
+    assert_close(history, other_history, rtol=1e-5)
+    assert_close(state.params, other_state.params, rtol=1e-3, atol=1e-5)
     assert_close(state.batch_stats, other_state.batch_stats, rtol=1e-4, atol=1e-5)
     assert temporary_bytes(other) < 0.8 * temporary_bytes(compiled)
 
@@ -238,3 +236,9 @@ def test_lowering_leaves_garbage_collection_as_it_was(monkeypatch, collects: boo
     with pytest.raises(ValueError, match="no"):
         parallel.OverBatch(fails, parallel.make_mesh(), training=False).lower(0, {"x": np.zeros(8)})
     assert calls == ["disable", "traced"] + ["enable"] * collects
+
+
+def test_what_xla_flags_set_goes_before_our_options(monkeypatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
+    options = parallel._on_cpu(parallel.make_mesh(), parallel.FAST_TO_COMPILE)
+    assert options == {"xla_cpu_use_fusion_emitters": False}
