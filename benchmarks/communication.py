@@ -112,8 +112,8 @@ def compile_step(config, devices: list):
         "image": jax.ShapeDtypeStruct((batch_size, px, px, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
     }
-    # On the CPU the collectives are placed before the level counts: 0 compiles in a fifth of the
-    # time and lists the same.
+    # On the CPU the collectives are placed before the level counts: 0 compiles sooner and
+    # lists the same.
     fast = {"xla_backend_optimization_level": "0"} if devices[0].platform == "cpu" else {}
     compiled = train.step_function(config, tx, mesh).lower(state, batch).compile(fast)
     return compiled, sum(p.size * p.dtype.itemsize for p in jax.tree.leaves(state.params))

@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from inception import UserError
-from inception.model import AuxiliaryHead, Conv, GoogLeNet
+from inception.model import INITIALIZERS, AuxiliaryHead, Conv, GoogLeNet
 
 # Typed from the paper's Table 1 for this test: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
 PAPER = """
@@ -248,6 +248,24 @@ def test_width_multiplies_every_number_of_filters() -> None:
     assert params["conv1"]["Conv_0"]["kernel"].shape[-1] == 32
     assert params["4c"]["5x5_reduce"]["Conv_0"]["kernel"].shape[-1] == 12
     assert params["classifier"]["kernel"].shape == (512, 1000)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_applying_traces_no_initialiser(monkeypatch, remat: bool) -> None:
+    network = GoogLeNet(classes=5, width=0.1, remat=remat)
+    images, key = jnp.zeros((1, 65, 65, 3)), jax.random.key(0)
+    keys = {"params": key, "dropout": key}
+    variables = jax.eval_shape(functools.partial(network.init, train=True), keys, images)
+
+    def drawn(*_):
+        raise AssertionError("an initialiser was traced")
+
+    _, biases = INITIALIZERS["he"]
+    monkeypatch.setitem(INITIALIZERS, "he", (drawn, biases))
+    apply = functools.partial(network.apply, train=True, rngs=keys)
+    assert jax.eval_shape(apply, variables, images)["4a"].shape == (1, 5)
+    with pytest.raises(AssertionError):
+        jax.eval_shape(functools.partial(network.init, train=True), keys, images)
 
 
 @pytest.mark.parametrize("initializer", ["he", "xavier"])
