@@ -46,7 +46,7 @@ def _sum_of_neighbours(x: jax.Array) -> jax.Array:
     # Not padded[..., d : d + channels]: in a batch of unknown size, as in an exported network,
     # that becomes a gather.
     views = (lax.slice_in_dim(padded, d, d + channels, axis=-1) for d in range(LRN_SIZE))
-    return functools.reduce(jnp.add, views)
+    return functools.reduce(lax.add, views)
 
 
 def _energy(x: jax.Array) -> jax.Array:
@@ -90,7 +90,7 @@ def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _relu_backward(y: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     y = lax.optimization_barrier(y)  # or the compiler keeps x too, to compute y from it anew
-    return (lax.select(y > 0, gradient, jnp.zeros_like(gradient)),)
+    return (lax.select(lax.gt(y, lax.full_like(y, 0)), gradient, lax.full_like(gradient, 0)),)
 
 
 relu.defvjp(_relu_forward, _relu_backward)
@@ -212,7 +212,7 @@ def _max_and_place(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, j
     places = jnp.zeros(maxima.shape, jnp.int8)
     for place in range(1, window**2):
         candidate = view(place)
-        places = lax.select(candidate > maxima, jnp.full_like(places, place), places)
+        places = lax.select(lax.gt(candidate, maxima), lax.full_like(places, place), places)
         maxima = lax.max(maxima, candidate)
     return maxima, places
 
@@ -275,12 +275,13 @@ def _to_places(
             if rest:
                 return None
             moves.append((-shift, -(-size // stride) - outputs + shift, 0))
-        own = lax.select(places == place, gradient, jnp.zeros_like(gradient))
+        here = lax.eq(places, lax.full_like(places, place))
+        own = lax.select(here, gradient, lax.full_like(gradient, 0))
         return lax.pad(own, zero, [*moves, (0, 0, 0)])
 
     def of_phase(row: int, column: int) -> jax.Array:
         terms = (of_place(place, (row, column)) for place in range(window**2))
-        return functools.reduce(jnp.add, [term for term in terms if term is not None])
+        return functools.reduce(lax.add, [term for term in terms if term is not None])
 
     if stride == 1:
         return of_phase(0, 0)
@@ -314,17 +315,9 @@ def convolution(
 LAYOUTS = ("NHWC", "HWIO", "NHWC")
 
 
-def _framework_convolution(
-    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **dilation: Any
-) -> jax.Array:
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=LAYOUTS, **dilation
-    )
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolution(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -> jax.Array:
-    return _framework_convolution(x, kernel, strides, padding)
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=LAYOUTS)
 
 
 def _conv_forward(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -> tuple:
@@ -332,32 +325,42 @@ def _conv_forward(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -
 
 
 def _conv_backward(strides: Any, padding: Any, saved: tuple, gradient: jax.Array) -> tuple:
+    """The gradients of the input and of the kernel, by convolutions and by what CPUs need.
+
+    NOTE: written out as jax.vjp has them, which takes a twentieth of a step's tracing longer.
+    """
+    x, kernel = saved
+    around_input, around_gradient = [], []
+    for n, k, m, s, (before, _) in zip(
+        x.shape[1:3], kernel.shape[:2], gradient.shape[1:3], strides, padding, strict=True
+    ):
+        spread = (m - 1) * s + 1  # of the gradient with the stride's zeros in between
+        around_input.append((before, spread + k - 1 - n - before))
+        around_gradient.append((k - 1 - before, n + before - spread))
+    ones = (1, 1)
+
+    def of_input(gradient: jax.Array, flipped: jax.Array, layout: str) -> jax.Array:
+        layouts = ("NHWC", layout, "NHWC")
+        return lax.conv_general_dilated(
+            gradient, flipped, ones, around_gradient, strides, dimension_numbers=layouts
+        )
+
     def of_framework(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple:
-        forward = functools.partial(_framework_convolution, strides=strides, padding=padding)
-        return jax.vjp(forward, x, kernel)[1](gradient)
+        layouts = ("CHWN", "IHWO", "HWNC")
+        of_kernel = lax.conv_general_dilated(
+            x, gradient, ones, around_input, ones, strides, dimension_numbers=layouts
+        )
+        return of_input(gradient, lax.rev(kernel, (0, 1)), "HWOI"), of_kernel
 
     def on_cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple:
         of_kernel = _gradient_of_kernel(x, kernel, strides, padding, gradient)
-        return _gradient_of_input(x, kernel, strides, padding, gradient), of_kernel
+        flipped = lax.transpose(lax.rev(kernel, (0, 1)), (0, 1, 3, 2))
+        return of_input(gradient, flipped, "HWIO"), of_kernel
 
     return lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=of_framework)
 
 
 _convolution.defvjp(_conv_forward, _conv_backward)
-
-
-def _gradient_of_input(
-    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, gradient: jax.Array
-) -> jax.Array:
-    flipped = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
-    around = []
-    for n, k, m, s, (before, _) in zip(
-        x.shape[1:3], kernel.shape[:2], gradient.shape[1:3], strides, padding, strict=True
-    ):
-        spread = (m - 1) * s + 1  # of the gradient with the stride's zeros in between
-        around.append((k - 1 - before, n + before - spread))
-    dilation = {"lhs_dilation": strides} if set(strides) != {1} else {}
-    return _framework_convolution(gradient, flipped, (1, 1), around, **dilation)
 
 
 def _gradient_of_kernel(

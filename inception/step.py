@@ -1,6 +1,5 @@
 """What the devices run in training: TrainState, the loss, the train step."""
 
-import functools
 from typing import Any
 
 import flax
@@ -161,22 +160,25 @@ def train_step(
         jax.random.fold_in(jax.random.fold_in(jax.random.key(s), stream), state.step)
         for s, stream in ((data_seed, COLOR), (seed, DROPOUT), (data_seed, MIX))
     )
-    loss_fn = functools.partial(
-        _loss,
-        model=model,
-        color_key=color_key,
-        dropout_key=dropout_key,
-        mix_key=mix_key,
-        colors=colors,
-        mixing=mixing,
-        normalization=normalization,
-        head_weight=head_weight,
-        label_smoothing=label_smoothing,
-    )
+
+    def share_of_loss(*args: Any) -> tuple[jax.Array, Any]:  # of a micro-batch in the step's
+        loss, others = _loss(
+            *args,
+            model=model,
+            color_key=color_key,
+            dropout_key=dropout_key,
+            mix_key=mix_key,
+            colors=colors,
+            mixing=mixing,
+            normalization=normalization,
+            head_weight=head_weight,
+            label_smoothing=label_smoothing,
+        )
+        return loss / accumulate, others
 
     def add_gradient(carry: Any, micro_batch: Any) -> tuple[Any, dict[str, jax.Array]]:
         total, batch_stats = carry
-        gradient = jax.grad(loss_fn, has_aux=True)
+        gradient = jax.grad(share_of_loss, has_aux=True)
         grads, (batch_stats, metrics) = gradient(state.params, batch_stats, micro_batch)
         return (jax.tree.map(jax.lax.add, total, grads), batch_stats), metrics
 
@@ -190,10 +192,9 @@ def train_step(
         rows["other"] = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rows)
     micro_batches = jax.tree.map(split, rows)
     zeros = jax.tree.map(jnp.zeros_like, state.params)  # float32, whatever the network computes in
-    (total, batch_stats), metrics = jax.lax.scan(
+    (grads, batch_stats), metrics = jax.lax.scan(
         add_gradient, (zeros, state.batch_stats), micro_batches
     )
-    grads = jax.tree.map(lambda x: x / accumulate, total)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.average

@@ -1,6 +1,9 @@
 """Local response normalisation and max pool against plain numpy and the framework."""
 
 import math
+import re
+from typing import Any
+from unittest import mock
 
 import flax.linen as nn
 import hypothesis
@@ -149,6 +152,7 @@ def test_adaptive_avg_pool_keeps_bfloat16() -> None:
     assert ops.adaptive_avg_pool(x, outputs=4).dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("platform", ["cpu", "default"])
 @hypothesis.settings(deadline=None, max_examples=20)
 @hypothesis.given(
     height=st.integers(1, 9),
@@ -158,8 +162,9 @@ def test_adaptive_avg_pool_keeps_bfloat16() -> None:
     seed=st.integers(0, 99),
 )
 def test_the_convolutions_gradients_are_the_frameworks(
-    height: int, width: int, kernel_px: int, stride: int, seed: int
+    height: int, width: int, kernel_px: int, stride: int, seed: int, platform: str
 ) -> None:
+    """On this CPU, what other platforms compute too."""
     rng = np.random.default_rng(seed)
     pad = kernel_px // 2
     x, kernel = (
@@ -175,9 +180,30 @@ def test_the_convolutions_gradients_are_the_frameworks(
             kernel,
         )
         g = jnp.asarray(np.random.default_rng(seed).normal(size=y.shape), jnp.float32)
-        results.append((y, *back(g)))
+        choose = lambda *args, **branches: branches[platform](*args)  # noqa: E731
+        with mock.patch.object(lax, "platform_dependent", choose):
+            results.append((y, *back(g)))
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gpus_are_asked_for_the_convolutions_that_vjp_has(stride: int) -> None:
+    x, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 4))
+    found = []
+    for convolution in (ops.convolution, lax.conv_general_dilated):
+
+        def gradients(x: jax.Array, kernel: jax.Array, convolution: Any = convolution) -> Any:
+            def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
+                layouts = {"dimension_numbers": ops.LAYOUTS}
+                return convolution(x, kernel, (stride, stride), [(1, 1)] * 2, **layouts).sum()
+
+            return jax.grad(forward, (0, 1))(x, kernel)
+
+        lowered = jax.jit(gradients).trace(x, kernel).lower(lowering_platforms=("cuda",))
+        found.append(sorted(re.findall(r"(?<=dim_numbers = ).*", lowered.as_text())))
+    assert len(found[0]) == 2
+    assert found[0] == found[1]
 
 
 def test_relus_gradient_is_the_frameworks(rng: np.random.Generator) -> None:
