@@ -149,8 +149,9 @@ def avg_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
 
     Flax's own fails under strict dtype promotion.
     """
-    sums = nn.pooling.pool(x, 0.0, lax.add, (window, window), (stride, stride), "VALID")
-    return sums / window**2
+    wide = x.astype(jnp.float32)
+    sums = nn.pooling.pool(wide, 0.0, lax.add, (window, window), (stride, stride), "VALID")
+    return (sums / window**2).astype(x.dtype)
 
 
 def adaptive_avg_pool(x: jax.Array, *, outputs: int) -> jax.Array:
@@ -246,7 +247,8 @@ def _pool_backward(stride: int, window: int, saved: tuple, gradient: jax.Array) 
         return jax.vjp(lambda x: _framework_pool(x, stride, window), x)[1](gradient)[0]
 
     def of_places(x: jax.Array, places: jax.Array, gradient: jax.Array) -> jax.Array:
-        return _to_places(places, gradient, x.shape, stride, window)
+        wide = gradient.astype(jnp.float32)
+        return _to_places(places, wide, x.shape, stride, window).astype(x.dtype)
 
     return (lax.platform_dependent(x, places, gradient, cpu=of_places, default=of_framework),)
 
@@ -389,8 +391,8 @@ def _gradient_of_kernel(
     for i in range(kh):
         row = along(x, 1, i, h)
         row = (row if once else side_by_side(row)).reshape(-1, kw * c)
-        rows.append(lax.dot_general(row, gradient, (((0,), (0,)), ((), ()))))
+        rows.append(lax.dot_general(row, gradient, (((0,), (0,)), ((), ())), None, jnp.float32))
         # One row's pixels after the other, or the compiler holds those of all.
         x, rows[-1] = lax.optimization_barrier((x, rows[-1]))
     # Once, not in every kernel of the update that reads it: less to compile.
-    return lax.optimization_barrier(jnp.stack(rows)).reshape(kernel.shape)
+    return lax.optimization_barrier(jnp.stack(rows)).reshape(kernel.shape).astype(kernel.dtype)

@@ -187,6 +187,30 @@ def test_the_convolutions_gradients_are_the_frameworks(
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda x, _: ops.max_pool(x, stride=1),
+        lambda x, _: ops.max_pool(x, stride=2),
+        lambda x, _: ops.avg_pool(x, window=5, stride=3),
+        lambda x, kernel: ops.convolution(x, kernel, (1, 1), [(1, 1)] * 2),
+    ],
+    ids=["max_pool", "max_pool, stride 2", "avg_pool", "convolution"],
+)
+def test_bfloat16s_sums_are_rounded_once(rng: np.random.Generator, op: Any) -> None:
+    """Those of float32, rounded at their end: its values, and its gradients."""
+    inputs = [jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in ((4, 11, 11, 3), (3, 3, 3, 4))]
+    y, back = jax.vjp(op, *inputs)
+    g = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16)
+    found = (y, *back(g))
+    assert {v.dtype for v in found} == {jnp.dtype(jnp.bfloat16)}
+    wide, back = jax.vjp(op, *[v.astype(jnp.float32) for v in inputs])
+    expected = (wide, *back(g.astype(jnp.float32)))
+    for ours, theirs in zip(found, expected, strict=True):
+        # A sum half-way between two values of bfloat16 may go to either.
+        np.testing.assert_allclose(ours.astype(jnp.float32), theirs, rtol=2**-8 + 1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_gpus_are_asked_for_the_convolutions_that_vjp_has(stride: int) -> None:
     x, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 4))
