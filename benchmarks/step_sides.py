@@ -178,7 +178,7 @@ class Torch:
         self.forward = forward if side == "eager" else torch.compile(forward)
 
     def compile(self) -> None:
-        """With the first step."""
+        """Nothing: it compiles in its first step."""
 
     def loss(self, images: Any, labels: Any) -> Any:
         return self.plain.loss(self.module(images), labels)

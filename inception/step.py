@@ -1,5 +1,6 @@
 """What the devices run in training: TrainState, the loss, the train step."""
 
+import functools
 from typing import Any
 
 import flax
@@ -160,20 +161,22 @@ def train_step(
         jax.random.fold_in(jax.random.fold_in(jax.random.key(s), stream), state.step)
         for s, stream in ((data_seed, COLOR), (seed, DROPOUT), (data_seed, MIX))
     )
+    loss_fn = functools.partial(
+        _loss,
+        model=model,
+        color_key=color_key,
+        dropout_key=dropout_key,
+        mix_key=mix_key,
+        colors=colors,
+        mixing=mixing,
+        normalization=normalization,
+        head_weight=head_weight,
+        label_smoothing=label_smoothing,
+    )
 
-    def share_of_loss(*args: Any) -> tuple[jax.Array, Any]:  # of a micro-batch in the step's
-        loss, others = _loss(
-            *args,
-            model=model,
-            color_key=color_key,
-            dropout_key=dropout_key,
-            mix_key=mix_key,
-            colors=colors,
-            mixing=mixing,
-            normalization=normalization,
-            head_weight=head_weight,
-            label_smoothing=label_smoothing,
-        )
+    def share_of_loss(*args: Any) -> tuple[jax.Array, Any]:
+        """What a micro-batch adds to the loss of the whole batch."""
+        loss, others = loss_fn(*args)
         return loss / accumulate, others
 
     def add_gradient(carry: Any, micro_batch: Any) -> tuple[Any, dict[str, jax.Array]]:
