@@ -19,8 +19,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from inception import Interrupted, UserError, local, places
-from inception.configs import CommandLineError, load_config, run_config
+from inception import Interrupted, UserError
+from inception.cli.main import as_flags
+from inception.config import CommandLineError, load_config, run_config
+from inception.launching import jobs, local
 
 DEFAULT_CONFIG = "experiments/digits.py"
 BASE_CONFIG = "experiments/base.py"
@@ -28,7 +30,7 @@ BASE_CONFIG = "experiments/base.py"
 
 def join(args: argparse.Namespace) -> None:
     """Joins the other processes of the run, if there are any; only process 0 prints."""
-    from inception import processes
+    from inception.runtime import processes
 
     processes.initialize(
         args.coordinator_address,
@@ -44,7 +46,7 @@ def join(args: argparse.Namespace) -> None:
 def start_processes(args: argparse.Namespace, overrides: list[str]) -> int:
     """`train` as several processes of this machine, or as one that is restarted; its status."""
     train_config(args, overrides)  # a wrong knob ends it here, once
-    command = [*places.LAUNCH, *args.argv, "--processes=1", "--restarts=0"]  # the last flags count
+    command = [*jobs.LAUNCH, *args.argv, "--processes=1", "--restarts=0"]  # the last flags count
     return local.run(command, processes=args.processes, restarts=args.restarts)
 
 
@@ -83,12 +85,12 @@ def train_config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
 def train(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     config = train_config(args, overrides)
     if args.on == "sky":
-        places.check_is_on_hosts(args.config, args.from_run)
+        jobs.check_is_on_hosts(args.config, args.from_run)
     if args.on != "local":
-        jobs = places.submit(
+        submitted = jobs.submit(
             args.on, there(args.argv), args.workdir, dry_run=args.dry_run, asked=args.asked
         )
-        return {"jobs": jobs, "workdir": args.workdir}
+        return {"jobs": submitted, "workdir": args.workdir}
     join(args)
     from inception import train
 
@@ -105,7 +107,7 @@ def train(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 def evaluate(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     if bool(args.workdir) == bool(args.checkpoints):
         raise CommandLineError("give --workdir=DIR, or --checkpoints=DIR,DIR,... for an ensemble")
-    from inception import evaluate, results
+    from inception.evaluation import evaluate, results
     from inception.model import FREE_KNOBS
 
     workdirs = [args.workdir] if args.workdir else args.checkpoints
@@ -168,8 +170,8 @@ def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     import tqdm
 
-    from inception import cam, predict
     from inception.data import progress
+    from inception.evaluation import cam, predict
 
     if "://" in args.cam:
         raise CommandLineError(f"--cam={args.cam}: draw into a local folder, then copy it there")
@@ -213,17 +215,17 @@ def predict(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 
 def report(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
-    from inception import report
+    from inception.reporting import page
 
-    page = report.write(args.runs, args.output)
-    print(f"wrote {page}")
-    return {"page": page}
+    written = page.write(args.runs, args.output)
+    print(f"wrote {written}")
+    return {"page": written}
 
 
 def audit(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     config = load_config(args.config, overrides)
-    from inception import audit
     from inception.model import GoogLeNet
+    from inception.tools import audit
 
     result = audit.audit(GoogLeNet(**config.model), input_px=config.input_px)
     print(audit.to_text(result))
@@ -232,7 +234,7 @@ def audit(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 def bench(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     config = load_config(args.config, overrides)
-    from inception import bench
+    from inception.tools import bench
 
     result = bench.run(config, what=args.what, batch_size=args.batch_size, profile=args.profile)
     print(bench.to_text(result))
@@ -247,15 +249,15 @@ def plan(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     except CommandLineError as error:
         without = ", or --images=N without the set" if "config.data.path=..." in str(error) else ""
         raise CommandLineError(f"{error}{without}") from error
-    from inception import cost
+    from inception.tools import plan
 
-    result = cost.plan(
+    result = plan.plan(
         config,
         images=args.images,
         images_per_second=args.images_per_second,
         measure=args.measure,
     )
-    print(cost.to_text(result))
+    print(plan.to_text(result))
     return result
 
 
@@ -286,7 +288,7 @@ def prepare(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
 
 def convert(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     load_config(BASE_CONFIG, overrides)  # a wrong knob ends it before the file is read
-    from inception.pretrained import convert
+    from inception.formats import convert
 
     weights = convert.read(args.source, args.input)
     knobs = [f"--config.{knob}={value}" for knob, value in weights.knobs.items()]
@@ -322,7 +324,7 @@ def folders(text: str) -> list[str]:
 
 def views(text: str) -> int:
     """'10' -> 10 crops of an image."""
-    from inception.data.sampling import VIEWS
+    from inception.data.cropping import VIEWS
 
     if text not in map(str, VIEWS):
         raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join(map(str, VIEWS))}")
@@ -350,7 +352,7 @@ def positive(text: str) -> float:
 
 
 def export(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
-    from inception import export
+    from inception.formats import export
 
     if pathlib.Path(args.output).suffix.lower() not in export.FORMATS:
         *others, last = export.FORMATS
@@ -708,15 +710,15 @@ def main(argv: list[str]) -> int:
         print(f"launch.py {args.command}: {error}", file=sys.stderr)
         return 2
     except (UserError, OSError) as error:
-        print(f"launch.py {args.command}: {error}", file=sys.stderr)
+        print(f"launch.py {args.command}: {as_flags(str(error), vars(args))}", file=sys.stderr)
         return error.status if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print(f"launch.py {args.command}: interrupted", file=sys.stderr)
         return 1
     except Exception as error:
-        if "inception.processes" in sys.modules and sys.modules["inception.processes"].is_lost_peer(
-            error
-        ):
+        if "inception.runtime.processes" in sys.modules and sys.modules[
+            "inception.runtime.processes"
+        ].is_lost_peer(error):
             print(
                 f"launch.py {args.command}: another process of the run has ended or is out of "
                 f"reach ({str(error).splitlines()[0]}). What is saved is kept: the same command "
@@ -745,7 +747,7 @@ def main(argv: list[str]) -> int:
 
 def is_main() -> bool:
     """Whether this is process 0; without JAX there is no other."""
-    processes = sys.modules.get("inception.processes")
+    processes = sys.modules.get("inception.runtime.processes")
     return not processes or processes.is_main()
 
 
@@ -764,7 +766,7 @@ def leave(status: int) -> None:
     sys.stderr.flush()
     if status in (0, 2):
         sys.exit(status)
-    if "inception.processes" in sys.modules and is_main():
+    if "inception.runtime.processes" in sys.modules and is_main():
         time.sleep(1)  # the others fail by themselves, or JAX ends them with a page of its own
     os._exit(status)
 

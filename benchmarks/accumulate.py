@@ -12,8 +12,9 @@ import numpy as np
 import optax
 from jax import lax
 
-from inception import ops, optim, parallel
+from inception import ops, optim
 from inception.model import GoogLeNet
+from inception.runtime import compiling, sharding
 from inception.step import create_state, train_step
 
 CASES = (  # (accumulate, remat, whose convolution)
@@ -28,13 +29,13 @@ def measure(
     accumulate: int, remat: bool, args: argparse.Namespace
 ) -> tuple[float, float, float, float]:
     """Compilation's seconds, a step's temporary MB, its median wall and processor seconds."""
-    mesh = parallel.make_mesh()
+    mesh = sharding.make_mesh()
     model = GoogLeNet(norm=args.norm, remat=remat)
     tx = optim.sgd(optax.constant_schedule(0.001), momentum=0.9)
     init = functools.partial(
         create_state, model, tx, seed=0, input_px=args.input_px, polyak_decay=0.0
     )
-    state = parallel.compute_replicated(init, mesh)
+    state = compiling.compute_replicated(init, mesh)
     step = functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=0, colors=COLORS, mixing={},
         normalization="unit", head_weight=0.3, label_smoothing=0.0,
@@ -44,9 +45,9 @@ def measure(
     shape = (args.batch_size, args.input_px, args.input_px, 3)
     images = rng.integers(0, 256, shape, np.uint8)
     labels = rng.integers(0, 1000, args.batch_size).astype(np.int32)
-    batch = parallel.to_global({"image": images, "label": labels}, mesh)
+    batch = sharding.shard_batch({"image": images, "label": labels}, mesh)
     start = time.perf_counter()
-    compiled = parallel.OverBatch(step, mesh, training=True).lower(state, batch).compile()
+    compiled = compiling.CompiledStep(step, mesh, training=True).lower(state, batch).compile()
     compilation = time.perf_counter() - start
     times = []
     for _ in range(args.rounds + 1):

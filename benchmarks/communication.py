@@ -27,7 +27,8 @@ from jax.sharding import AxisType, Mesh
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from inception import configs, train  # noqa: E402
+from inception import train  # noqa: E402
+from inception.config import load_config  # noqa: E402
 from inception.model import GoogLeNet  # noqa: E402
 from inception.step import create_state  # noqa: E402
 
@@ -142,7 +143,7 @@ def main() -> None:
     args, overrides = parser.parse_known_args()
     devices = devices_on(args.on)
     for norm in args.norms.split(","):
-        config = configs.load_config(
+        config = load_config(
             str(ROOT / "experiments" / "base.py"), [f"--config.model.norm={norm}", *overrides]
         )
         compiled, param_bytes = compile_step(config, devices)

@@ -21,8 +21,10 @@ import optax
 from PIL import Image
 
 import launch
-from inception import configs, evaluate, parallel
+from inception.config import load_config
+from inception.evaluation import evaluate
 from inception.model import GoogLeNet
+from inception.runtime import sharding
 from inception.step import create_state
 
 ROUNDS = 2
@@ -44,7 +46,7 @@ def write_photos(folder: pathlib.Path, count: int) -> None:
 def config_of(folder: pathlib.Path):
     overrides = {"data.source": "folder", "data.path": folder, "data.eval_split": "val"}
     overrides |= {"run.eval_batch_size": BATCH, "model.heads": False}
-    return configs.load_config(
+    return load_config(
         str(launch.HERE / "experiments" / "base.py"),
         [f"--config.{knob}={value}" for knob, value in overrides.items()],
     )
@@ -65,13 +67,13 @@ def seconds(function) -> float:
 
 
 def compare(root: pathlib.Path) -> None:
-    mesh = parallel.make_mesh()
+    mesh = sharding.make_mesh()
     print("models  crops  images  s an image  crops/s  network alone, crops/s  outside the network")
     for models, crops, count in CASES:
         folder = root / f"{models}-{crops}"
         write_photos(folder, count)
         config = config_of(folder)
-        variables = [parallel.replicate(weights(config), mesh)] * models
+        variables = [sharding.replicate(weights(config), mesh)] * models
         evaluator = evaluate.Evaluator(
             config, mesh, split="val", crops=(crops,), networks=[config] * models
         )
@@ -112,9 +114,9 @@ def memory(root: pathlib.Path) -> None:
 def main() -> None:
     if len(sys.argv) == 3:  # a process of `memory`
         config = config_of(pathlib.Path(sys.argv[1]))
-        mesh = parallel.make_mesh()
+        mesh = sharding.make_mesh()
         evaluator = evaluate.Evaluator(config, mesh, split="val", crops=(int(sys.argv[2]),))
-        evaluator(parallel.replicate(weights(config), mesh))
+        evaluator(sharding.replicate(weights(config), mesh))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         return
     with tempfile.TemporaryDirectory() as root:

@@ -54,13 +54,13 @@ COMPARISONS = (
 
 def ours(folder: str, kind: str, how: str, batch: int = BATCH) -> Iterator[np.ndarray]:
     """The loader as training uses it."""
-    from inception.data import loader, sampling, sources
+    from inception.data import cropping, pipeline, sources
 
     opened = sources.open_source(
         "folder" if kind == "original" else "store", path=f"{folder}/{kind}", split="train"
     )
     names = ("bilinear", "area", "nearest", "cubic") if how == "mixed" else ("bilinear",)
-    sample = sampling.training_sampler(
+    sample = cropping.training_sampler(
         "inception",
         input_px=PX,
         resize_px=256,
@@ -70,7 +70,7 @@ def ours(folder: str, kind: str, how: str, batch: int = BATCH) -> Iterator[np.nd
         magnitude=9.0,
         **RANGES,
     )
-    batches = loader.train_batches(
+    batches = pipeline.train_batches(
         opened,
         sample=sample,
         decoder="exact" if how == "exact" else "fast",
@@ -102,13 +102,13 @@ def _boxes(encoded: list[bytes]) -> np.ndarray:
 
     from PIL import Image
 
-    from inception.data import sampling
+    from inception.data import cropping
 
     rng, boxes = np.random.default_rng(0), []
     for data in encoded:
         size = Image.open(io.BytesIO(data)).size
-        left, top, right, bottom = sampling.inception_crop(
-            *size, rng.random(sampling.UNIFORMS), **RANGES
+        left, top, right, bottom = cropping.inception_crop(
+            *size, rng.random(cropping.UNIFORMS), **RANGES
         )
         top, left = int(top), int(left)
         boxes.append((top, left, int(np.ceil(bottom)) - top, int(np.ceil(right)) - left))

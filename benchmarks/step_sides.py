@@ -54,8 +54,10 @@ class Ours:
         from flax import traverse_util
 
         from experiments import base
-        from inception import inference, optim, parallel, step, train
+        from inception import optim, step, train
+        from inception.evaluation.networks import eval_step
         from inception.model import GoogLeNet
+        from inception.runtime import compiling, sharding
 
         self.jax = jax
         config = base.get_config()
@@ -66,28 +68,28 @@ class Ours:
         if not dropout:
             config.model.dropout = config.model.head_dropout = 0.0
         self.model = GoogLeNet(**config.model)
-        mesh = mesh or parallel.make_mesh()
+        mesh = mesh or sharding.make_mesh()
         dummy = jax.ShapeDtypeStruct((1, px, px, 3), np.float32)
         key = jax.random.key(0)
         keys = {"params": key, "dropout": key}
         init = lambda: self.model.init(keys, np.zeros(dummy.shape, np.float32), True)  # noqa: E731
         shapes = traverse_util.flatten_dict(jax.eval_shape(init)["params"], sep="/")
         self.weights = draw_weights({path: leaf.shape for path, leaf in shapes.items()})
-        params = parallel.replicate(traverse_util.unflatten_dict(self.weights, sep="/"), mesh)
+        params = sharding.replicate(traverse_util.unflatten_dict(self.weights, sep="/"), mesh)
         images, labels = draw_batch(batch_size, px)
         batch = {"image": images, "label": labels.astype(np.int32)}
-        self.batch = parallel.to_global(batch, mesh)
+        self.batch = sharding.shard_batch(batch, mesh)
         if what == "train":
             tx = optim.sgd(optax.constant_schedule(RATE), momentum=MOMENTUM, weight_decay=DECAY)
             state = step.first_state({"params": params}, tx, polyak_decay=0.0)
-            self.state = parallel.replicate(state, mesh)
+            self.state = sharding.replicate(state, mesh)
             self.function = train.step_function(config, tx, mesh)
         else:
             self.state = {"params": params}
-            forward = lambda variables, batch: inference.eval_step(  # noqa: E731
+            forward = lambda variables, batch: eval_step(  # noqa: E731
                 variables, batch, model=self.model, normalization=config.data.normalization
             )
-            self.function = parallel.OverBatch(forward, mesh, training=False)
+            self.function = compiling.CompiledStep(forward, mesh, training=False)
         self.what = what
         self.device = jax.devices()[0].device_kind
         self.platform = jax.devices()[0].platform
@@ -107,7 +109,8 @@ class Ours:
         import optax
         from flax import traverse_util
 
-        from inception import audit, pixels
+        from inception import pixels
+        from inception.tools import audit
 
         images = pixels.normalize(self.batch["image"], method="mean")
         apply = self.jax.jit(self.model.apply, static_argnames="train")

@@ -1,18 +1,46 @@
 """GoogLeNet (Szegedy et al., 2014, arXiv 1409.4842) in JAX and Flax Linen.
 
-Importing this package imports nothing heavy; import the module that you need.
+The public names below are loaded when they are asked for: importing this package takes no time.
 """
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
+PUBLIC = {  # name -> module
+    "AuxiliaryHead": "inception.model",
+    "GoogLeNet": "inception.model",
+    "Inception": "inception.model",
+    "TABLE_1": "inception.model",
+    "TrainState": "inception.step",
+    "create_state": "inception.step",
+    "train_step": "inception.step",
+    "load_config": "inception.config",
+    "train": "inception.train",
+    "evaluate": "inception.evaluation.evaluate",
+    "Predictor": "inception.evaluation.predict",
+}
 
-class UserError(Exception):
-    """Something the user can mend: one line that names the file, the knob and the remedy."""
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'inception' has no attribute '{name}'")
+    module = importlib.import_module(PUBLIC[name])
+    return getattr(module, name, module)
+
+
+class UserError(ValueError):
+    """Something the user can mend: one line that says what is wrong, and the remedy.
+
+    Parameters and knobs stand in backquotes, as in `path` or `optim.batch_size`: the command line
+    shows them as its flags (inception/cli/main.py).
+    """
 
     status = 1  # the command's exit status
 
 
 class Interrupted(UserError):
-    """Stopped from outside: the same command goes on from what is saved."""
+    """Stopped from outside: the same command continues from what is saved."""
 
     status = 75  # EX_TEMPFAIL in sysexits.h: try again

@@ -11,25 +11,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import (
-    Interrupted,
-    UserError,
-    checkpoint,
-    evaluate,
-    monitor,
-    optim,
-    parallel,
-    pixels,
-    processes,
-    report,
-    results,
-    samples,
-    transfer,
-)
-from inception.data import images, loader, paths, sampling, sources
+from inception import Interrupted, UserError, optim, pixels
+from inception.data import cropping, decoding, paths, pipeline, sources
+from inception.evaluation import evaluate, results
 from inception.model import TRUNK, GoogLeNet, frozen_modules
+from inception.reporting import monitor, page, samples
+from inception.runtime import checkpoint, compiling, prefetch, processes, sharding, transfer
+from inception.runtime.workdir import claimed
 from inception.step import TrainState, create_state, train_step
-from inception.workdir import claimed
 
 
 def optimizer(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> tuple[Any, Any]:
@@ -65,11 +54,11 @@ def check(config: ConfigDict) -> None:
     """
     GoogLeNet(**config.model).check_input_px(config.input_px)
     samples.training_sampler(config)
-    sampling.Views((1,), config.input_px, config.data.resize_px, config.data.resize)
-    images.check_decoder(config.data.decoder)
+    cropping.Views((1,), config.input_px, config.data.resize_px, config.data.resize)
+    decoding.check_decoder(config.data.decoder)
     pixels.check_normalization(config.data.normalization)
     sources.check_kind(config.data.source)
-    loader.threads(config.run.workers)
+    pipeline.threads(config.run.workers)
     for knob, value in (
         ("optim.batch_size", config.optim.batch_size),
         ("optim.accumulate", config.optim.accumulate),
@@ -103,7 +92,7 @@ def step_function(config: ConfigDict, tx: Any, mesh: Any) -> Any:
         polyak_decay=config.optim.polyak_decay,
         accumulate=config.optim.accumulate,
     )
-    return parallel.OverBatch(step, mesh, training=True)
+    return compiling.CompiledStep(step, mesh, training=True)
 
 
 def initializer(config: ConfigDict, tx: Any) -> Callable[[], TrainState]:
@@ -127,9 +116,9 @@ def _state_and_step(
 ) -> tuple[TrainState, Any]:
     """The newest saved state, or the first; and the compiled train step."""
     init = initializer(config, tx)
-    state = checkpoints.restore(parallel.replicated_shapes(init, mesh))
+    state = checkpoints.restore(sharding.replicated_shapes(init, mesh))
     if state is None:
-        state = parallel.compute_replicated(init, mesh)
+        state = compiling.compute_replicated(init, mesh)
         if config.init_from:
             taken = transfer.start_from(
                 config.init_from,
@@ -138,8 +127,8 @@ def _state_and_step(
                 normalization=config.data.normalization,
                 classes=classes,
             )
-            average = parallel.replicate(taken if state.average else {}, mesh)
-            state = state.replace(**parallel.replicate(taken, mesh), average=average)
+            average = sharding.replicate(taken if state.average else {}, mesh)
+            state = state.replace(**sharding.replicate(taken, mesh), average=average)
     return state, step_function(config, tx, mesh)
 
 
@@ -147,7 +136,7 @@ def training_batches(
     config: ConfigDict, source: sources.Source, start_step: int, total_steps: int
 ) -> Any:
     """This process's (batch, what was damaged in it), from one step to another."""
-    return loader.train_batches(
+    return pipeline.train_batches(
         source,
         sample=samples.training_sampler(config),
         decoder=config.data.decoder,
@@ -189,9 +178,9 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
 
 def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
     check(config)
-    mesh = parallel.make_mesh()
+    mesh = sharding.make_mesh()
     batch_size = config.optim.batch_size
-    parallel.check_batch_size(batch_size, config.optim.accumulate, mesh)
+    sharding.check_batch_size(batch_size, config.optim.accumulate, mesh)
     source = processes.together(lambda: evaluate.open_split(config, config.data.train_split))
     if len(source.classes) != config.model.classes:
         raise UserError(
@@ -222,9 +211,7 @@ def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
         writer = monitor.Writer(workdir, start_step=start_step)
         closing.callback(writer.close)
         writer.check_images(len(source))
-        writer.write(
-            "start", start_step, command=command, images=len(source), **report.environment()
-        )
+        writer.write("start", start_step, command=command, images=len(source), **page.environment())
         watch = monitor.Monitor(
             writer,
             schedule=schedule,
@@ -272,7 +259,7 @@ def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
         results.write_json(
             workdir, evaluation, source=evaluator.source, split=evaluator.split, step=total_steps
         )
-        report.write([workdir], f"{workdir}/report.html")
+        page.write([workdir], f"{workdir}/report.html")
         paths.write_whole(paths.at(workdir) / "result.json", json.dumps(result) + "\n")
     return result
 
@@ -305,8 +292,8 @@ def _loop(
     """Evaluates and saves the state that is there, then takes the next batch and steps."""
     newest: dict[str, jax.Array] = {}  # of the step that the devices are at
 
-    def put(item: tuple[loader.Batch, list[str]]) -> tuple[dict[str, jax.Array], list[str]]:
-        return parallel.to_global(item[0], mesh), item[1]
+    def put(item: tuple[pipeline.Batch, list[str]]) -> tuple[dict[str, jax.Array], list[str]]:
+        return sharding.shard_batch(item[0], mesh), item[1]
 
     def poll(seconds: float) -> None:
         stop.waiting()
@@ -315,7 +302,7 @@ def _loop(
     def busy() -> bool:
         return bool(newest) and not newest["loss"].is_ready()  # type: ignore[attr-defined]
 
-    with processes.Stop() as stop, parallel.Ahead(batches, put, poll=poll, busy=busy) as ahead:
+    with processes.Stop() as stop, prefetch.Prefetcher(batches, put, poll=poll, busy=busy) as ahead:
         step = start_step
         try:
             while True:

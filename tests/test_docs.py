@@ -17,7 +17,8 @@ import jax
 import pytest
 
 import launch
-from inception import checkpoint, configs
+from inception.config import experiment, load_config
+from inception.runtime import checkpoint
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -59,9 +60,9 @@ def test_every_flag_and_knob_is_there(page: pathlib.Path, monkeypatch) -> None:
             own = getattr(args, "config", None) or launch.BASE_CONFIG
             if args.command == "plan" and args.images:
                 overrides = [*overrides, "--config.data.path=x"]
-            config = configs.load_config(own, overrides)
+            config = load_config(own, overrides)
             if args.command == "sweep":
-                defined = configs.experiment(own)
+                defined = experiment(own)
                 name = f"sweep_{args.sweep}" if args.sweep else "sweep"
                 assert name in defined or args.search, name
             if args.command == "train" and config.data.source == "digits":
@@ -89,7 +90,7 @@ def world(
         shutil.copy(tmp_path / "PHOTOS/ant/0.jpeg", tmp_path / name)
     (tmp_path / "list.txt").write_text("cat.jpg\n")
     (tmp_path / "weights").mkdir()
-    published = configs.load_config(str(ROOT / launch.BASE_CONFIG), [*SMALL, *FOLDER])
+    published = load_config(str(ROOT / launch.BASE_CONFIG), [*SMALL, *FOLDER])
     published.model.update(heads=False, classes=5)
     published.data.normalization = "mean"
     bvlc = tiny.write_run(tmp_path / "weights/bvlc", published)

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from inception import configs, parallel, pixels, roofline, train
+from inception import pixels, train
+from inception.config import _open_knobs, experiment, load_config
 from inception.model import HEADS, HEADS_ON, GoogLeNet
+from inception.runtime import sharding
 from inception.step import head_losses
 from inception.sweeps import plan
+from inception.tools import profiler
 
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("[!_]*.py"))
 YOURS = {"config.data.path": "x", "config.init_from": "x", "config.model.classes": "10"}
@@ -34,13 +37,13 @@ def _promotion() -> Iterator[None]:
 
 def given(path: pathlib.Path) -> list[str]:
     """What a user must give."""
-    open_knobs = configs._open_knobs(configs.experiment(str(path))["get_config"](), "config")
+    open_knobs = _open_knobs(experiment(str(path))["get_config"](), "config")
     return [f"--{knob}={YOURS[knob]}" for knob in open_knobs]
 
 
 def sweeps(path: pathlib.Path) -> list[str]:
     """Their names; "" is that of `sweep`."""
-    names = (n for n in configs.experiment(str(path)) if n == "sweep" or n.startswith("sweep_"))
+    names = (n for n in experiment(str(path)) if n == "sweep" or n.startswith("sweep_"))
     return [name.removeprefix("sweep").removeprefix("_") for name in names]
 
 
@@ -52,8 +55,7 @@ def test_a_recipe_lists_what_differs_from_its_parent_alone(path: pathlib.Path) -
         assert path.stem == "base"
         return
     own, theirs = (
-        configs.experiment(str(path.with_stem(name)))["get_config"]()
-        for name in (path.stem, parent[1])
+        experiment(str(path.with_stem(name)))["get_config"]() for name in (path.stem, parent[1])
     )
     for knob in re.findall(r"^    config\.([a-z0-9_.]+) = ", text, re.MULTILINE):
         assert operator.attrgetter(knob)(own) != operator.attrgetter(knob)(theirs), knob
@@ -63,7 +65,7 @@ def state_batch_step(config) -> tuple:
     """A state and a batch as shapes, and the step, on one device."""
     _, tx = train.optimizer(config, steps_per_epoch=10.0, total_steps=10**6)
     mesh = Mesh(jax.devices()[:1], ("data",), axis_types=(AxisType.Auto,))
-    state = parallel.replicated_shapes(train.initializer(config, tx), mesh)
+    state = sharding.replicated_shapes(train.initializer(config, tx), mesh)
     px, size = config.input_px, config.optim.batch_size
     batch = {
         "image": jax.ShapeDtypeStruct((size, px, px, 3), np.uint8),
@@ -91,7 +93,7 @@ TAKEN: set[str] = set()
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_point_is_sound_and_its_step_can_be_traced(path: pathlib.Path) -> None:
-    base = configs.load_config(str(path), given(path))
+    base = load_config(str(path), given(path))
 
     def look(config) -> None:
         train.check(config)
@@ -150,7 +152,7 @@ def take_two_steps(config) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_two_steps_of_every_point_at_a_small_size(path: pathlib.Path) -> None:
-    take_two_steps(configs.load_config(str(path), given(path)))
+    take_two_steps(load_config(str(path), given(path)))
     for name in sweeps(path):
         plan.points(str(path), given(path), "study", name=name, check=take_two_steps)
 
@@ -178,7 +180,7 @@ def first_losses(initializer: str, normalization: str, norm: str) -> dict[str, f
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_initial_weights_suit_the_inputs(path: pathlib.Path) -> None:
     """The first losses are within ten times that of guessing, 2.3: he on 0-255 has 280."""
-    config = configs.load_config(str(path), given(path))
+    config = load_config(str(path), given(path))
     model = config.model
     if config.init_from or model.norm == "batch":
         return  # weights that are trained, or whose scale BatchNorm takes out
@@ -189,11 +191,11 @@ def test_initial_weights_suit_the_inputs(path: pathlib.Path) -> None:
 @pytest.mark.parametrize("name", ["ablations", "photos_small"])
 def test_the_naive_modules_cost_as_much_as_the_reduced(name: str) -> None:
     path = EXPERIMENTS[0].with_name(f"{name}.py")
-    points = configs.experiment(str(path))["sweep_module"]()
+    points = experiment(str(path))["sweep_module"]()
     costs = set()
     for point in points:
         flags = [f"--config.{knob}={value}" for knob, value in point.items()]
-        config = configs.load_config(str(path), [*given(path), *flags])
+        config = load_config(str(path), [*given(path), *flags])
         model = GoogLeNet(**config.model).clone(heads=False)
-        costs.add(sum(roofline.macs(model, config.input_px, train=False).values()))
+        costs.add(sum(profiler.macs(model, config.input_px, train=False).values()))
     assert len(points) == 6 and len(costs) == 2 and max(costs) < 1.02 * min(costs)

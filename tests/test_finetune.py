@@ -13,12 +13,14 @@ import optax
 import pytest
 from flax import traverse_util
 
-from inception import UserError, checkpoint, configs, optim, train, transfer
+from inception import UserError, optim, train
+from inception.config import load_config
 from inception.model import TRUNK, GoogLeNet, frozen_modules
+from inception.runtime import checkpoint, transfer
+from inception.runtime.workdir import write_config
 from inception.step import TrainState, create_state, train_step
-from inception.workdir import write_config
 from tests import tiny
-from tests.test_launch import fails, process, train_args
+from tests.cli.test_cli import fails, process, train_args
 from tests.test_train import interrupt_at
 
 FINETUNE = "experiments/finetune.py"
@@ -303,7 +305,7 @@ def test_a_checkpoint_that_was_trained_otherwise_names_the_flags_that_make_it_fi
     )
     flags = line.split(": give ")[1].split()
     mended = [*args[3:], *wrong, *flags]  # later flags win
-    config = json.loads(configs.load_config(tiny.EXPERIMENT, mended).to_json())
+    config = json.loads(load_config(tiny.EXPERIMENT, mended).to_json())
     write_config(config, str(tmp_path / "run"))  # not refused: that start never began
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["norm"] == "batch"
     (tmp_path / "run" / "metrics.jsonl").touch()
@@ -344,7 +346,7 @@ def test_the_recipe_on_a_folder_of_photos(
         "--config.model.classes=..."
     )
     scratch = ["--config.init_from=", "--config.data.path=photos", "--config.model.classes=3"]
-    assert configs.load_config(FINETUNE, scratch).init_from == ""
+    assert load_config(FINETUNE, scratch).init_from == ""
     small = ["--config.model.width=0.05", "--config.model.norm=batch", "--config.data.normalization=symmetric",
              "--config.input_px=65", "--config.data.resize_px=65", "--config.optim.batch_size=8"]  # fmt: skip
     done = process(*recipe, *small, f"--config.init_from={trained}", f"--config.data.path={photos}",

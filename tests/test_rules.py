@@ -29,9 +29,9 @@ def siblings(name: str) -> set[str]:
 
 
 def test_the_leaves_import_no_sibling() -> None:
-    for leaf in ("ops", "optim", "parallel", "pixels"):
+    for leaf in ("ops", "optim", "pixels"):
         assert siblings(f"inception/{leaf}.py") == set(), leaf
-    assert siblings("inception/checkpoint.py") == {"processes", "data.paths"}
+    assert siblings("inception/runtime/checkpoint.py") == {"processes", "data.paths"}
     for path in (ROOT / "inception/data").glob("*.py"):
         inside = siblings(str(path.relative_to(ROOT)))
         assert all(s.startswith("data") for s in inside), path
@@ -60,14 +60,14 @@ def only(pattern: str, *allowed: str) -> None:
 
 
 def test_each_heavy_library_has_one_place() -> None:
-    only("orbax", "inception/checkpoint.py")
-    only("absl.flags|argparse|ml_collections.config_flags", "launch.py", "inception/configs.py")
+    only("orbax", "inception/runtime/checkpoint.py")
+    only("absl.flags|argparse|ml_collections.config_flags", "launch.py", "inception/config.py")
     only("tensorflow$|tensorflow\\.")
-    only("jax.sharding", "inception/parallel.py")
-    only("matplotlib", "inception/figures.py")
+    only("jax.sharding", "inception/runtime/sharding.py")
+    only("matplotlib", "inception/reporting/figures.py")
     only("optuna", "inception/sweeps/search.py", "inception/sweeps/importance.py")
-    only("submitit", "inception/slurm.py")
-    only("sky$|sky\\.", "inception/sky.py")
+    only("submitit", "inception/launching/slurm.py")
+    only("sky$|sky\\.", "inception/launching/sky.py")
     for path in (ROOT / "inception/data").glob("*.py"):
         assert not any(i.split(".")[0] in ("jax", "flax") for i in imports(path)), path
 

@@ -13,8 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from inception import UserError, optim, parallel, pixels, step
+from inception import UserError, optim, pixels, step
 from inception.model import GoogLeNet
+from inception.runtime import compiling, sharding
 from inception.step import create_state, head_losses, train_step
 
 MIXING = {"mixup": 0.4, "cutmix": 1.0}
@@ -41,7 +42,7 @@ def steps_on(
     init = functools.partial(
         create_state, model, tx, seed=0, input_px=65, polyak_decay=polyak_decay
     )
-    state = parallel.compute_replicated(init, mesh)
+    state = compiling.compute_replicated(init, mesh)
     train = functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, mixing=mixing, normalization="symmetric",
         head_weight=0.3, label_smoothing=0.1, polyak_decay=polyak_decay, accumulate=accumulate,
@@ -53,8 +54,8 @@ def steps_on(
             "image": rng.integers(0, 256, (batch_size, 65, 65, 3)).astype(np.uint8),
             "label": rng.integers(0, 5, batch_size).astype(np.int32),
         }
-        batches.append(parallel.to_global(batch, mesh))
-    compiled = parallel.OverBatch(train, mesh, training=True).lower(state, batches[0]).compile()
+        batches.append(sharding.shard_batch(batch, mesh))
+    compiled = compiling.CompiledStep(train, mesh, training=True).lower(state, batches[0]).compile()
     history = []
     for batch in batches:
         state, metrics = compiled(state, batch)
@@ -192,7 +193,7 @@ def test_remat_computes_the_same_in_less_memory(on_eight) -> None:
 )  # fmt: skip
 def test_a_batch_that_cannot_be_split(batch_size: int, accumulate: int, message: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(f'config.optim.{message}')}$"):
-        parallel.check_batch_size(batch_size, accumulate, parallel.make_mesh())
+        sharding.check_batch_size(batch_size, accumulate, sharding.make_mesh())
 
 
 def test_metrics_are_those_of_every_head(on_eight) -> None:
@@ -234,11 +235,13 @@ def test_lowering_leaves_garbage_collection_as_it_was(monkeypatch, collects: boo
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        parallel.OverBatch(fails, parallel.make_mesh(), training=False).lower(0, {"x": np.zeros(8)})
+        compiling.CompiledStep(fails, sharding.make_mesh(), training=False).lower(
+            0, {"x": np.zeros(8)}
+        )
     assert calls == ["disable", "traced"] + ["enable"] * collects
 
 
 def test_what_xla_flags_set_goes_before_our_options(monkeypatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
-    options = parallel._on_cpu(parallel.make_mesh(), parallel.FAST_TO_COMPILE)
+    options = compiling._on_cpu(sharding.make_mesh(), compiling.FAST_TO_COMPILE)
     assert options == {"xla_cpu_use_fusion_emitters": False}

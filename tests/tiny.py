@@ -1,15 +1,22 @@
 """A network and a run so small that tests can train them."""
 
+import contextlib
 import pathlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+import pytest
 from ml_collections import ConfigDict
 
-from inception import checkpoint, configs
+from inception import UserError
+from inception.cli.main import as_flags
+from inception.config import load_config
 from inception.model import GoogLeNet
+from inception.runtime import checkpoint
 from inception.step import create_state
 
 EXPERIMENT = str(pathlib.Path(__file__).parents[1] / "experiments" / "digits.py")
@@ -30,7 +37,7 @@ OVERRIDES = (
 
 
 def config(*overrides: str) -> ConfigDict:
-    return configs.load_config(EXPERIMENT, [*OVERRIDES, *overrides])
+    return load_config(EXPERIMENT, [*OVERRIDES, *overrides])
 
 
 def variables(config: ConfigDict, seed: int) -> Any:
@@ -56,3 +63,16 @@ def write_run(workdir: pathlib.Path, config: ConfigDict, *, seed: int = 0) -> st
     saved.save(0, {**variables(config, seed), "average": {}, "step": np.zeros((), np.int32)})
     saved.close()
     return str(workdir)
+
+
+@contextlib.contextmanager
+def refused(match: str, *flags: str) -> Iterator[pytest.ExceptionInfo[UserError]]:
+    """Like pytest.raises(UserError, match=...), of the line that the command line makes of it.
+
+    Args:
+        flags: of the command that would have run this, such as workdir.
+    """
+    with pytest.raises(UserError) as raised:
+        yield raised
+    line = as_flags(str(raised.value), flags or ("workdir",))
+    assert re.search(match, line), line

@@ -21,7 +21,7 @@ import grain
 from PIL import Image
 
 from inception import UserError
-from inception.data import images, loader, progress, sources, store
+from inception.data import decoding, pipeline, progress, sources, store
 from inception.data.output import all_or_nothing
 
 IMAGENET = "imagenet2012"
@@ -128,8 +128,8 @@ def _label_or_damage(source: sources.Source, index: int) -> int | str:
         plain = False
     try:
         if not plain or b"\xff\xd9" not in record[-64:]:
-            images.decode(record, name, max_megapixels=MEGAPIXELS)
-    except images.DamagedImageError as error:
+            decoding.decode(record, name, max_megapixels=MEGAPIXELS)
+    except decoding.DamagedImageError as error:
         return str(error)
     return label
 
@@ -215,7 +215,7 @@ def prepare(
     Raises:
         UserError: whatever is wrong with the tars, the source, the output or the numbers.
     """
-    threads = loader.threads("all")
+    threads = pipeline.threads("all")
     if short_side is not None and short_side < 1:
         raise UserError(f"--short_side={short_side}: at least 1 pixel")
     if not 1 <= quality <= 100:

@@ -9,7 +9,7 @@ from etils import epath
 
 from inception import UserError
 from inception.data import paths
-from inception.data.images import Record
+from inception.data.decoding import Record
 from inception.data.store import Store
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}

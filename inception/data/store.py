@@ -17,7 +17,7 @@ import tqdm
 from PIL import Image
 
 from inception import UserError
-from inception.data import images, paths, progress, sampling
+from inception.data import cropping, decoding, paths, progress
 
 VERSION = 1
 FORMATS = ("jpeg", "rgb")
@@ -78,7 +78,7 @@ class Store:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, index: int) -> tuple[images.Record, int]:
+    def __getitem__(self, index: int) -> tuple[decoding.Record, int]:
         start, end = self._offsets[index : index + 2].tolist()
         label = int(self._labels[index])
         if self._shapes is None:
@@ -105,7 +105,7 @@ class _Encoder:
             image, label = self.decode(index)
             small = self.shrink(image)
             return self.encode(small), label, (small.height, small.width)
-        except images.DamagedImageError as error:
+        except decoding.DamagedImageError as error:
             return str(error)
         except OSError as error:  # what a JPEG cannot hold: more than 65,500 px across
             return f"{self.source.name(index)}: {error}"
@@ -115,8 +115,8 @@ class _Encoder:
         try:
             record, label = self.source[index]
         except OSError as error:
-            raise images.DamagedImageError(f"{name}: {error.strerror or error}") from error
-        return images.decode(record, name, max_megapixels=self.max_megapixels), label
+            raise decoding.DamagedImageError(f"{name}: {error.strerror or error}") from error
+        return decoding.decode(record, name, max_megapixels=self.max_megapixels), label
 
     def shrink(self, image: Image.Image) -> Image.Image:
         """The shorter side becomes short_side; a smaller image stays as it is."""
@@ -146,12 +146,12 @@ def _probe(encoder: _Encoder) -> tuple[float, float]:
             image, _ = encoder.decode(index)
             small = encoder.shrink(image)
             data = encoder.encode(small)
-        except (images.DamagedImageError, OSError):
+        except (decoding.DamagedImageError, OSError):
             continue
         stored = small if encoder.format == "rgb" else Image.open(io.BytesIO(data)).convert("RGB")
-        box = sampling.inception_crop(
+        box = cropping.inception_crop(
             *image.size,
-            np.random.default_rng(index).random(sampling.UNIFORMS),
+            np.random.default_rng(index).random(cropping.UNIFORMS),
             area_range=(0.08, 1.0),
             aspect_range=(3 / 4, 4 / 3),
         )

@@ -10,10 +10,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from inception import UserError, places
-from inception.configs import CommandLineError, flat, load_config
+from inception import UserError
+from inception.config import CommandLineError, flat, load_config
 from inception.data import paths
-from inception.places import LAUNCH
+from inception.launching import jobs
+from inception.launching.jobs import LAUNCH
 from inception.sweeps import plan, study
 
 
@@ -66,7 +67,7 @@ def sweep(
         points = plan.points(**experiment, name=name, check=check)
         kind = {"points": [p.knobs for p in points]}
         if on == "sky":
-            places.check_is_on_hosts(config)
+            jobs.check_is_on_hosts(config)
             return _submit_to_sky(points, dry_run=dry_run, asked=asked)
         if dry_run:
             for p in points:
@@ -77,7 +78,7 @@ def sweep(
 
     submit = None
     if on == "slurm":
-        submit = places.slurm_submitter("sweep", at_once=at_once, alone=bool(trials), **asked)
+        submit = jobs.slurm_submitter("sweep", at_once=at_once, alone=bool(trials), **asked)
     else:
         workers.check(at_once or 1)
     knobs = flat(load_config(config, overrides))
@@ -124,14 +125,14 @@ def _submit_to_sky(
     points: Sequence[study.Point], *, dry_run: bool, asked: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The unfinished points as managed jobs, but those whose job goes on; nobody watches here."""
-    from inception import sky
+    from inception.launching import sky
 
     left = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]
-    tasks = places.sky_tasks([(p.command, p.workdir) for p in left], dry_run=dry_run, **asked)
+    tasks = jobs.sky_tasks([(p.command, p.workdir) for p in left], dry_run=dry_run, **asked)
     files = [paths.at(p.workdir) / "job" for p in left if not dry_run]
     known = [file.read_text().split() if file.exists() else [] for file in files]
     alive = sky.alive(int(job) for ids in known for job in ids)
-    jobs: list[int] = []
+    submitted: list[int] = []
     for task, file, ids in zip(tasks, files, known, strict=False):
         going_on = [int(job) for job in ids if alive.get(int(job)) == task["name"]]
         if going_on:
@@ -140,8 +141,8 @@ def _submit_to_sky(
             going_on = sky.submit(task)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(f"{job}\n" for job in going_on))
-        jobs += going_on
-    return {"points": [_told(p.knobs, p.workdir) for p in left], "jobs": jobs}
+        submitted += going_on
+    return {"points": [_told(p.knobs, p.workdir) for p in left], "jobs": submitted}
 
 
 def _write_pages(workdir: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:

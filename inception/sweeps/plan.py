@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from inception.configs import CommandLineError, experiment, load_config
+from inception.config import CommandLineError, experiment, load_config
 from inception.sweeps.study import Point
 
 Check = Callable[[ConfigDict], None]  # raises UserError for a config that cannot run

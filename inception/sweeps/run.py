@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from inception import Interrupted, UserError, slurm
-from inception.places import Submit
+from inception import Interrupted, UserError
+from inception.launching import slurm
+from inception.launching.jobs import Submit
 from inception.sweeps import study, workers
 from inception.sweeps.search import Search
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from inception import Interrupted, UserError
-from inception.local import end_with_parent
+from inception.launching.local import end_with_parent
 from inception.sweeps.study import Point
 
 POLL_S = 0.2

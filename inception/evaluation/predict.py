@@ -1,0 +1,223 @@
+"""Classes of pictures, by one network or several: the Python API and what `launch.py predict` runs.
+
+from inception import Predictor
+
+predictor = Predictor("weights/bvlc")  # or several folders: an ensemble
+predictions = predictor(["cat.jpg"])  # [{'image': ..., 'classes': [{'id', 'name', ...}]}]
+"""
+
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from inception import UserError
+from inception.data import cropping, decoding, imagenet, pipeline, sources
+from inception.evaluation import cam
+from inception.evaluation.evaluate import check_alike
+from inception.evaluation.networks import Networks, eval_batch_size, load
+from inception.runtime import processes, sharding
+
+Picture = str | pathlib.Path | Image.Image | np.ndarray
+SUFFIXES = sources.SUFFIXES | {".bmp", ".gif", ".tif", ".tiff"}
+
+
+class Pictures:
+    """Pictures as a source of upright RGB pixels; one that cannot be read is black and noted."""
+
+    classes: tuple[str, ...] = ("",)
+
+    def __init__(self, pictures: Sequence[Picture], *, max_megapixels: float):
+        self._pictures = pictures
+        self._max_megapixels = max_megapixels
+        self.rejected: dict[int, str] = {}  # why, by index
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        picture, name = self._pictures[index], self.name(index)
+        try:
+            record = (
+                pathlib.Path(picture).read_bytes()
+                if isinstance(picture, str | pathlib.Path)
+                else picture
+            )
+            limit = self._max_megapixels
+            return np.asarray(decoding.decode(record, name, max_megapixels=limit, upright=True)), 0
+        except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+            self.rejected[index] = f"{name}: {getattr(error, 'strerror', None) or error}"
+        except decoding.DamagedImageError as error:
+            self.rejected[index] = str(error)
+        return np.zeros((1, 1, 3), np.uint8), 0
+
+    def name(self, index: int) -> str:
+        picture = self._pictures[index]
+        return str(picture) if isinstance(picture, str | pathlib.Path) else f"picture {index}"
+
+
+def find(paths: Sequence[str]) -> list[str]:
+    """Picture files from files, folders at any depth, and lists: .txt files, a path a line.
+
+    In folders names that begin with a dot are passed over.
+
+    Raises:
+        UserError: nothing there, a folder without pictures.
+    """
+    found: list[str] = []
+    for path in map(pathlib.Path, paths):
+        if path.is_dir():
+            inside = sorted(
+                str(p)
+                for p in path.rglob("*")
+                if p.suffix.lower() in SUFFIXES
+                and not any(part.startswith(".") for part in p.relative_to(path).parts)
+                and p.is_file()
+            )
+            if not inside:
+                kinds = ", ".join(sorted(SUFFIXES))
+                raise UserError(f"{path}: no picture in this folder ({kinds})")
+            found += inside
+        elif path.suffix.lower() == ".txt":
+            try:
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
+                listed = [line.strip() for line in lines if line.strip()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{path}: cannot be read as a list of pictures: {error}") from error
+            if not listed:
+                raise UserError(f"{path}: an empty list")
+            found += listed
+        else:
+            found.append(str(path))
+    return found
+
+
+class Predictor:
+    """What `train` or `convert` left in a folder, or an ensemble of several, for use on pictures.
+
+    Args:
+        workdirs: folders with config.json, classes.txt and checkpoints/.
+        best: of each the best checkpoint, not the newest.
+        configs: of each folder, where something but the network is to differ from its own, such
+            as data.resize.
+
+    Raises:
+        UserError: no checkpoint, one of another network, or networks that do not go together.
+    """
+
+    def __init__(
+        self,
+        *workdirs: str | os.PathLike[str],
+        best: bool = False,
+        configs: Sequence[ConfigDict] = (),
+    ):
+        if not workdirs or not all(isinstance(w, str | os.PathLike) for w in workdirs):
+            raise UserError('name the folders one by one, as in Predictor("runs/a", "runs/b")')
+        folders = [os.fspath(workdir) for workdir in workdirs]
+        trained = [
+            load(folder, config, best=best)
+            for folder, config in itertools.zip_longest(folders, configs)
+        ]
+        self._configs = list(configs) or [ConfigDict(t.config) for t in trained]
+        check_alike(folders, self._configs, [t.classes for t in trained])
+        self.classes = trained[0].classes
+        self.names = imagenet.names(self.classes)
+        self._config = self._configs[0]
+        self._mesh = sharding.make_mesh()
+        self._networks = Networks(self._configs, self._mesh)
+        self._variables = [sharding.replicate(t.variables, self._mesh) for t in trained]
+
+    def __call__(
+        self, pictures: Iterable[Picture], *, topk: int = 5, crops: int = 1
+    ) -> list[dict[str, Any]]:
+        """The likeliest classes of each picture.
+
+        Args:
+            pictures: paths, PIL images, or uint8 arrays [h, w] or [h, w, 3] (RGB).
+            topk: how many classes of each.
+            crops: 1, 10 or 144, averaged as in evaluation.
+
+        Returns:
+            [{'image': its path or number, 'classes': [{'id': class index, 'name', 'probability'}]}]
+
+        Raises:
+            UserError: a picture that cannot be read; nothing that is possible.
+        """
+        if isinstance(pictures, Picture):  # an array's rows would pass for grey pictures
+            raise UserError("this is one picture: give a list of pictures, as in [picture]")
+        predictions = list(self.each(pictures, topk=topk, crops=crops))
+        for prediction in predictions:
+            if "error" in prediction:
+                raise UserError(prediction["error"])
+        return predictions
+
+    def each(
+        self, pictures: Iterable[Picture], *, topk: int = 5, crops: int = 1
+    ) -> Iterator[dict[str, Any]]:
+        """As a call, one after another; of a picture that cannot be read {'image', 'error'}."""
+        if topk < 1:
+            raise UserError(f"--topk={topk}: must be at least 1")
+        data, run = self._config.data, self._config.run
+        views = cropping.Views((crops,), self._config.input_px, data.resize_px, data.resize)
+        source = Pictures(list(pictures), max_megapixels=data.max_megapixels)
+        batches = pipeline.eval_batches(
+            source,
+            views=views,
+            batch_size=eval_batch_size(run.eval_batch_size, len(source) * crops, self._mesh),
+            classes=len(self.classes),
+            max_megapixels=data.max_megapixels,
+            workers=run.workers,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
+        for block in self._networks.probabilities(self._variables, batches, crops=(crops,)):
+            told = [json.loads(t) for t in processes.gather_text(json.dumps(dict(source.rejected)))]
+            rejected = {int(i): why for one in told for i, why in one.items()}
+            for index, p in zip(block.images.tolist(), block.values.mean(0)[0], strict=True):
+                if index in rejected:
+                    yield {"image": source.name(index), "error": rejected[index]}
+                    continue
+                top = np.argsort(-p, kind="stable")[:topk].tolist()
+                yield {
+                    "image": source.name(index),
+                    "classes": [
+                        {"id": i, "name": self.names[i], "probability": float(p[i])} for i in top
+                    ],
+                }
+
+    def class_activation_maps(
+        self, picture: Picture, classes: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where in the single central crop the evidence for classes lies; see `cam.maps`.
+
+        Of several networks the mean of their maps.
+
+        Returns:
+            The crop, uint8 [px, px, 3]; maps, float32 [len(classes), h, w].
+        """
+        data = self._config.data
+        source = Pictures([picture], max_megapixels=data.max_megapixels)
+        pixels, _ = source[0]
+        if source.rejected:
+            raise UserError(source.rejected[0])
+        views = cropping.Views((1,), self._config.input_px, data.resize_px, data.resize)
+        crop = views.of(Image.fromarray(pixels))
+        maps = [
+            cam.maps(c.model, v, crop, normalization=c.data.normalization)
+            for c, v in zip(self._configs, self._variables, strict=True)
+        ]
+        return crop[0], np.mean(maps, 0)[0][:, :, list(classes)].transpose(2, 0, 1)
+
+    def draw(self, prediction: dict[str, Any]) -> Image.Image:
+        """The central crop of a predicted file, and over it the map of each of its classes."""
+        classes = prediction["classes"]
+        crop, maps = self.class_activation_maps(prediction["image"], [c["id"] for c in classes])
+        captions = [f"{c['name']} {c['probability']:.1%}" for c in classes]
+        return cam.draw(crop, maps, [pathlib.Path(prediction["image"]).stem, *captions])

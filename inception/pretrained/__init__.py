@@ -1,1 +1,0 @@
-"""Other frameworks' published weights -> checkpoints of ours, one file a format."""

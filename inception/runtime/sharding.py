@@ -1,0 +1,112 @@
+"""The mesh of devices, and how arrays lie on it: the only file that says sharding."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from inception import UserError
+
+
+def make_mesh() -> Mesh:
+    """All devices of all processes on one axis, 'data', in the order of the processes.
+
+    NOTE: the axis is Auto. JAX's default, Explicit, breaks Linen's Dropout. jax.make_mesh may
+    order the devices of a TPU pod another way: then a process's rows would lie apart.
+
+    Raises:
+        UserError: processes with different numbers of devices.
+    """
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    counts = np.bincount([d.process_index for d in devices])
+    if len(set(counts)) > 1:
+        raise UserError(f"processes with different numbers of devices: {counts.tolist()}")
+    mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+    if len(counts) > 1:
+        # CPU devices must join a collective within 30 s of each other, but only the first time:
+        # now that all are here, and not when one has compiled sooner than another.
+        ones = shard_batch({"": np.ones(counts[0], np.float32)}, mesh)[""]
+        jax.block_until_ready(jit_replicated(jnp.sum, mesh)(ones))
+    return mesh
+
+
+def platform(mesh: Mesh) -> str:
+    """What kind the mesh's devices are: 'cpu', 'gpu' or 'tpu'."""
+    return mesh.devices.flat[0].platform
+
+
+def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+    """Raises UserError unless the devices times the micro-batches divide the global batch."""
+    devices = mesh.devices.size
+    parts = accumulate * devices
+    if batch_size % parts:
+        below = batch_size // parts * parts
+        near = " or ".join(str(n) for n in (below, below + parts) if n > 0)
+        raise UserError(
+            f"`optim.batch_size`={batch_size} is not divided by the {devices} devices times "
+            f"`optim.accumulate`={accumulate}: take {near}"
+        )
+
+
+def _replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def _split(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows -> global arrays, split over the devices along the first axis."""
+    split = _split(mesh)
+    return {k: jax.make_array_from_process_local_data(split, v) for k, v in batch.items()}
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts the same arrays on every device."""
+    return jax.device_put(tree, _replicated(mesh))
+
+
+def replicated_shapes(function: Callable, mesh: Mesh) -> Any:
+    """What `jit_replicated(function, mesh)()` would return, as jax.ShapeDtypeStruct."""
+    everywhere = _replicated(mesh)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        jax.eval_shape(function),
+    )
+
+
+def local_shapes(tree: Any) -> Any:
+    """The shapes and dtypes of a tree, to lie on the first device of this process."""
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree
+    )
+
+
+def jit_replicated(function: Callable, mesh: Mesh) -> Any:
+    """jax.jit of a function whose result is the same on every device."""
+    return jax.jit(function, out_shardings=_replicated(mesh))
+
+
+def jit_over_batch(function: Callable, mesh: Mesh, *, donate_state: bool, options: Any) -> Any:
+    """jax.jit of function(state, batch): the batch is split, all else replicated.
+
+    Under jit a mean over the batch is the mean over all devices: gradients and BatchNorm
+    statistics come out the same everywhere.
+
+    Args:
+        donate_state: the result takes the state's memory.
+        options: of the compiler, {name: value}.
+    """
+    everywhere = _replicated(mesh)
+    return jax.jit(
+        function,
+        in_shardings=(everywhere, _split(mesh)),
+        out_shardings=everywhere,
+        donate_argnums=(0,) if donate_state else (),
+        compiler_options=options,
+    )

@@ -1,1 +1,0 @@
-"""Many runs of one experiment: points, workers, searches, and what people see of them."""

@@ -1,0 +1,228 @@
+"""Where the time of a step goes, layer by layer: `launch.py bench --profile`."""
+
+import collections
+import math
+import pathlib
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inception import UserError
+from inception.model import GoogLeNet, frozen_modules
+from inception.tools import audit
+
+STEPS = 3
+PRODUCT = 2048  # rows and columns of the matrices whose product is the machine's rate
+COPY_BYTES = 2**28
+BETWEEN = "between layers"  # what the compiler gave no name, copies mostly
+OUTSIDE = "input, loss, optimizer"
+_CONTAINERS = {"while", "conditional", "call"}  # their time is that of what they hold
+
+
+def measure(
+    step: Callable[[], Any],
+    hlo: str,
+    model: GoogLeNet,
+    *,
+    input_px: int,
+    images: int,
+    train: bool,
+    seconds: float,
+) -> dict[str, Any]:
+    """Profiles a few steps and adds up what was computed, by layer.
+
+    Args:
+        step: runs the program once, and waits for it.
+        hlo: the program's text, optimised.
+        images: in a step, on all devices.
+        train: or a forward pass.
+        seconds: that a step takes.
+
+    Returns:
+        {'product_flops_per_second', 'copy_bytes_per_second': this machine's own, of a matrix
+        product and of a copy, 'flops_per_second': of the step, 'rows': [{'name', 'flops': twice
+        the multiply-adds, 'bytes': what its operations read and write, of the memory or of a
+        cache, 'seconds', 'share': of all rows', 'bound': the share of its seconds that its FLOPs
+        or its bytes, whichever take longer, would take at the machine's rates; above 1 where
+        caches serve}], slowest first}. The rates are those of all devices together. Where
+        operations run at once, each has its part of the time.
+
+    Raises:
+        UserError: the profiler saw nothing of the program.
+    """
+    of_layers = macs(model, input_px, train=train)
+    instructions = _instructions(hlo, set(of_layers))
+    times: dict[str, float] = collections.defaultdict(float)
+    moved: dict[str, float] = collections.defaultdict(float)
+    spans = [span for span in _spans(step) if span[0] in instructions]
+    if not spans:
+        raise UserError("--profile: JAX's profiler tells of no operation on these devices")
+    for (name, _, _), part in zip(spans, _parts(spans), strict=True):
+        layer, moves = instructions[name]
+        times[layer] += part / STEPS
+        moved[layer] += moves / STEPS
+    product, copy = _machine(model.dtype)
+    total = sum(times.values())
+    rows: list[dict[str, Any]] = []
+    for name in sorted(times, key=times.__getitem__, reverse=True):
+        flops = 2 * of_layers.get(name, 0) * images
+        least = max(flops / product, moved[name] / copy)
+        rows.append(
+            {
+                "name": name,
+                "flops": flops,
+                "bytes": round(moved[name]),
+                "seconds": times[name],
+                "share": times[name] / total,
+                "bound": least / times[name],
+            }
+        )
+    return {
+        "product_flops_per_second": product,
+        "copy_bytes_per_second": copy,
+        "flops_per_second": sum(row["flops"] for row in rows) / seconds,
+        "rows": rows,
+    }
+
+
+def to_text(result: dict[str, Any]) -> str:
+    """What `measure` returns, as a table."""
+    product, copy = result["product_flops_per_second"], result["copy_bytes_per_second"]
+    lines = [
+        f"{result['flops_per_second'] / 1e9:.0f} GFLOP/s, "
+        f"{result['flops_per_second'] / product:.0%} of the {product / 1e9:.0f} of a matrix "
+        f"product here; a copy moves {copy / 1e9:.0f} GB/s",
+        f"{'layer':<24}{'ms':>9}{'share':>7}{'GFLOP':>9}{'MB':>9}{'GFLOP/s':>9}{'GB/s':>7}"
+        f"{'bound':>7}",
+    ]
+    for row in result["rows"]:
+        seconds = row["seconds"]
+        lines.append(
+            f"{row['name']:<24}{seconds * 1e3:>9.1f}{row['share']:>7.1%}{row['flops'] / 1e9:>9.2f}"
+            f"{row['bytes'] / 1e6:>9.0f}{row['flops'] / seconds / 1e9:>9.0f}"
+            f"{row['bytes'] / seconds / 1e9:>7.1f}{row['bound']:>7.0%}"
+        )
+    return "\n".join(lines)
+
+
+def macs(model: GoogLeNet, input_px: int, *, train: bool) -> dict[str, int]:
+    """Multiply-adds an image of each layer, in a training step or in a forward pass.
+
+    A trained layer makes three products, for the values and for two gradients; conv1, whose input
+    has none, two; a frozen one makes one. What `remat` computes again is not counted.
+    """
+    frozen = frozen_modules(model.frozen_through)
+    traced = audit.trace(model, (1, input_px, input_px, 3))
+    found = {}
+    for layer in traced.layers:
+        times = 1
+        if train and layer.path[0] not in frozen:
+            times = 2 if layer.path[0] == "conv1" else 3
+        if train or not layer.path[0].startswith("head_"):
+            name = "/".join(part for part in layer.path if part != "Conv_0")
+            found[name] = times * layer.macs
+    return found
+
+
+def _instructions(hlo: str, layers: set[str]) -> dict[str, tuple[str, int]]:
+    """Of every instruction in a program's text: the layer it is of, and the bytes it moves."""
+    line = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.+?) ([\w\-]+)\((.*)$", re.MULTILINE)
+    sizes: dict[str, int] = {}
+    found = {}
+    for name, shape, kind, rest in line.findall(hlo):
+        sizes[name] = _bytes(shape)
+        if kind not in _CONTAINERS:
+            operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
+            path = re.search(r'op_name="([^"]*)"', rest)
+            moves = sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
+            found[name] = _layer(path[1] if path else "", layers), moves
+    return found
+
+
+def _bytes(shape: str) -> int:
+    """Of 'f32[32,7,7,64]{3,2,1,0}', or of a tuple of such."""
+    total = 0
+    for dtype, sides in re.findall(r"(\w+)\[([\d,]*)\]", shape):
+        bits = int(found[0]) if (found := re.search(r"\d+", dtype)) else 8  # pred
+        total += math.prod(int(n) for n in sides.split(",") if n) * bits // 8
+    return total
+
+
+def _layer(path: str, layers: set[str]) -> str:
+    """'jit(f)/transpose(jvp(GoogLeNet))/3a/1x1/Conv_0/dot_general' -> '3a/1x1'."""
+    if not path:
+        return BETWEEN
+    _, network, inside = path.partition("GoogLeNet")
+    if not network:
+        return OUTSIDE
+    # jax.checkpoint has names of its own on the way.
+    parts = [p for p in inside.split("/")[1:] if "checkpoint" not in p and "remat" not in p]
+    name = "/".join(parts[:2])
+    if name in layers:
+        return name
+    return parts[0] if len(parts) > 1 else "GoogLeNet"
+
+
+def _spans(step: Callable[[], Any]) -> list[tuple[str, float, float]]:
+    """(instruction, begin, end in seconds) of all that ran in STEPS steps."""
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            for _ in range(STEPS):
+                step()
+        (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        profile = jax.profiler.ProfileData.from_file(str(file))
+    begun = []
+    ended = {}
+    for plane in profile.planes:
+        for line in plane.lines:
+            for event in line.events:
+                stats = dict(event.stats)
+                if "hlo_op" in stats:
+                    begun.append((stats["hlo_op"], event.start_ns, event.end_ns, stats.get("_p")))
+                elif event.name.startswith("end: ") and "_c" in stats:
+                    ended[stats["_c"]] = event.start_ns
+    # An operation that goes on after it was started has an event of its own for its end.
+    return [(name, a / 1e9, ended.get(mark, b) / 1e9) for name, a, b, mark in begun]
+
+
+def _parts(spans: list[tuple[str, float, float]]) -> list[float]:
+    """Seconds of each span, where those that overlap share the time alike."""
+    parts = [0.0] * len(spans)
+    moments = [(a, i, True) for i, (_, a, _) in enumerate(spans)]
+    moments += [(b, i, False) for i, (_, _, b) in enumerate(spans)]
+    running: set[int] = set()
+    before = 0.0
+    for moment, i, begins in sorted(moments, key=lambda m: m[0]):
+        for j in running:
+            parts[j] += (moment - before) / len(running)
+        before = moment
+        (running.add if begins else running.discard)(i)
+    return parts
+
+
+def _machine(dtype: str) -> tuple[float, float]:
+    """FLOP/s of a matrix product, bytes/s of a copy (read and written) on all devices; the best."""
+    x = jnp.ones((PRODUCT, PRODUCT), dtype)
+    y = jnp.ones(COPY_BYTES // 4)
+    product = jax.jit(lambda x: x @ x * 1e-4)
+    copy = jax.jit(lambda y: y + 1, donate_argnums=0)  # or new memory is most of the time
+
+    def best(function: Callable[[Any], Any], value: Any) -> float:
+        times = []
+        for _ in range(6):
+            start = time.perf_counter()
+            value = jax.block_until_ready(function(value))
+            times.append(time.perf_counter() - start)
+        return float(np.min(times))
+
+    # Devices of the CPU share its cores, and one device has them all.
+    devices = 1 if jax.default_backend() == "cpu" else jax.device_count()
+    return devices * 2 * PRODUCT**3 / best(product, x), devices * 2 * COPY_BYTES / best(copy, y)

@@ -1,0 +1,442 @@
+"""The command line as a newcomer meets it: results, exit statuses, errors of one line."""
+
+import csv
+import json
+import os
+import pathlib
+import runpy
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import pytest
+
+import launch
+from benchmarks import faults
+from inception.config import CommandLineError, _knobs, load_config
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+# A process of its own has one device and lenient promotion, as a user's has; compiled fast.
+ENVIRONMENT = {
+    **{k: v for k, v in os.environ.items() if "PROMOTION" not in k},
+    "XLA_FLAGS": faults.COMPILE_FAST,
+}
+
+
+def process(*args: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "launch.py", *args],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, **kwargs,
+    )  # fmt: skip
+
+
+def fails(capfd: pytest.CaptureFixture, args: list[str], *, status: int) -> str:
+    """Runs a command that must fail so; returns its one line."""
+    assert launch.main(args) == status
+    out, err = capfd.readouterr()
+    assert "Traceback" not in err and not out
+    last = err.strip().splitlines()[-1]
+    assert last.startswith(f"launch.py {args[0]}: ")
+    return last
+
+
+def train_args(workdir: pathlib.Path, *overrides: str) -> list[str]:
+    return [
+        "train",
+        f"--config={tiny.EXPERIMENT}",
+        f"--workdir={workdir}",
+        *tiny.OVERRIDES,
+        *overrides,
+    ]
+
+
+# The command line itself
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
+    shown = process("--help")
+    assert shown.returncode == 0
+    for command in ("train", "eval", "predict", "sweep", "report", "audit"):
+        assert command in shown.stdout
+        one = process(command, "--help")
+        assert one.returncode == 0 and "--json" in one.stdout
+    assert process().returncode == 2
+    assert process("--config=x.py").returncode == 2
+    code = "import inception, launch, sys; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    modules = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for heavy in ("jax", "flax", "numpy", "grain", "orbax", "PIL", "matplotlib", "sklearn"):
+        assert f"'{heavy}'" not in modules
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.optim.learning_rat=1", "nearest is config.optim.learning_rate"),
+        ("--config.optm.power=1", "nearest is config.optim.power"),
+        ("--config.learning_rate=1", "nearest is config.optim.learning_rate"),
+        ("--config.optim.learning_rate=fast", "could not convert string to float"),
+        ("--config.optim.batch_size=1.5", "invalid literal for int"),
+        ("--config.model.heads=perhaps", "Non-boolean"),
+        ("--config.data.area_range=(1,'a')", "each element must be a float"),
+        ("--config.data.interpolations=1", "each element must be a str"),
+        ("--config.optim=1", "there is no knob config.optim;"),
+        ("--config.data.seed=-1", "--config.data.seed=-1: must be finite and at least 0"),
+        ("--config.optim.epochs=nan", "must be finite and at least 0"),
+        ("--workdr=x", "unknown flag --workdr=x"),
+        ("stray", "unknown argument stray"),
+    ],
+)  # fmt: skip
+def test_a_wrong_knob_or_value_is_named_with_the_right_one(
+    tmp_path, capfd, override: str, message: str
+) -> None:
+    line = fails(capfd, ["train", f"--workdir={tmp_path}/run", override], status=2)
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "message"),
+    [
+        ("eval", "--crops=1,7", "choose from 1, 10, 144"),
+        ("eval", "--crops=", "choose from 1, 10, 144"),
+        ("eval", "--checkpoints=,", "give a folder"),
+        ("predict", "--crops=7", "choose from 1, 10, 144"),
+        ("predict", "--crops=1,10", "choose from 1, 10, 144"),
+        ("predict", "--topk=0", "must be a whole number, at least 1"),
+        ("predict", "--topk=-1", "must be a whole number, at least 1"),
+        ("predict", "--checkpoint=,", "give a folder"),
+        ("prepare", "--short_side=0", "must be a whole number, at least 1"),
+        ("prepare", "--quality=101", "must be a whole number, from 1 to 100"),
+    ],
+)
+def test_a_wrong_flag_is_named_with_what_it_takes(
+    capfd, command: str, flag: str, message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launch.main([command, flag])
+    assert ended.value.code == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"launch.py {command}: error: argument {flag.split('=')[0]}: ")
+    assert line.endswith(message)
+
+
+def test_overrides_arrive_with_their_types() -> None:
+    overrides = ["--config.optim.learning_rate=2", "--noconfig.model.heads", "--config.data.mirror=true",
+                 "--config.data.interpolations=('area','cubic')", "--config.data.area_range=.5,1."]  # fmt: skip
+    config = load_config(tiny.EXPERIMENT, overrides)
+    assert config.optim.learning_rate == 2.0 and isinstance(config.optim.learning_rate, float)
+    assert config.model.heads is False and config.data.mirror is True
+    assert config.data.interpolations == ("area", "cubic")
+    assert config.data.area_range == (0.5, 1.0)
+    assert config.is_locked
+
+
+def test_a_config_that_is_not_there_or_is_none(tmp_path, capfd) -> None:
+    line = fails(capfd, ["audit", "--config=experiments/x.py"], status=2)
+    assert "no such file; there are" in line
+    (tmp_path / "x.py").write_text("")
+    assert "defines no get_config" in fails(capfd, ["audit", f"--config={tmp_path}/x.py"], status=2)
+
+
+def test_every_experiment_has_bases_knobs_and_a_docstring_with_its_command() -> None:
+    base = load_config(str(ROOT / "experiments/base.py"), [])
+    for path in (ROOT / "experiments").glob("[!_]*.py"):
+        config = runpy.run_path(str(path))["get_config"]()
+        assert _knobs(config, "") == _knobs(base, "")
+        if path.stem != "base":
+            assert f"--config=experiments/{path.name}" in path.read_text().split('"""')[1]
+
+
+def test_a_run_can_be_run_again(tmp_path: pathlib.Path) -> None:
+    tiny_run = tiny.config("--config.seed=7")
+    (tmp_path / "config.json").write_text(tiny_run.to_json())
+
+    def config(*flags: str):
+        args, overrides = launch.parser().parse_known_args(["train", "--workdir=x", *flags])
+        return launch.train_config(args, overrides)
+
+    assert config(f"--from_run={tmp_path}") == tiny_run
+    assert config(f"--from_run={tmp_path}", "--config.seed=8").seed == 8
+    with pytest.raises(CommandLineError, match="--config or --from_run"):
+        config(f"--from_run={tmp_path}", "--config=experiments/digits.py")
+
+
+def test_what_runs_in_a_job_does_not_say_where() -> None:
+    own = ["train", "--config=a.py", "--workdir", "w", "--config.seed=1", "--json"]
+    place = ["--on", "slurm", "--nodes=2", "--dry_run", "--env", "A=b", "--time=1:00:00", "--spot"]
+    assert launch.there([*own[:2], *place, *own[2:]]) == own
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--nodes=2"], "--nodes is not for --on=local"),
+        (["--on=slurm", "--spot"], "--spot is not for --on=slurm"),
+        (["--on=sky", "--time=1:00"], "--time is not for --on=sky"),
+        (["--on=sky", "--restarts=1"], "--restarts is not for --on=sky"),
+        (["--dry_run"], "--dry_run is for --on=slurm and --on=sky"),
+    ],
+)
+def test_flags_of_another_place_are_refused(tmp_path, capfd, flags: list[str], message: str):
+    assert message in fails(capfd, ["train", f"--workdir={tmp_path}/run", *flags], status=2)
+
+
+# Commands
+
+
+def test_audit(capfd) -> None:
+    assert launch.main(["audit", "--json"]) == 0
+    out, _ = capfd.readouterr()
+    result = json.loads(out.splitlines()[-1])
+    assert len(out.splitlines()) == 1
+    assert result["total"]["params"] == 6_998_552
+    assert result["rows"][0].keys() >= {"name", "params", "params_paper", "macs", "macs_paper"}
+    assert launch.main(["audit"]) == 0
+    assert "13,378,280" in capfd.readouterr().out
+
+
+def test_a_full_device_is_named_in_one_line(monkeypatch, capfd) -> None:
+    monkeypatch.setattr(launch, "audit", lambda *_: jnp.zeros(10**14))
+    error = fails(capfd, ["audit"], status=1)
+    assert "400000000000000 bytes" in error and "config.run.eval_batch_size" in error
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, pathlib.Path]:
+    """A tiny run by a process of its own."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    done = process(*train_args(workdir), "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    return json.loads(done.stdout), workdir
+
+
+def test_train(trained) -> None:
+    result, _ = trained
+    assert result.keys() >= {
+        "steps", "images_per_second", "params_digest", "top1_error", "top5_error", "count", "crops", "models"
+    }  # fmt: skip
+
+
+def test_eval_needs_no_config_and_takes_a_split_and_the_best(trained, capfd) -> None:
+    result, workdir = trained
+    for flags, count in (([], 32), (["--best"], 32), (["--split=train"], 32)):
+        assert launch.main(["eval", f"--workdir={workdir}", "--json", *flags]) == 0
+        got = json.loads(capfd.readouterr().out.splitlines()[-1])
+        assert got["count"] == count
+        if not flags:
+            assert got["top1_error"] == result["top1_error"]
+    wider = fails(capfd, ["eval", f"--workdir={workdir}", "--config.model.width=0.1"], status=1)
+    assert "config.model.width=0.1, but" in wider
+    other = ["eval", f"--workdir={workdir}", "--config.data.normalization=unit"]
+    assert "was trained with symmetric: give" in fails(capfd, other, status=1)
+    nowhere = workdir.parent / "nowhere"
+    assert "no config.json" in fails(capfd, ["eval", f"--workdir={nowhere}"], status=1)
+    assert not nowhere.exists()
+
+
+def test_report_of_one_run_and_of_two(trained, tmp_path, capfd) -> None:
+    _, workdir = trained
+    page = tmp_path / "pages" / "two.html"
+    assert launch.main(["report", str(workdir), str(workdir), f"--output={page}", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"page": str(page)}
+    html = (workdir / "report.html").read_text()
+    for part in ("Loss per head", "Accuracy per head", "Learning rate", "Throughput", "Confusion",
+                 "Worst mistakes", "First-layer filters", "Command", "Environment", "Config"):  # fmt: skip
+        assert part in html
+    assert "launch.py train" in html and "learning_rate: 0.02" in html
+    assert html.count("<svg") == 6
+    for outside in ('src="http', "<script", "<link", "@import", 'src="/'):
+        assert outside not in html
+    assert all(t[1] == "#" or t[1:6] == "data:" for t in html.split("href=")[1:])
+    assert "is not a run" in fails(capfd, ["report", str(tmp_path), "--output=x.html"], status=1)
+
+
+def test_runs_of_one_recipe_are_a_line_of_the_table(trained, tmp_path, capfd) -> None:
+    """Three that differ in their seeds, one of another rate, one on other classes; as a study."""
+    _, workdir = trained
+    (study := tmp_path / "study").mkdir()
+    (study / "study.json").touch()
+    (study / "worker").mkdir()
+    begun = ["report", str(study), f"--output={tmp_path}/x.csv"]
+    assert "study of which no point has begun" in fails(capfd, begun, status=1)
+    points = [(0, 0.02, 10.0), (1, 0.02, 20.0), (2, 0.02, 60.0), (0, 0.5, 90.0), (0, 0.02, 30.0)]
+    for i, (seed, rate, error) in enumerate(points):
+        folder = study / str(i)
+        shutil.copytree(workdir, folder)
+        config, result = (
+            json.loads((folder / f"{n}.json").read_text()) for n in ("config", "eval")
+        )
+        config["seed"], config["optim"]["learning_rate"] = seed, rate
+        config["data"]["seed"], config["data"]["path"] = seed, f"photos{i}"
+        result["classes"] = ["other"] * 3 if i == 4 else result["classes"]
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "eval.json").write_text(json.dumps(result | {"top1_error": error}))
+    table = tmp_path / "tables" / "runs.csv"
+    assert launch.main(["report", str(study), f"--output={table}", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"page": str(table)}
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["runs"] for row in rows] == ["3", "1", "1"]
+    # 90, 80 and 40: by hand.
+    assert [rows[0][k] for k in ("top1", "top1_std", "top1_low", "top1_high")] == [
+        "70.00", "26.46", "40.00", "90.00"
+    ]  # fmt: skip
+    assert (rows[1]["top1"], rows[1]["top1_std"]) == ("10.00", "")
+    assert rows[0]["experiment"] == "digits" and "model.width=0.05" in rows[0]["changes"]
+    again = rows[0]["command"].replace("RUN", str(tmp_path / "again"))
+    assert "config.seed" not in again
+    config = load_config(tiny.EXPERIMENT, [a for a in shlex.split(again) if "config." in a])
+    saved = json.loads((workdir / "config.json").read_text())
+    saved["run"] = json.loads(config.to_json())["run"]
+    assert json.loads(config.to_json()) == saved
+    (study / "3" / "eval.json").unlink()
+    assert "3 has no eval.json" in fails(
+        capfd, ["report", str(study), f"--output={table}"], status=1
+    )
+
+
+def test_the_seven_of_the_paper_share_their_first_weights(tmp_path, capfd) -> None:
+    args = ["sweep", "--config=experiments/ensemble.py", f"--workdir={tmp_path}/x", "--dry_run",
+            "--config.data.path=x"]  # fmt: skip
+    assert launch.main([*args, "--json"]) == 0
+    points = json.loads(capfd.readouterr().out)["points"]
+    knobs = [point["overrides"] for point in points]
+    assert len(knobs) == 7 and len({k["data.seed"] for k in knobs}) == 7
+    assert [k.get("model.width", 1.0) > 1 for k in knobs] == [False] * 6 + [True]
+    assert not any("seed" in k for k in knobs) and not (tmp_path / "x").exists()
+    assert "config.data.seed is what the sweep varies" in fails(
+        capfd, [*args, "--config.data.seed=7"], status=2
+    )
+    assert "defines no sweep" in fails(
+        capfd, ["sweep", "--config=experiments/base.py", f"--workdir={tmp_path}/x"], status=2
+    )
+
+
+@pytest.mark.faults  # tests/test_slurm.py trains a sweep too
+def test_a_sweep_trains_every_point_and_names_the_broken(tmp_path) -> None:
+    (tmp_path / "pair.py").write_text(
+        "from experiments import digits\nget_config = digits.get_config\n"
+        "def sweep():\n    yield {'data.seed': 1}\n    yield {'data.seed': 2}\n"
+    )
+    args = ["sweep", f"--config={tmp_path}/pair.py", f"--workdir={tmp_path}/runs", "--json",
+            *tiny.OVERRIDES, "--config.optim.epochs=1."]  # fmt: skip
+    done = process(*args)
+    assert done.returncode == 0, done.stderr
+    points = json.loads(done.stdout)["points"]
+    digests = [point["result"]["params_digest"] for point in points]
+    assert digests[0] != digests[1]
+    assert [pathlib.Path(point["workdir"]).name for point in points] == ["0", "1"]
+    assert (
+        tmp_path / "runs" / "study.html"
+    ).exists() and "[0] data.seed=1: finished" in done.stderr
+    (tmp_path / "runs" / "0" / "result.json").unlink()
+    (tmp_path / "runs" / "0" / "config.json").write_text("{")
+    broken = process(*args)
+    assert broken.returncode == 1
+    *_, told, last = broken.stderr.strip().splitlines()
+    assert "1 of 2 failed" in last and "config.json is damaged" in told
+
+
+# What goes wrong while it runs
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_same_command_goes_on(trained, tmp_path) -> None:
+    args = [*train_args(tmp_path / "run"), "--config.run.log_every_steps=1", "--json"]
+    child = subprocess.Popen(
+        [sys.executable, "launch.py", *args], cwd=ROOT, env=ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while child.poll() is None and not (metrics.exists() and '"train"' in metrics.read_text()):
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=120)
+    if child.returncode == 0:
+        pytest.fail("the run ended before ctrl-C came")
+    assert child.returncode == 75 and not out and "Traceback" not in err
+    assert "stopped by SIGINT" in err.strip().splitlines()[-1]
+    again = process(*args)
+    assert again.returncode == 0, again.stderr
+    assert "going on at step" in again.stderr
+    assert json.loads(again.stdout)["params_digest"] == trained[0]["params_digest"]
+
+
+@pytest.mark.faults
+def test_a_full_disk_is_one_line_and_keeps_what_was_saved(tmp_path) -> None:
+    """A real one: a file system of 11 MB, in a namespace of its own, soon less than 10."""
+    mount = f"mount -t tmpfs -o size=11m tmpfs {tmp_path}"
+    namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*namespace, mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine does not let a user mount a file system of its own")
+    command = shlex.join([sys.executable, "launch.py", *train_args(tmp_path / "run")])
+    full = subprocess.run(
+        [*namespace, f"{mount} && {command}; status=$?; ls {tmp_path}/run/checkpoints; exit $status"],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert full.returncode == 1, full.stderr
+    last = full.stderr.strip().splitlines()[-1]
+    assert "saving a checkpoint" in last and "no space" in last and "steps [2" in last
+    assert "Traceback" not in full.stderr
+    assert "2" in full.stdout.split()
+
+
+@pytest.mark.faults
+def test_a_save_that_fails_half_way_is_no_checkpoint(tmp_path) -> None:
+    """Files may not grow above a size, which the state's do."""
+    script = f"""
+import resource, signal, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import launch
+sys.exit(launch.main({train_args(tmp_path / "run")!r}))
+"""
+    failed = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert failed.returncode == 1
+    assert "saving a checkpoint" in failed.stderr and "] are kept" in failed.stderr
+    assert "File too large" in failed.stderr and "Traceback" not in failed.stderr
+    assert process(*train_args(tmp_path / "run")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("--config.data.source=folder",), "config.data.path is empty"),
+        (("--config.data.source=folder", "--config.data.path=/no/such"), "no such folder"),
+        (("--config.data.source=digits", "--config.model.classes=5"), "set has 10 classes: give --config.model.classes=10"),
+        (("--config.optim.batch_size=12",), "not divided by the 8 devices"),
+        (("--config.input_px=64", "--config.data.resize_px=64"), "the smallest is 65"),
+        (("--config.model.norm=group",), "config.model.norm=group: choose one of lrn, batch, none"),
+        (("--config.data.normalization=x",), "config.data.normalization=x: choose one of"),
+        (("--config.optim.schedule=x",), "config.optim.schedule=x: choose one of"),
+        (("--config.run.eval_batch_size=0",), "config.run.eval_batch_size=0: must be at least 1"),
+        (("--config.data.resize=x",), "config.data.resize=x: choose one of short, squash"),
+        (("--config.run.workers=0",), "config.run.workers=0: all, or from 1 to 256"),
+        (("--config.run.log_every_steps=0",), "config.run.log_every_steps=0: must be at least 1"),
+        (("--config.run.keep_checkpoints=0",), "config.run.keep_checkpoints=0: must be at least 1"),
+    ],
+)  # fmt: skip
+def test_impossible_runs_end_in_one_line(tmp_path, capfd, overrides: tuple, message: str) -> None:
+    assert message in fails(capfd, train_args(tmp_path / "run", *overrides), status=1)
+
+
+def test_a_bug_shows_its_traceback(tmp_path, monkeypatch) -> None:
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(launch, "load_config", broken)
+    with pytest.raises(ZeroDivisionError):
+        launch.main(["train", f"--workdir={tmp_path}"])

@@ -1,0 +1,71 @@
+"""Paths in buckets, through a file system that keeps gs:// in a folder of this machine."""
+
+import json
+import pathlib
+import shutil
+import sys
+
+import pytest
+import tensorboardX
+from etils.epath import backend
+
+from inception import UserError
+from inception.data import paths, sources
+from inception.reporting import monitor, page
+from inception.runtime import checkpoint, workdir
+from tests import tiny
+
+
+def test_a_data_folder_in_a_bucket(photos: pathlib.Path, bucket: pathlib.Path) -> None:
+    shutil.copytree(photos, bucket / "photos")
+    here, there = (
+        sources.open_source("folder", path=path, split="train")
+        for path in (str(photos), "gs://bucket/photos")
+    )
+    assert there.classes == here.classes and len(there) == len(here)
+    for i in range(len(here)):
+        assert there[i] == here[i]
+        assert pathlib.Path(there.name(i)).name == pathlib.Path(here.name(i)).name
+
+
+def test_a_runs_files_in_a_bucket(bucket: pathlib.Path) -> None:
+    config = json.loads(tiny.config().to_json())
+    run = "gs://bucket/runs/one"
+    with workdir.claimed(config, run):
+        checkpoint.write_classes(run, ("a", "b", "c"))
+    assert checkpoint.read_config(run)["input_px"] == config["input_px"]
+    (bucket / "runs" / "one" / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match="belongs to another config"):
+        workdir.write_config({**config, "seed": 7}, run)
+    assert (bucket / "runs" / "one" / "classes.txt").read_text() == "a\nb\nc\n"
+
+
+def test_metrics_and_the_page_in_a_bucket(
+    bucket: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = tensorboardX.SummaryWriter(str(tmp_path / "events"))  # its own way is Google's library
+    monkeypatch.setattr(tensorboardX, "SummaryWriter", lambda *_, **__: events)
+    run = "gs://bucket/run"
+    workdir.write_config(json.loads(tiny.config().to_json()), run)
+    for start_step, steps in ((0, range(1, 6)), (3, range(4, 8))):  # the second goes on at 3
+        writer = monitor.Writer(run, start_step=start_step)
+        for step in steps:
+            writer.write("train", step, epoch=step / 2, loss_main=2.5, waiting_for_data=0.1)
+        writer.close()
+    assert [row["step"] for row in monitor.read_metrics(run)] == [1, 2, 3, 4, 5, 6, 7]
+    monkeypatch.setattr(page, "_filters", lambda _: "")  # Orbax reads buckets its own way
+    page.write([run], "gs://bucket/pages/one.html")
+    assert "Waiting for data" in (bucket / "pages" / "one.html").read_text()
+
+
+def test_what_cannot_be_reached_is_named(bucket: pathlib.Path, monkeypatch) -> None:
+    with pytest.raises(UserError, match=r"path=gs://bucket/none: no such folder"):
+        sources.open_source("folder", path="gs://bucket/none", split="train")
+    for source in ("tfds", "store"):
+        with pytest.raises(UserError, match="ArrayRecord files are read from disks"):
+            sources.open_source(source, path="gs://bucket/set", split="train")
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gcs")
+    backend.fsspec_backend._get_filesystem.cache_clear()
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(UserError, match=r"gs://bucket/x: pip install gcsfs first"):
+        paths.at("gs://bucket/x")

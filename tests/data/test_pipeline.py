@@ -1,0 +1,216 @@
+"""The loader: every image once an epoch, on any number of processes, whole or not."""
+
+import collections
+import pathlib
+import shutil
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import psutil
+import pytest
+
+from inception import UserError
+from inception.data import cropping, pipeline, sources
+
+PX = 8
+
+
+def sampler(**changes) -> cropping.Sampler:
+    choices = {
+        "input_px": PX,
+        "resize_px": PX,
+        "area_range": (0.5, 1.0),
+        "aspect_range": (0.75, 1.33),
+    }
+    return cropping.training_sampler(
+        "inception", mirror=True, interpolations=("bilinear", "cubic"), **{**choices, **changes}
+    )
+
+
+def train_batches(source, **changes):
+    choices = {"seed": 0, "start_step": 0, "total_steps": 4, "batch_size": 6, "classes": 10}
+    choices |= {"sample": sampler(), "input_px": PX, "decoder": "fast", "workers": 2}
+    return pipeline.train_batches(source, max_megapixels=10.0, **{**choices, **changes})
+
+
+def eval_batches(source, **changes):
+    choices = {"batch_size": 8, "classes": 10, "workers": 2}
+    choices |= {"views": cropping.Views((1,), PX, PX, "short")}
+    return pipeline.eval_batches(source, max_megapixels=10.0, **{**choices, **changes})
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(
+    examples=st.integers(1, 60), batch_size=st.integers(1, 70), seed=st.integers(0, 5)
+)
+def test_every_example_once_an_epoch(examples: int, batch_size: int, seed: int) -> None:
+    steps = -(-3 * examples // batch_size)
+    visits = np.concatenate(
+        [pipeline.batch_indices(seed, s, batch_size, examples) for s in range(steps)]
+    )
+    epochs = [visits[e * examples : (e + 1) * examples] for e in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(examples))
+    if examples > 20:
+        assert (epochs[0] != epochs[1]).any()
+
+
+class Numbered:
+    """Example i is an image with i written into its pixels."""
+
+    classes = ("one",)
+
+    def __init__(self, examples: int):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return self.examples
+
+    def __getitem__(self, index: int):
+        return np.full((PX, PX, 3), index, np.uint8), 0
+
+    def name(self, index: int) -> str:
+        return f"number {index}"
+
+
+@hypothesis.settings(deadline=None, max_examples=25)
+@hypothesis.given(
+    processes=st.integers(1, 5),
+    share=st.integers(1, 9),
+    start=st.integers(0, 5),
+    examples=st.integers(1, 40),
+)
+def test_processes_and_resumes_see_what_one_unbroken_run_sees(
+    processes: int, share: int, start: int, examples: int
+) -> None:
+    source = Numbered(examples)
+    choices = {"batch_size": share * processes, "total_steps": 7}
+    unbroken = [b for b, _ in train_batches(source, **choices)]
+    visits = np.concatenate([b["image"][:, 0, 0, 0] for b in unbroken])
+    for first in range(0, len(visits) - examples + 1, examples):
+        assert sorted(visits[first : first + examples]) == list(range(examples))
+    whole = unbroken[start:]
+    parts = zip(
+        *(
+            train_batches(source, **choices, start_step=start, process=p, processes=processes)
+            for p in range(processes)
+        ),
+        strict=True,
+    )
+    joined = [
+        {key: np.concatenate([b[key] for b, _ in shares]) for key in ("image", "label")}
+        for shares in parts
+    ]
+    assert len(joined) == len(whole)
+    for a, b in zip(whole, joined, strict=True):
+        np.testing.assert_array_equal(a["image"], b["image"])
+        assert a["image"].dtype == np.uint8 and a["label"].dtype == np.int32
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("examples", [1, 7, 8, 9, 30])
+def test_evaluation_covers_the_split_exactly_once(processes: int, examples: int) -> None:
+    seen: collections.Counter = collections.Counter()
+    counts = set()
+    for p in range(processes):
+        batches = list(eval_batches(Numbered(examples), process=p, processes=processes))
+        counts.add(len(batches))
+        for batch in batches:
+            real = batch["index"] >= 0
+            seen.update(batch["index"][real].tolist())
+            np.testing.assert_array_equal(batch["image"][real, 0, 0, 0], batch["index"][real])
+            assert batch["image"].shape == (8 // processes, PX, PX, 3)
+    assert seen == {i: 1 for i in range(examples)}
+    assert counts == {-(-examples // 8)}  # every process takes part in every step
+
+
+def test_damaged_images_are_skipped_counted_and_named_in_training(photos: pathlib.Path) -> None:
+    (photos / "ant" / "0.jpeg").write_bytes(b"")
+    (photos / "bee" / "1.jpeg").write_text("text")
+    (photos / "cat" / "2.jpeg").unlink()
+    (photos / "cat" / "2.jpeg").symlink_to("nowhere")
+    shutil.copytree(photos, photos.parent / "set" / "train", symlinks=True)
+    source = sources.open_source("folder", path=str(photos.parent / "set"), split="train")
+    damaged: set[str] = set()
+    for batch, lines in train_batches(source, total_steps=5):
+        assert batch["image"].shape == (6, PX, PX, 3)
+        damaged |= set(lines)
+    assert sorted(line.split("/")[-2] for line in damaged) == ["ant", "bee", "cat"]
+    assert any("0.jpeg: an empty file" in line for line in damaged)
+
+
+def test_damaged_images_are_an_error_in_evaluation(photos: pathlib.Path) -> None:
+    (photos / "bee" / "1.jpeg").write_bytes((photos / "bee" / "1.jpeg").read_bytes()[:300])
+    shutil.copytree(photos, photos.parent / "set" / "test")
+    source = sources.open_source("folder", path=str(photos.parent / "set"), split="test")
+    with pytest.raises(UserError, match=r"bee/1\.jpeg: .*would not be exact"):
+        list(eval_batches(source))
+
+
+def test_a_set_of_damaged_images_alone_ends(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "1.jpg").write_bytes(b"")
+    source = sources.open_source("folder", path=str(tmp_path), split="train")
+    with pytest.raises(UserError, match="every image is damaged"):
+        list(train_batches(source))
+
+
+def test_a_label_out_of_range_names_the_image_and_the_knob() -> None:
+    source = sources.Digits("test")
+    with pytest.raises(
+        UserError, match=r"digit \d+: label \d is out of range for config\.model\.classes=3"
+    ):
+        list(train_batches(source, classes=3, total_steps=20))
+    with pytest.raises(UserError, match=r"config\.model\.classes=3"):
+        list(eval_batches(source, classes=3))
+
+
+def test_a_batch_keeps_its_memory_while_anyone_holds_it() -> None:
+    import jax
+
+    batches = train_batches(Numbered(40), total_steps=200)
+    first = next(batches)[0]["image"]
+    view, on_device = first[1:3, 2], jax.device_put(first)
+    before = first.copy()
+    address = first.__array_interface__["data"][0]
+    del first
+    seen = {next(batches)[0]["image"].__array_interface__["data"][0] for _ in range(60)}
+    assert address not in seen
+    np.testing.assert_array_equal(view, before[1:3, 2])
+    np.testing.assert_array_equal(on_device, before)
+    del view, on_device
+    jax.device_put(0).block_until_ready()  # JAX lets go of arrays at its next call
+    later = {next(batches)[0]["image"].__array_interface__["data"][0] for _ in range(60)}
+    assert address in later  # nobody holds it: used again
+    assert len(seen | later) < 20
+
+
+@pytest.mark.slow
+def test_nothing_leaks_over_ten_thousand_batches(photos: pathlib.Path) -> None:
+    source = sources.open_source("folder", path=str(photos), split="train")
+    (pathlib.Path(source.name(3))).write_bytes(b"damaged")
+    sample = sampler(input_px=64, resize_px=64)
+    batches = train_batches(source, total_steps=10_000, batch_size=4, sample=sample, input_px=64)
+    used = []
+    for step, _ in enumerate(batches):
+        if step % 2000 == 1999:
+            used.append(psutil.Process().memory_info().rss / 1e6)
+    assert len(used) == 5
+    assert used[-1] - used[0] < 20, used  # MB; the batches between are 390
+
+
+@pytest.mark.parametrize("workers", [0, 1000, "0", "-1", "some"])
+def test_impossible_worker_counts(workers: int | str) -> None:
+    with pytest.raises(UserError, match=rf"config\.run\.workers={workers}"):
+        eval_batches(Numbered(3), workers=workers)
+
+
+def test_shared_photos_are_read(shared_data: pathlib.Path) -> None:
+    """The 600 + 150 photos a class of imagenette, some of them grey."""
+    path = str(shared_data / "imagenette")
+    train = sources.open_source("folder", path=path, split="train")
+    val = sources.open_source("folder", path=path, split="val")
+    assert (len(train), len(val), len(train.classes)) == (6000, 1500, 10)
+    batch, damaged = next(train_batches(train))
+    assert batch["image"].std() > 30 and not damaged

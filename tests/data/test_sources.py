@@ -1,0 +1,190 @@
+"""Sources: what is there is found, once, with its label; what is not is named."""
+
+import io
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inception import UserError
+from inception.data import decoding, imagenet, sources
+
+
+def test_digits_are_all_there_and_split_by_class() -> None:
+    train, test = sources.Digits("train"), sources.Digits("test")
+    assert len(train) == 1437 and len(test) == 360
+    for source in (train, test):
+        counts = np.bincount([source[i][1] for i in range(len(source))]) / len(source)
+        assert counts.min() > 0.09 and counts.max() < 0.11
+    image, _ = train[0]
+    assert image.shape == (8, 8) and image.dtype == np.uint8
+    names = {s.name(i) for s in (train, test) for i in range(len(s))}
+    assert len(names) == 1797
+    with pytest.raises(UserError, match="no split 'val'; there are train, test"):
+        sources.Digits("val")
+
+
+def test_folder_with_and_without_splits(photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    train, val = (
+        sources.open_source("folder", path=str(photos), split=s) for s in ("train", "val")
+    )
+    assert train.classes == ("ant", "bee", "cat")
+    assert (len(train), len(val)) == (24, 6)
+    assert np.bincount([val[i][1] for i in range(6)]).tolist() == [2, 2, 2]
+    both = {s.name(i) for s in (train, val) for i in range(len(s))}
+    assert both == {str(p) for p in photos.rglob("*.*")}
+    assert len(sources.Folder(str(photos), "all")) == 30
+    (photos / "ant" / "._0.jpeg").write_bytes(b"macOS")
+    (photos / "ant" / ".thumbnails").mkdir()
+    shutil.copy(photos / "ant" / "0.jpeg", photos / "ant" / ".thumbnails")
+    shutil.copytree(photos, tmp_path / "set" / "test")
+    whole = sources.open_source("folder", path=str(tmp_path / "set"), split="test")
+    assert len(whole) == 30
+    with pytest.raises(UserError, match=r"no split 'val' in .*; there are test"):
+        sources.open_source("folder", path=str(tmp_path / "set"), split="val")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: shutil.rmtree(root), "no such folder"),
+        (lambda root: [shutil.rmtree(p) for p in root.iterdir()], "has no class folders"),
+        (lambda root: (root / "empty").mkdir(), "class folder .*empty has no image"),
+        (lambda root: [p.unlink() for p in (root / "ant").glob("[!0]*")], "has one image"),
+        (lambda root: [p.unlink() for p in root.glob("*/[!01]*")], ".*a fifth of 6 images"),
+    ],
+)
+def test_broken_folders_are_named(photos: pathlib.Path, spoil, message: str) -> None:
+    spoil(photos)
+    with pytest.raises(UserError, match=rf"config\.data.*{message}"):
+        sources.open_source("folder", path=str(photos), split="train")
+    with pytest.raises(UserError, match=r"config\.data\.path is empty"):
+        sources.open_source("folder", path="", split="train")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A set prepared by TFDS's own writer, as ArrayRecord, without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    class Colors(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        code_path = None  # TFDS looks for files of the set's beside its code
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(names=["red", "green", "blue"]),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=("image", "label"),
+            )
+
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            return {"train": self._generate_examples(20), "validation": self._generate_examples(7)}
+
+        def _generate_examples(self, count: int):
+            for i in range(count):
+                color = np.zeros(3, np.uint8)
+                color[i % 3] = 200
+                data = io.BytesIO()
+                Image.fromarray(np.tile(color, (10 + i, 12, 1))).save(data, "JPEG")
+                yield f"{i}", {"image": io.BytesIO(data.getvalue()), "label": i % 3}
+
+    root = tmp_path_factory.mktemp("tfds")
+    Colors(data_dir=str(root), file_format="array_record").download_and_prepare()
+    return root
+
+
+def test_tfds_is_read_without_tensorflow(prepared: pathlib.Path) -> None:
+    source = sources.open_source("tfds", path=str(prepared), name="colors", split="validation")
+    assert len(source) == 7 and source.classes == ("red", "green", "blue")
+    for i in range(7):
+        data, label = source[i]
+        pixel = np.asarray(decoding.decode(data, source.name(i), max_megapixels=1.0))[5, 5]
+        assert pixel.argmax() == label
+    by_folder = sources.open_source(
+        "tfds", path=str(prepared / "colors" / "1.0.0"), split="train[:50%]"
+    )
+    assert len(by_folder) == 10
+    assert "tensorflow" not in sys.modules
+
+
+def test_a_damaged_record_is_an_oserror(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(prepared / "colors" / "1.0.0", tmp_path / "set")
+    (file,) = (tmp_path / "set").glob("*-train.array_record*")
+    data = bytearray(file.read_bytes())
+    written = [place for place, byte in enumerate(data) if byte]  # the rest is padding
+    data[written[len(written) // 2]] ^= 0xFF
+    file.write_bytes(data)
+    source = sources.open_source("tfds", path=str(tmp_path / "set"), split="train")
+
+    def damage(index: int) -> str:
+        try:
+            source[index]
+        except OSError as error:
+            return str(error)
+        return ""
+
+    lines = [damage(i) for i in range(len(source))]
+    assert any(lines) and not all(lines)
+    assert not any("\n" in line for line in lines)
+
+
+def test_tfds_that_is_not_there_is_named(prepared: pathlib.Path) -> None:
+    for path, name in ((prepared, "colours"), (prepared / "nowhere", "colors"), (prepared, "")):
+        with pytest.raises(UserError, match=r"config\.data\.path=.*config\.data\.name="):
+            sources.open_source("tfds", path=str(path), name=name, split="train")
+    with pytest.raises(UserError, match=r"split 'test' does not exist .* train, validation"):
+        sources.open_source("tfds", path=str(prepared), name="colors", split="test")
+
+
+def test_synthetic_is_a_function_of_the_index() -> None:
+    a, b = (sources.open_source("synthetic", split="train", examples=10, classes=4) for _ in "ab")
+    assert len(a) == 10
+    np.testing.assert_array_equal(a[7][0], b[7][0])
+    assert a[7][1] == 3
+    other = sources.open_source("synthetic", split="test", examples=10, classes=4)
+    assert (a[7][0] != other[7][0]).any()
+    with pytest.raises(UserError, match=r"config\.data\.source=x: choose one of"):
+        sources.open_source("x", split="train")
+
+
+def test_a_source_takes_the_labels_of_a_longer_list(photos: pathlib.Path) -> None:
+    source = sources.Folder(str(photos), "val")
+    assert sources.as_classes(source, ("ant", "bee", "cat")) is source
+    classes = ("bee", "dog", "cat", "ant")
+    view = sources.as_classes(source, classes)
+    assert view.classes == classes and len(view) == len(source) == 6
+    for i in range(len(view)):
+        record, label = view[i]
+        assert record == source[i][0] and view.name(i) == source.name(i)
+        assert (
+            classes[label] == source.classes[source[i][1]] == pathlib.Path(view.name(i)).parent.name
+        )
+
+
+def test_classes_that_the_network_does_not_know_are_named(photos: pathlib.Path) -> None:
+    source = sources.Folder(str(photos), "val")
+    with pytest.raises(UserError, match=r"ant, cat are none of the 2 classes .* \(bee, dog, ...\)"):
+        sources.as_classes(source, ("bee", "dog"))
+
+
+def test_imagenets_classes_have_names() -> None:
+    assert len(set(imagenet.CLASSES)) == 1000 and sorted(imagenet.CLASSES) == list(imagenet.CLASSES)
+    assert imagenet.names(["n01440764", "colour 1", "n03126707"]) == ["tench", "colour 1", "crane"]
+    every = imagenet.names(imagenet.CLASSES)
+    assert all(every) and len(set(every)) == 999  # two are just "crane"
+
+
+def test_imagenets_classes_are_in_caffes_order(shared_data: pathlib.Path) -> None:
+    lines = (shared_data / "bvlc_googlenet" / "synset_words.txt").read_text().splitlines()
+    assert tuple(line.split()[0] for line in lines) == imagenet.CLASSES
+    for line, name in zip(lines, imagenet.names(imagenet.CLASSES), strict=True):
+        assert line.split(" ", 1)[1].startswith(name), line

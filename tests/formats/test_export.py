@@ -1,0 +1,428 @@
+"""A network in a file of another format computes what the model computes, and says what it is."""
+
+import functools
+import json
+import os
+import pathlib
+import re
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+from typing import NamedTuple
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import optax
+import pytest
+import safetensors
+import safetensors.numpy
+from flax import traverse_util
+from hypothesis import strategies as st
+from jax import lax
+from PIL import Image
+
+import launch
+from inception import UserError, ops, pixels
+from inception.config import load_config
+from inception.formats import export, to_onnx
+from inception.model import GoogLeNet
+from inception.runtime import checkpoint
+from inception.runtime.workdir import write_config
+from inception.step import create_state
+from tests import tiny
+from tests.cli.test_cli import ENVIRONMENT, ROOT, fails
+
+PX = 224
+FORMATS = ("safetensors", "stablehlo", "onnx")
+
+
+class Network(NamedTuple):
+    """A checkpoint folder, and what its network makes of 32 images."""
+
+    folder: pathlib.Path
+    variables: dict
+    images: np.ndarray
+    logits: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        return np.asarray(jax.nn.softmax(self.logits))
+
+
+def model_logits(model: GoogLeNet, normalization: str, variables: dict, images: jax.Array):
+    return model.apply(variables, pixels.normalize(images, method=normalization), train=False)[
+        "main"
+    ]
+
+
+def random_leaf(path: tuple, leaf: jax.ShapeDtypeStruct, rng: np.random.Generator) -> np.ndarray:
+    """Like trained ones: no bias is 0, no BatchNorm the identity."""
+    name = path[-1].key
+    if name in ("scale", "var"):
+        return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+    deviation = np.sqrt(2 / np.prod(leaf.shape[:-1])) if name == "kernel" else 0.1
+    return (deviation * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+
+def write_checkpoint(folder: pathlib.Path, *overrides: str) -> Network:
+    """As train leaves one, its logits of mean 0 and variance 1 for each class."""
+    config = load_config("experiments/base.py", list(overrides))
+    model = GoogLeNet(**config.model)
+    shapes = jax.eval_shape(
+        functools.partial(
+            create_state, model, optax.sgd(0.1), seed=0, input_px=PX, polyak_decay=0.0
+        )
+    )
+    rng = np.random.default_rng(0)
+    variables = jax.tree_util.tree_map_with_path(
+        functools.partial(random_leaf, rng=rng), shapes.raw_variables()
+    )
+    tiles = rng.integers(0, 256, (32, 7, 7, 3), dtype=np.uint8)
+    images = tiles.repeat(PX // 7, axis=1).repeat(PX // 7, axis=2)
+    images ^= rng.integers(0, 32, images.shape, dtype=np.uint8)
+    logits = np.asarray(
+        jax.jit(functools.partial(model_logits, model, config.data.normalization))(
+            variables, images
+        )
+    )
+    mean, deviation = logits.mean(axis=0), logits.std(axis=0)
+    classifier = variables["params"]["classifier"]
+    classifier["kernel"] /= deviation
+    classifier["bias"] = (classifier["bias"] - mean) / deviation
+
+    write_config(json.loads(config.to_json()), str(folder))
+    classes = tuple(f"n{i:08}" for i in range(config.model.classes))
+    checkpoint.write_classes(str(folder), classes)
+    checkpoints = checkpoint.Checkpoints(str(folder))
+    checkpoints.save(
+        7, shapes.replace(step=np.array(7, np.int32), **variables, opt_state={}, average={})
+    )
+    checkpoints.close()
+    return Network(folder, variables, images, (logits - mean) / deviation)
+
+
+NARROW = ("--config.model.width=0.1", "--config.model.classes=10")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(("--config.model.norm=lrn", *NARROW), id="lrn"),
+        pytest.param(("--config.model.norm=batch", *NARROW), id="batch"),
+        pytest.param(("--config.model.norm=lrn",), id="lrn-whole", marks=pytest.mark.slow),
+        pytest.param(("--config.model.norm=batch",), id="batch-whole", marks=pytest.mark.slow),
+    ],
+)
+def network(request, tmp_path_factory: pytest.TempPathFactory) -> Network:
+    return write_checkpoint(tmp_path_factory.mktemp("run"), *request.param)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Network:
+    return write_checkpoint(tmp_path_factory.mktemp("narrow"), *NARROW)
+
+
+def exported(capfd, folder: pathlib.Path, output: pathlib.Path) -> dict:
+    """What the command says."""
+    capfd.readouterr()
+    args = ["export", f"--checkpoint={folder}", f"--output={output}", "--json"]
+    assert launch.main(args) == 0, capfd.readouterr().err
+    return json.loads(capfd.readouterr().out)
+
+
+def parameters(network: Network, *, heads: bool) -> int:
+    used = {k: v for k, v in network.variables["params"].items() if heads or k[:5] != "head_"}
+    return sum(leaf.size for leaf in jax.tree.leaves(used))
+
+
+def session(model: onnx.ModelProto | pathlib.Path) -> onnxruntime.InferenceSession:
+    content = str(model) if isinstance(model, pathlib.Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+
+# Agreement with the model
+
+
+def agree(got: np.ndarray, probabilities: np.ndarray) -> None:
+    """To 1e-4; of a thousand classes most are below that, so their logarithms too."""
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, probabilities, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(np.log(got), np.log(probabilities), rtol=0, atol=1e-3)
+
+
+def test_the_probabilities_to_agree_with_tell_images_and_classes_apart(network) -> None:
+    assert np.ptp(network.probabilities, axis=0).max() > 2 / network.logits.shape[1]
+    assert 0.5 < network.logits.std() < 1.5
+
+
+def test_onnx_agrees_in_any_batch(network, tmp_path, capfd) -> None:
+    path = tmp_path / "x.onnx"
+    assert exported(capfd, network.folder, path) == {
+        "file": str(path), "format": "onnx", "opset": 18,
+        "parameters": parameters(network, heads=False),
+    }  # fmt: skip
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    running = session(path)
+    (images,), (probabilities,) = running.get_inputs(), running.get_outputs()
+    assert (images.name, images.type) == ("images", "tensor(uint8)")
+    assert images.shape == ["batch", PX, PX, 3]
+    assert (probabilities.name, probabilities.type) == ("probabilities", "tensor(float)")
+    assert probabilities.shape == ["batch", network.logits.shape[1]]
+    for count in (1, 3, 32):
+        (got,) = running.run(None, {"images": network.images[:count]})
+        agree(got, network.probabilities[:count])
+
+
+def test_the_logits_through_onnx_agree(network) -> None:
+    trained = checkpoint.load(str(network.folder))
+    function = export.inference_function(trained)
+    model, normalization = function.keywords["model"], function.keywords["normalization"]
+    running = session(
+        to_onnx.convert(
+            functools.partial(model_logits, model, normalization, trained.variables),
+            image_shape=(PX, PX, 3), output="logits", metadata={},
+        )
+    )  # fmt: skip
+    (got,) = running.run(None, {"images": network.images})
+    tolerance = 1e-3 * np.ptp(network.logits)
+    np.testing.assert_allclose(got, network.logits, rtol=0, atol=tolerance)
+
+
+def test_stablehlo_agrees_in_a_process_that_knows_jax_alone(network, tmp_path, capfd) -> None:
+    path = tmp_path / "x.stablehlo"
+    assert exported(capfd, network.folder, path) == {
+        "file": str(path), "format": "stablehlo", "parameters": parameters(network, heads=False)
+    }  # fmt: skip
+    np.save(tmp_path / "images.npy", network.images)
+    script = """
+import sys
+import jax.export
+import numpy as np
+exported = jax.export.deserialize(open("x.stablehlo", "rb").read())
+assert exported.platforms == ("cpu", "cuda", "tpu")
+images = np.load("images.npy")
+for count in (1, 32):
+    np.save(f"{count}.npy", exported.call(images[:count]))
+assert not {"inception", "flax"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=ENVIRONMENT, check=True)
+    for count in (1, 32):
+        agree(np.load(tmp_path / f"{count}.npy"), network.probabilities[:count])
+
+
+def test_safetensors_hold_every_array_and_what_rebuilds_the_network(
+    network, tmp_path, capfd
+) -> None:
+    path = tmp_path / "x.safetensors"
+    assert exported(capfd, network.folder, path) == {
+        "file": str(path), "format": "safetensors", "parameters": parameters(network, heads=True)
+    }  # fmt: skip
+    arrays = safetensors.numpy.load_file(path)
+    expected = traverse_util.flatten_dict(network.variables, sep="/")
+    assert "params/3a/5x5_reduce/Conv_0/kernel" in arrays
+    assert arrays.keys() == expected.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[name], strict=True)
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+    assert metadata["step"] == 7
+    assert (
+        metadata["classes"][1] == "n00000001"
+        and len(metadata["classes"]) == network.logits.shape[1]
+    )
+    config = metadata["config"]
+    rebuilt = functools.partial(
+        model_logits, GoogLeNet(**config["model"]), config["data"]["normalization"]
+    )
+    got = jax.jit(rebuilt)(traverse_util.unflatten_dict(arrays, sep="/"), network.images[:1])
+    np.testing.assert_allclose(got, network.logits[:1], rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [("--config.model.module=naive",), ("--config.model.norm=none", "--noconfig.model.biases"),
+     ("--config.model.dtype=bfloat16", "--config.data.normalization=symmetric")],
+)  # fmt: skip
+def test_other_networks_too_bfloat16_ones_in_float32(tmp_path, overrides: tuple) -> None:
+    config = load_config("experiments/base.py", [*NARROW, *overrides])
+    wide = GoogLeNet(**{**config.model, "dtype": "float32"})
+    images = np.random.default_rng(0).integers(0, 256, (2, 67, 67, 3), dtype=np.uint8)
+    shapes = jax.eval_shape(
+        functools.partial(wide.init, train=False), jax.random.key(0), jnp.zeros(images.shape)
+    )
+    rng = np.random.default_rng(0)
+    variables = jax.tree_util.tree_map_with_path(functools.partial(random_leaf, rng=rng), shapes)
+    trained = checkpoint.Trained(config.to_dict(), (), variables, 0)
+    model = to_onnx.convert(
+        export.inference_function(trained), image_shape=images.shape[1:], output="p", metadata={}
+    )
+    (got,) = session(model).run(None, {"images": images})
+    logits = jax.jit(functools.partial(model_logits, wide, config.data.normalization))(
+        variables, images
+    )
+    np.testing.assert_allclose(got, jax.nn.softmax(logits), rtol=0, atol=1e-4)
+
+
+@hypothesis.settings(deadline=None, max_examples=12)
+@hypothesis.given(
+    h=st.integers(7, 12), w=st.integers(7, 12), kernel_px=st.sampled_from((1, 3, 5, 7)),
+    stride=st.integers(1, 3), pads=st.tuples(*[st.integers(0, 3)] * 4), pool_stride=st.integers(1, 2),
+)  # fmt: skip
+def test_convolutions_and_pools_of_any_shape(h, w, kernel_px, stride, pads, pool_stride) -> None:
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((kernel_px, kernel_px, 3, 4)).astype(np.float32)
+
+    def function(images: jax.Array) -> jax.Array:
+        x = lax.conv_general_dilated(
+            images.astype(jnp.float32), kernel, (stride, stride), (pads[:2], pads[2:]),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        x = ops.max_pool(ops.local_response_normalization(x), stride=pool_stride)
+        return x.sum(axis=(1, 2)) / 1e3
+
+    images = rng.integers(0, 256, (2, h, w, 3), dtype=np.uint8)
+    model = to_onnx.convert(function, image_shape=(h, w, 3), output="y", metadata={})
+    (got,) = session(model).run(None, {"images": images})
+    np.testing.assert_allclose(got, function(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: jnp.sort(x.astype(jnp.float32).sum(axis=(1, 2))),
+        lambda x: x.astype(jnp.float32).sum(axis=(1, 3)),
+        lambda x: ops.avg_pool(x.astype(jnp.float32), window=2, stride=2).sum(axis=(1, 2)),
+        lambda x: lax.conv_general_dilated(
+            x.astype(jnp.float32), jnp.ones((3, 3, 3, 4)), (1, 1), "SAME", rhs_dilation=(2, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ).sum(axis=(1, 2)),
+    ],
+    ids=["sort", "other axes", "average pool", "dilated"],
+)  # fmt: skip
+def test_what_has_no_translation_is_refused_not_guessed(function) -> None:
+    with pytest.raises(UserError, match=r"no ONNX for JAX's \w+ .* \.stablehlo"):
+        to_onnx.convert(function, image_shape=(8, 8, 3), output="y", metadata={})
+
+
+# The files
+
+
+def test_onnx_says_what_it_is(narrow, tmp_path, capfd) -> None:
+    exported(capfd, narrow.folder, tmp_path / "x.onnx")
+    metadata = session(tmp_path / "x.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"])[1] == "n00000001"
+    assert json.loads(metadata["config"])["input_px"] == PX
+
+
+def test_the_examples_of_the_page_run(narrow, tmp_path, monkeypatch, capfd) -> None:
+    page = (ROOT / "docs/export.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/imagenet").symlink_to(narrow.folder)
+    Image.fromarray(narrow.images[0]).resize((300, 200)).save("cat.jpg")
+    commands = re.findall(r"^    python launch\.py (export .*)$", page, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        assert launch.main(shlex.split(command, comments=True)) == 0
+    examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(examples) == 4  # the image, then each format
+    space: dict = {}
+    results = []
+    for example in examples:
+        exec(example, space)
+        results.append(space.get("probabilities"))
+        space.pop("probabilities", None)
+    assert space["images"].shape == (1, PX, PX, 3) and results[0] is None
+    agree(np.asarray(results[1]), np.asarray(results[2]))
+    agree(np.asarray(results[1]), np.asarray(results[3]))
+    assert space["name"] in (narrow.folder / "classes.txt").read_text().splitlines()
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x"])
+def test_an_unknown_suffix_names_the_three(tmp_path, capfd, name: str) -> None:
+    args = ["export", f"--checkpoint={tmp_path}", f"--output={tmp_path / name}"]
+    line = fails(capfd, args, status=2)
+    assert all(f".{known}" in line for known in FORMATS) and name in line
+
+
+def test_the_best_checkpoint_and_a_suffix_in_capitals(tmp_path, capfd) -> None:
+    config = tiny.config("--config.input_px=33", "--config.model.heads=False")
+    folder = tiny.write_run(tmp_path / "run", config)
+    saved = checkpoint.Checkpoints(folder)
+    for step, top1 in ((1, 0.9), (2, 0.1)):
+        state = {**tiny.variables(config, step), "average": {}, "step": np.int32(step)}
+        saved.save(step, state, top1=top1)
+    saved.close()
+    for flags, step in (([], "2"), (["--best"], "1")):
+        path = tmp_path / f"{step}.SAFETENSORS"
+        assert launch.main(["export", f"--checkpoint={folder}", f"--output={path}", *flags]) == 0
+        with safetensors.safe_open(path, "numpy") as file:
+            assert file.metadata()["step"] == step
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_folder_without_a_network(tmp_path, capfd, name: str) -> None:
+    args = ["export", f"--checkpoint={tmp_path}", f"--output={tmp_path}/x.{name}"]
+    assert "no config.json" in fails(capfd, args, status=1)
+    assert not any(tmp_path.iterdir())
+
+
+def test_without_onnx_it_says_what_to_install(narrow, tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)  # an import of it fails, as if it were missing
+    monkeypatch.delitem(sys.modules, "inception.formats.to_onnx")
+    monkeypatch.delattr("inception.formats.to_onnx")
+    args = ["export", f"--checkpoint={narrow.folder}", f"--output={tmp_path}/x.onnx"]
+    assert "pip install -c requirements.txt -e '.[export]'" in fails(capfd, args, status=1)
+
+
+def test_what_onnx_lacks_is_one_line(narrow, tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.delitem(to_onnx.OPERATORS, "concatenate")  # as if the network were another
+    args = ["export", f"--checkpoint={narrow.folder}", f"--output={tmp_path}/x.onnx"]
+    line = fails(capfd, args, status=1)
+    assert "no ONNX for JAX's concatenate" in line and ".stablehlo" in line
+    assert not any(tmp_path.iterdir())
+
+
+def test_folders_are_made_and_a_file_is_replaced(narrow, tmp_path, capfd) -> None:
+    path = tmp_path / "new" / "folder" / "x.safetensors"
+    exported(capfd, narrow.folder, path)
+    path.write_bytes(b"older")
+    exported(capfd, narrow.folder, path)
+    assert "params/conv1/Conv_0/kernel" in safetensors.numpy.load_file(path)
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_where_nothing_can_be_written(narrow, tmp_path, capfd) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.safetensors").mkdir()
+    for output in ("file/x.safetensors", "folder.safetensors"):
+        args = ["export", f"--checkpoint={narrow.folder}", f"--output={tmp_path}/{output}"]
+        assert f"{output} cannot be written" in fails(capfd, args, status=1)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.safetensors"]
+
+
+def test_a_full_disk_keeps_the_older_file_and_leaves_no_half_one(narrow, tmp_path, capfd) -> None:
+    """A real failure: files may not grow above a size, which this one does."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"older")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        args = ["export", f"--checkpoint={narrow.folder}", f"--output={path}"]
+        line = fails(capfd, args, status=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "cannot be written" in line
+    assert path.read_bytes() == b"older" and os.listdir(tmp_path) == [path.name]

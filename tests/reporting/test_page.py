@@ -1,0 +1,23 @@
+"""The run page; the whole of it is made in tests/test_train.py and tests/test_launch.py."""
+
+import types
+
+from inception.reporting import page
+
+
+def test_wordnet_ids_are_shown_as_words() -> None:
+    classes = ["n01440764", *(f"class{i}" for i in range(page.MOST_CELLS))]  # a table, no figure
+    shown = page._confusion({"classes": classes, "confusion": [[0, 1, 3], [1, 1, 2]]})
+    assert "tench" in shown and "class0" in shown and "n01440764" not in shown
+
+
+def test_a_line_of_the_table_names_no_folder_of_this_machine() -> None:
+    command = "python launch.py train --config experiments/finetune.py --workdir=/a/run"
+    command += " --config.data.path=/a/photos --config.init_from=/a/bvlc/ --config.seed=1"
+    start = {"command": command + " --config.optim.epochs=2"}
+    assert page._flags(types.SimpleNamespace(kind=lambda _: [start])) == [
+        "--config=experiments/finetune.py",
+        "--config.data.path=DATA",
+        "--config.init_from=bvlc/",
+        "--config.optim.epochs=2",
+    ]
