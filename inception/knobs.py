@@ -89,7 +89,7 @@ class Knob:
         fits = [isinstance(v, kinds) and isinstance(v, bool) == (kind is bool) for v in values]
         if several != isinstance(value, tuple) or not all(fits):
             each = f"each element must be a {kind.__name__}, as in {self.default}"
-            return f"={value}: {each if several else f'must be a {kind.__name__}'}"
+            return f"={value}: {each if several else f'must be of type {kind.__name__}'}"
         if not all(0 <= v < math.inf for v in values if isinstance(v, int | float)):
             return f"={value}: must be finite and at least 0"
         return ""
