@@ -102,25 +102,27 @@ GROUPS = {  # what holds for every knob of a group
 }
 
 KNOBS = {
-    "seed": Knob(0, "Of the initial weights and dropout; data.seed is of order and crops."),
-    "input_px": Knob(224, "Paper, section 5; with strided heads at least 65."),
+    "seed": Knob(0, "Seeds the initial weights and dropout; data.seed seeds order and crops."),
+    "input_px": Knob(224, "Paper, section 5; at least 65 with strided heads."),
     "init_from": Knob("", "A run's folder or a converted one: training starts with its weights."),
-    "model.classes": Knob(1000, "ILSVRC-2014's; labels must be below it.", ABOVE_0),
+    "model.classes": Knob(1000, "ILSVRC-2014 has 1000; labels must be below it.", ABOVE_0),
     "model.module": Knob("reduced", "Figure 2b; naive: figure 2a.", one_of("reduced", "naive")),
     "model.norm": Knob(
-        "lrn", "Paper, figure 3; batch: BatchNorm, no LRN.", one_of("lrn", "batch", "none")
+        "lrn",
+        "Paper, figure 3; batch: BatchNorm everywhere, no LRN.",
+        one_of("lrn", "batch", "none"),
     ),
     "model.width": Knob(
-        1.0, "Multiplies all numbers of filters; the ensemble has one wider model.", ABOVE_0
+        1.0, "Multiplies every number of filters; the ensemble has one wider model.", ABOVE_0
     ),
-    "model.biases": Knob(True, "Of the convolutions; Caffe and the paper's time used them."),
+    "model.biases": Knob(True, "In the convolutions, as in Caffe and in the paper's time."),
     "model.heads": Knob(True, "Auxiliary classifiers on 4a and 4d, in training only."),
-    "model.heads_on": Knob("both", "Or on 4a or 4d alone.", one_of("both", "4a", "4d")),
+    "model.heads_on": Knob("both", "On both modules, or on one alone.", one_of("both", "4a", "4d")),
     "model.conv5x5_px": Knob(
         5, "Paper, Table 1; 3: TF-slim's and torchvision's networks.", one_of(3, 5)
     ),
     "model.pool4_px": Knob(
-        3, "The max pool after 4e: paper, Table 1; 2: TF-slim's and torchvision's.", one_of(2, 3)
+        3, "Max pool after 4e: paper, Table 1; 2: TF-slim's and torchvision's.", one_of(2, 3)
     ),
     "model.head_pool": Knob(
         "strided",
@@ -129,7 +131,7 @@ KNOBS = {
     ),
     "model.top": Knob(
         "average",
-        "Paper, Table 1; fc: a fully connected layer, .6% worse there.",
+        "Pooling: paper, Table 1; fc: a fully connected layer, .6% worse there.",
         one_of("average", "fc"),
     ),
     "model.dropout": Knob(0.4, "Before the classifier: paper, Table 1.", SHARE),
@@ -141,10 +143,10 @@ KNOBS = {
         one_of("he", "xavier"),
     ),
     "model.dtype": Knob(
-        "float32", "Of the computation; bfloat16: on TPU and GPU.", one_of("float32", "bfloat16")
+        "float32", "Of the computation; bfloat16: for TPU and GPU.", one_of("float32", "bfloat16")
     ),
     "model.frozen_through": Knob(
-        "", "Training freezes the modules from conv1 to this one.", one_of(*TRUNK, "")
+        "", "Training changes no module from conv1 to this one.", one_of(*TRUNK, "")
     ),
     "model.remat": Knob(False, "Recomputes activations in the backward pass: less memory."),
     "loss.head_weight": Knob(0.3, "Of each auxiliary loss: paper, section 5."),
@@ -158,7 +160,7 @@ KNOBS = {
         " The result is the same, rounding apart, but for BatchNorm: see inception/step.py.",
         AT_LEAST_1,
     ),
-    "optim.epochs": Knob(90.0, "Intel's Caffe at batch 256: 68.74 / 89.06."),
+    "optim.epochs": Knob(90.0, "Intel's Caffe at batch 256: 68.74 / 89.06 top-1 / top-5."),
     "optim.learning_rate": Knob(
         0.01, "MindCV's at batch 256, for he; Intel's Caffe uses .04, for xavier."
     ),
@@ -167,62 +169,68 @@ KNOBS = {
         "Caffe's; exponential is the paper's.",
         one_of("polynomial", "exponential", "cosine"),
     ),
-    "optim.power": Knob(0.5, "Of the polynomial schedule: quick_solver's."),
-    "optim.decay_rate": Knob(0.96, "Of the exponential schedule: paper, section 6."),
-    "optim.decay_epochs": Knob(8.0, "Of the exponential schedule: paper, section 6."),
-    "optim.warmup_epochs": Knob(0.0, "Linear from 0; large batches need a few."),
+    "optim.power": Knob(0.5, "Exponent of the polynomial schedule: quick_solver's."),
+    "optim.decay_rate": Knob(0.96, "Factor of the exponential schedule: paper, section 6."),
+    "optim.decay_epochs": Knob(8.0, "Interval of the exponential schedule: paper, section 6."),
+    "optim.warmup_epochs": Knob(0.0, "Linear from 0; large batches need a few epochs."),
     "optim.momentum": Knob(0.9, "Paper, section 6."),
     "optim.momentum_style": Knob(
-        "optax", "caffe: the rate is inside the velocity.", one_of("optax", "caffe")
+        "optax", "caffe: the velocity includes the rate.", one_of("optax", "caffe")
     ),
     "optim.weight_decay": Knob(2e-4, "L2: quick_solver's."),
-    "optim.bias_lr_mult": Knob(1.0, "For every parameter with one axis; Caffe uses 2."),
-    "optim.bias_decay_mult": Knob(1.0, "For every parameter with one axis; Caffe uses 0."),
-    "optim.trunk_lr_mult": Knob(1.0, "For all but classifiers and heads; times bias_lr_mult."),
+    "optim.bias_lr_mult": Knob(1.0, "Multiplies the rate of parameters with one axis; Caffe: 2."),
+    "optim.bias_decay_mult": Knob(
+        1.0, "Multiplies the decay of parameters with one axis; Caffe: 0."
+    ),
+    "optim.trunk_lr_mult": Knob(
+        1.0, "Multiplies the rate of all but classifiers and heads, besides bias_lr_mult."
+    ),
     "optim.polyak_decay": Knob(
         0.9999, "Averages over 2 epochs of ImageNet; the paper gives no decay; 0: no average."
     ),
     "data.source": Knob(
         "digits",
-        "Comes with scikit-learn; folder: class folders; tfds: a TFDS set; store: what prepare "
+        "Part of scikit-learn; folder: class folders; tfds: a TFDS set; store: what prepare "
         "wrote; synthetic: noise around a colour a class.",
         one_of("digits", "folder", "tfds", "store", "synthetic"),
     ),
-    "data.path": Knob("", "folder: of class folders; tfds: TFDS's; store: what prepare wrote."),
-    "data.name": Knob("", "tfds: imagenet2012, mnist:3.0.1, ..."),
-    "data.examples": Knob(1024, "synthetic: number of images.", AT_LEAST_1),
-    "data.train_split": Knob("train", "tfds may slice: train[:90%]."),
-    "data.eval_split": Knob("test", "folder without splits: val, all; imagenet2012: validation."),
-    "data.seed": Knob(0, "Of order, crops and colours."),
+    "data.path": Knob(
+        "", "The folder of class folders, TFDS's folder, or the one that prepare wrote."
+    ),
+    "data.name": Knob("", "Of a tfds set: imagenet2012, mnist:3.0.1, ..."),
+    "data.examples": Knob(1024, "Number of synthetic images.", AT_LEAST_1),
+    "data.train_split": Knob("train", "A tfds set may be sliced: train[:90%]."),
+    "data.eval_split": Knob("test", "Folder without splits: val or all; imagenet2012: validation."),
+    "data.seed": Knob(0, "Seeds order, crops and colours."),
     "data.decoder": Knob(
         "fast",
-        "Decodes the crop alone, not antialiased; exact: slower (docs/input.md).",
+        "Decodes the crop alone, without antialiasing; exact: slower (docs/input.md).",
         one_of("fast", "exact"),
         before="exact",
     ),
     "data.sampler": Knob(
         "inception",
-        "Paper, section 6; caffe: squash and random crop.",
+        "Paper, section 6; caffe: squash, then a random crop.",
         one_of("inception", "caffe"),
     ),
-    "data.area_range": Knob((0.08, 1.0), "Of the crop: paper, section 6.", AREAS),
-    "data.aspect_range": Knob((3 / 4, 4 / 3), "Of the crop: paper, section 6.", ASPECTS),
-    "data.mirror": Knob(True, "Half of the crops; not for digits and letters."),
+    "data.area_range": Knob((0.08, 1.0), "Share of the image in a crop: paper, section 6.", AREAS),
+    "data.aspect_range": Knob((3 / 4, 4 / 3), "Width over height: paper, section 6.", ASPECTS),
+    "data.mirror": Knob(True, "Mirrors half of the crops; wrong for digits and letters."),
     "data.interpolations": Knob(
         INTERPOLATIONS,
         "One is drawn for each crop: paper, section 6.",
         some_of(*INTERPOLATIONS),
     ),
-    "data.colors.brightness": Knob(0.5, "Factor from 1 -+ this: Howard (2013)."),
-    "data.colors.contrast": Knob(0.5, "Factor from 1 -+ this: Howard (2013)."),
-    "data.colors.saturation": Knob(0.5, "Factor from 1 -+ this: Howard (2013)."),
-    "data.colors.hue": Knob(0.0, "Turns, -+ this; not Howard's."),
+    "data.colors.brightness": Knob(0.5, "Factor between 1 - this and 1 + this: Howard (2013)."),
+    "data.colors.contrast": Knob(0.5, "Factor between 1 - this and 1 + this: Howard (2013)."),
+    "data.colors.saturation": Knob(0.5, "Factor between 1 - this and 1 + this: Howard (2013)."),
+    "data.colors.hue": Knob(0.0, "Rotation by up to this, in turns; not Howard's."),
     "data.colors.lighting": Knob(0.1, "Standard deviation: Krizhevsky et al. (2012)."),
     "data.randaugment.layers": Knob(
-        0, "Operations on each image, of 14; theirs for ResNet-50: 2; 0: none."
+        0, "Operations on each image, of 14; the authors use 2 for ResNet-50; 0: none."
     ),
     "data.randaugment.magnitude": Knob(
-        9.0, "Of 10: theirs for ResNet-50; smaller networks bear less.", MAGNITUDE
+        9.0, "Of 10, the authors' for ResNet-50; smaller networks bear less.", MAGNITUDE
     ),
     "data.mixup": Knob(0.0, "Of Beta(this, this); 0: none; Zhang et al. (2018) use .2."),
     "data.cutmix": Knob(
@@ -232,24 +240,26 @@ KNOBS = {
     ),
     "data.normalization": Knob(
         "unit",
-        "Unit variance; mean: 0-255 less the mean, the paper's; symmetric: -1 to 1.",
+        "Unit variance; mean: 0-255 minus the mean, the paper's; symmetric: -1 to 1.",
         one_of("mean", "unit", "symmetric"),
     ),
     "data.resize": Knob(
         "short",
-        "Evaluation's, of the shorter side; squash: of both, Caffe's; central_crop: TF-slim's.",
+        "Evaluation resizes the shorter side; squash: both, Caffe's; central_crop: TF-slim's.",
         one_of("short", "squash", "central_crop"),
     ),
     "data.resize_px": Knob(
         256, "Paper, its smallest scale; also the size before caffe's random crop."
     ),
     "data.max_megapixels": Knob(100.0, "A larger picture counts as damaged."),
-    "data.max_damaged_share": Knob(0.01, "Of the training images; ImageNet has none damaged."),
+    "data.max_damaged_share": Knob(
+        0.01, "Of the training images: more end the run. ImageNet has none damaged."
+    ),
     "run.log_every_steps": Knob(20, "Steps from one line of metrics to the next.", AT_LEAST_1),
     "run.eval_every_epochs": Knob(1.0, "Epochs from one evaluation to the next."),
     "run.checkpoint_every_epochs": Knob(1.0, "Epochs from one checkpoint to the next."),
-    "run.keep_checkpoints": Knob(2, "The newest; the best is kept besides.", AT_LEAST_1),
-    "run.workers": Knob("all", "Threads, each on a batch of its own; all: one a core.", THREADS),
+    "run.keep_checkpoints": Knob(2, "The newest ones; the best is kept too.", AT_LEAST_1),
+    "run.workers": Knob("all", "Threads, each making a whole batch; all: one per core.", THREADS),
     "run.eval_batch_size": Knob(256, "Rounded up to a multiple of the devices.", AT_LEAST_1),
     "run.dead_head_epochs": Knob(4.0, "A head at chance for so long raises a warning."),
 }
