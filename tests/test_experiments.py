@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from inception import pixels, train
-from inception.config import _open_knobs, experiment, load_config
+from inception.config import experiment, experiment_config, flat, knob_names, load_config
 from inception.model import HEADS, HEADS_ON, GoogLeNet
 from inception.runtime import sharding
 from inception.step import head_losses
@@ -37,8 +37,8 @@ def _promotion() -> Iterator[None]:
 
 def given(path: pathlib.Path) -> list[str]:
     """What a user must give."""
-    open_knobs = _open_knobs(experiment(str(path))["get_config"](), "config")
-    return [f"--{knob}={YOURS[knob]}" for knob in open_knobs]
+    values = flat(experiment_config(str(path)))
+    return [f"--{knob}={YOURS[knob]}" for knob, value in values.items() if value is None]
 
 
 def sweeps(path: pathlib.Path) -> list[str]:
@@ -59,6 +59,20 @@ def test_a_recipe_lists_what_differs_from_its_parent_alone(path: pathlib.Path) -
     )
     for knob in re.findall(r"^    config\.([a-z0-9_.]+) = ", text, re.MULTILINE):
         assert operator.attrgetter(knob)(own) != operator.attrgetter(knob)(theirs), knob
+
+
+def test_every_experiment_has_a_docstring_with_its_command() -> None:
+    for path in EXPERIMENTS:
+        if path.stem != "base":
+            assert f"--config=experiments/{path.name}" in path.read_text().split('"""')[1]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_and_point_of_a_sweep_is_valid(path: pathlib.Path) -> None:
+    config = load_config(str(path), given(path))
+    assert set(flat(config, prefix="")) == set(knob_names())
+    for name in sweeps(path):
+        assert plan.points(str(path), given(path), "study", name=name)
 
 
 def state_batch_step(config) -> tuple:
@@ -96,7 +110,6 @@ def test_every_point_is_sound_and_its_step_can_be_traced(path: pathlib.Path) -> 
     base = load_config(str(path), given(path))
 
     def look(config) -> None:
-        train.check(config)
         if not kinds(config) <= TRACED:
             TRACED.update(kinds(config))
             state, batch, step = state_batch_step(config)

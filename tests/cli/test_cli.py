@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import pathlib
-import runpy
 import shlex
 import shutil
 import signal
@@ -17,7 +16,7 @@ import pytest
 
 import launch
 from benchmarks import faults
-from inception.config import CommandLineError, _knobs, load_config
+from inception.config import CommandLineError, load_config
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -143,15 +142,6 @@ def test_a_config_that_is_not_there_or_is_none(tmp_path, capfd) -> None:
     assert "no such file; there are" in line
     (tmp_path / "x.py").write_text("")
     assert "defines no get_config" in fails(capfd, ["audit", f"--config={tmp_path}/x.py"], status=2)
-
-
-def test_every_experiment_has_bases_knobs_and_a_docstring_with_its_command() -> None:
-    base = load_config(str(ROOT / "experiments/base.py"), [])
-    for path in (ROOT / "experiments").glob("[!_]*.py"):
-        config = runpy.run_path(str(path))["get_config"]()
-        assert _knobs(config, "") == _knobs(base, "")
-        if path.stem != "base":
-            assert f"--config=experiments/{path.name}" in path.read_text().split('"""')[1]
 
 
 def test_a_run_can_be_run_again(tmp_path: pathlib.Path) -> None:
