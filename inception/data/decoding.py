@@ -1,5 +1,6 @@
 """Bytes -> pixels: decoding and resizing, exactly or fast."""
 
+import collections
 import contextlib
 import io
 import math
@@ -11,8 +12,6 @@ from typing import Protocol
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
-
-from inception import UserError
 
 INTERPOLATIONS = {  # Pillow's and OpenCV's
     "bilinear": (Image.Resampling.BILINEAR, cv2.INTER_LINEAR),
@@ -232,7 +231,28 @@ def open_picture(data: Record, name: str, *, decoder: str, max_megapixels: float
     return DECODERS[decoder](data, name, max_megapixels=max_megapixels)
 
 
-def check_decoder(decoder: str) -> None:
-    """Raises UserError for an unknown decoder."""
-    if decoder not in DECODERS:
-        raise UserError(f"config.data.decoder={decoder}: choose {' or '.join(DECODERS)}")
+class _Lease:
+    """Lends memory to an array; takes it back when nobody holds the array or a view of it."""
+
+    def __init__(self, memory: np.ndarray, free: collections.deque[np.ndarray]):
+        self._memory, self._free = memory, free
+        self.__array_interface__ = memory.__array_interface__
+
+    def __del__(self) -> None:
+        self._free.append(self._memory)
+
+
+class RecycledImages:
+    """Arrays of one shape in recycled memory: fresh pages cost more than resizing into them."""
+
+    def __init__(self, rows: int, px: int):
+        self._shape = (rows, px, px, 3)
+        self._free: collections.deque[np.ndarray] = collections.deque()  # append, pop: atomic
+
+    def take(self) -> np.ndarray:
+        """uint8, of any content. Who holds it, or what JAX made of it without a copy, keeps it."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(self._shape, np.uint8)
+        return np.asarray(_Lease(memory, self._free))

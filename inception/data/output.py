@@ -21,25 +21,25 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
             works on it.
     """
     if paths.in_bucket(output):
-        raise UserError(f"--output={output}: write a local folder, then copy it there")
+        raise UserError(f"`output`={output}: write a local folder, then copy it there")
     try:
         final = pathlib.Path(output).expanduser().resolve()
         work = final.with_name(f"{final.name}.incomplete")
         if not output or final.is_mount():
-            raise UserError(f"--output={output}: name a new folder; a mount point cannot be one")
+            raise UserError(f"`output`={output}: name a new folder; a mount point cannot be one")
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise UserError(
-                f"--output={output} is not empty: choose a new folder, or empty this one"
+                f"`output`={output} is not empty: choose a new folder, or empty this one"
             )
         work.mkdir(parents=True, exist_ok=True)
         lock = os.open(work, os.O_RDONLY)
     except (OSError, ValueError, RuntimeError) as error:  # also a path without a name
-        raise UserError(f"--output={output} cannot be written: {error}") from error
+        raise UserError(f"`output`={output} cannot be written: {error}") from error
     try:
         paths.lock(lock, work)
     except BlockingIOError as error:
         os.close(lock)
-        raise UserError(f"--output={output}: another process is writing there") from error
+        raise UserError(f"`output`={output}: another process is writing there") from error
     try:
         for left in work.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -40,7 +40,7 @@ def here(path: str) -> pathlib.Path:
     """A folder of ArrayRecord files, which its library reads from disks alone; '~' as in `at`."""
     if in_bucket(path):
         raise UserError(
-            f"config.data.path={path}: ArrayRecord files are read from disks: mount the bucket, as "
+            f"`path`={path}: ArrayRecord files are read from disks: mount the bucket, as "
             "with gcsfuse, or copy it"
         )
     return pathlib.Path(path).expanduser()
