@@ -94,7 +94,7 @@ def training_crop(
 
 
 class Crop(NamedTuple):
-    """A box of the image whose shorter side was made `px`, and whether it is mirrored."""
+    """A box of the image resized to `px` on its shorter side, mirrored or not."""
 
     px: int
     box: tuple[int, int, int, int]  # left, top, right, bottom
@@ -109,7 +109,7 @@ class Views:
     paper's, section 7: at 4 scales (the shorter side resize_px times 8/8, 9/8, 10/8 and 11/8:
     256, 288, 320, 352) 3 squares, and of each the centre, the four corners and the whole square
     resized to input_px, each also mirrored. The single view is the first of the ten, and those
-    are among the 144: whoever asks for all three pays for 144.
+    are among the 144: all three together cost no more than 144.
 
     Args:
         crops: some of 1, 10, 144.

@@ -12,13 +12,13 @@ from inception.data import paths
 
 @contextlib.contextmanager
 def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
-    """A folder OUTPUT.incomplete to work in, which becomes OUTPUT when all is done.
+    """A folder OUTPUT.incomplete to write in, which becomes OUTPUT when the block ends.
 
-    What an interrupted start has left in it goes first.
+    Leftovers of an interrupted start are deleted first; after an error all is deleted.
 
     Raises:
-        UserError: OUTPUT is there already, cannot be written, lies in a bucket, or another process
-            works on it.
+        UserError: OUTPUT exists and is not empty, cannot be written, lies in a bucket, or another
+            process writes it.
     """
     if paths.in_bucket(output):
         raise UserError(f"`output`={output}: write a local folder, then copy it there")

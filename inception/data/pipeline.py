@@ -23,6 +23,7 @@ from inception.data.sources import Source
 
 T = TypeVar("T")
 Batch = dict[str, np.ndarray]
+CROPPING = ("sampler", "resize_px", "area_range", "aspect_range", "mirror", "interpolations")
 MAX_THREADS = 256
 
 
@@ -49,9 +50,9 @@ def training_batches(
 ) -> Iterator[tuple[Batch, list[str]]]:
     """This process's share of the batches start_step ... total_steps - 1.
 
-    Each is a function of (config.data.seed, step) alone: a resumed run sees what the unbroken one
+    Each is a function of (config.data.seed, step) only: a resumed run sees what the unbroken one
     would have seen, on any number of processes. The next whole image replaces a damaged one. A
-    batch's memory is used again once nobody holds the batch.
+    batch's memory is recycled once the batch is no longer in use.
 
     Yields:
         {'image': uint8 [batch_size / processes, px, px, 3], 'label': int32 [the same]}, and a
@@ -78,14 +79,7 @@ class TrainingPipeline:
         self._images = decoding.RecycledImages(self._batch_size // processes, config.input_px)
         self._decoder = config.data.decoder
         self._max_megapixels = config.data.max_megapixels
-        self._cropping = {
-            "sampler": config.data.sampler,
-            "resize_px": config.data.resize_px,
-            "area_range": config.data.area_range,
-            "aspect_range": config.data.aspect_range,
-            "mirror": config.data.mirror,
-            "interpolations": config.data.interpolations,
-        }
+        self._cropping = {knob: config.data[knob] for knob in CROPPING}
         self._randaugment = config.data.randaugment.to_dict()
 
     def batch(self, step: int) -> tuple[Batch, list[str]]:
@@ -105,7 +99,7 @@ class TrainingPipeline:
     def _whole_example(
         self, index: int, uniforms: np.ndarray, out: np.ndarray, damaged: list[str]
     ) -> int:
-        """As `example`, of the next whole one if this one is damaged."""
+        """As `example`; the next whole example replaces a damaged one."""
         for offset in range(len(self._source)):
             try:
                 return self.example((index + offset) % len(self._source), uniforms, out)
@@ -115,9 +109,10 @@ class TrainingPipeline:
 
     def example(self, index: int, uniforms: np.ndarray, out: np.ndarray) -> int:
         """Fills `out`, uint8 [px, px, 3], with a crop of the example; returns its label."""
+        name = self._source.name(index)
         record, label = sources.read(self._source, index)
-        _check_label(label, self._classes, self._source.name(index))
-        picture = self.decode(record, self._source.name(index))
+        _check_label(label, self._classes, name)
+        picture = self.decode(record, name)
         self.crop(picture, uniforms, out)
         return label
 
@@ -137,12 +132,10 @@ class TrainingPipeline:
             augment.rand_augment(out, rng, **self._randaugment)
 
 
+@functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
     """The order in which one epoch visits the examples: a permutation, int64 [examples]."""
     return np.random.default_rng((seed, 0, epoch)).permutation(examples)
-
-
-_cached_order = functools.lru_cache(maxsize=4)(epoch_order)
 
 
 def batch_indices(seed: int, step: int, batch_size: int, examples: int) -> np.ndarray:
@@ -153,9 +146,8 @@ def batch_indices(seed: int, step: int, batch_size: int, examples: int) -> np.nd
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, offsets = np.divmod(positions, examples)
-    return np.asarray(
-        [_cached_order(seed, int(e), examples)[o] for e, o in zip(epochs, offsets, strict=True)]
-    )
+    visits = zip(epochs.tolist(), offsets.tolist(), strict=True)
+    return np.asarray([epoch_order(seed, epoch, examples)[offset] for epoch, offset in visits])
 
 
 def evaluation_batches(
@@ -205,7 +197,7 @@ class EvaluationPipeline:
             self.rows.stop - self.rows.start, self.views.input_px
         )
         self._lock = threading.Lock()
-        # By index, an image that more batches need, and how many.
+        # index -> an image that other batches need too, and how many they are
         self._decoded: dict[int, tuple[concurrent.futures.Future, int]] = {}
 
     def batch(self, step: int) -> Batch:
@@ -227,7 +219,7 @@ class EvaluationPipeline:
         return {"image": images, "label": labels, "index": index, "crop_weights": weights}
 
     def _decode_once(self, index: int) -> tuple[Image.Image, int]:
-        """As `decode`, kept until the last of the batches that need the image has asked."""
+        """As `decode`; the result is kept until the last batch that needs it has taken it."""
         batches = self._batches_with(index)
         with self._lock:
             future, left = self._decoded.pop(index, (concurrent.futures.Future(), batches))

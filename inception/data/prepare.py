@@ -1,6 +1,6 @@
 """ImageNet's tars, or any set of TFDS -> ArrayRecord; any of these, or a folder -> a store.
 
-TensorFlow is needed here alone, by TFDS's builders.
+Only this file needs TensorFlow, for TFDS's builders.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from inception.data.output import all_or_nothing
 IMAGENET = "imagenet2012"
 TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 IMAGENET_COUNTS = {"train": 1_281_167, "validation": 50_000}
-MEGAPIXELS = 1000.0  # a larger picture is left out
+MEGAPIXELS = 1000.0  # larger pictures are left out
 
 
 def _names_in(path: pathlib.Path) -> list[str]:
@@ -113,7 +113,7 @@ def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
 
 
 def _label_or_damage(source: sources.Source, index: int) -> int | str:
-    """The record's label, or what is wrong with it; what is no plain JPEG is decoded whole."""
+    """The record's label, or what is wrong with it; all but plain JPEGs are decoded whole."""
     name = source.name(index)
     try:
         record, label = source[index]
@@ -134,7 +134,7 @@ def _label_or_damage(source: sources.Source, index: int) -> int | str:
 
 
 def _check_records(splits: dict[str, sources.Source], threads: int, name: str) -> dict[str, Any]:
-    """Looks at every record that TFDS has written; prints counts, and what they should be."""
+    """Checks every record that TFDS has written; prints counts, beside the expected ones."""
     counts: dict[str, int] = {}
     rejected: list[str] = []
     for split, source in splits.items():
@@ -194,11 +194,11 @@ def prepare(
 ) -> dict[str, Any]:
     """Writes OUTPUT: a set of TFDS as ArrayRecord, or with `short_side` a store.
 
-    OUTPUT appears when it is whole, and not before; an interrupted start begins anew.
+    OUTPUT appears only when it is whole; an interrupted start begins anew.
 
     Args:
-        tars: a folder with ImageNet's two tars, or what another set wants downloaded by hand.
-        name: of a TFDS set, to be downloaded if there are no tars; '' is imagenet2012.
+        tars: a folder with ImageNet's two tars, or the files of another set downloaded by hand.
+        name: of a TFDS set, downloaded if no tars are given; '' is imagenet2012.
         source: in place of both: a folder of class folders, or a set that TFDS prepared.
         short_side: of the store's images, pixels.
         quality, format: see `store.write_store`.

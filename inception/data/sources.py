@@ -166,9 +166,9 @@ class Folder:
 
 
 class Synthetic:
-    """Noise of 256x256 px around one colour a class: as many images as asked for, and learnable.
+    """Noise of 256x256 px around one colour a class, learnable: for measuring, and for tests.
 
-    A function of the index: for measuring, and for tests.
+    An image is a function of the split and the index.
     """
 
     def __init__(self, split: str, examples: int, classes: int):

@@ -1,4 +1,4 @@
-"""The store that trains fast: every image of a set once more, smaller, in one file a split."""
+"""The store that trains fast: a smaller copy of every image of a set, in one file a split."""
 
 import dataclasses
 import io
@@ -24,7 +24,7 @@ PROBES = 100  # images from which the size and the effect on pixels are estimate
 
 
 class Store:
-    """What `launch.py prepare --short_side` writes: one file of JPEGs or of pixels a split.
+    """A source that `launch.py prepare --short_side` wrote: one file of JPEGs or pixels a split.
 
     PATH/store.json describes it; PATH/SPLIT.bin holds the images one after the other,
     PATH/SPLIT.npz where each begins ('offsets', int64 [n + 1]), its 'labels', int32 [n], and its
@@ -36,7 +36,7 @@ class Store:
     """
 
     def __init__(self, path: str, split: str):
-        root = paths.here(path)
+        root = paths.on_disk(path)
         try:
             about = json.loads((root / "store.json").read_text())
             written_by = about["version"]
@@ -214,7 +214,7 @@ def write_store(
     threads: int,
     origin: str,
 ) -> dict[str, Any]:
-    """Writes every image of some sources once more, smaller; prints size, time, effect on pixels.
+    """Writes a smaller copy of every image of the sources; prints size, time, effect on pixels.
 
     An image that cannot be read is left out and named. store.json comes last: a folder without it
     is no store.

@@ -18,7 +18,7 @@ class Tfds:
 
     def __init__(self, path: str, name: str, split: str):
         where = f"`path`={path} `data.name`={name}"
-        root = paths.here(path)
+        root = paths.on_disk(path)
         try:
             if name:
                 builder = tensorflow_datasets.core.read_only_builder.builder_from_files(
