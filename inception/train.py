@@ -12,10 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import Interrupted, UserError, optim, pixels
-from inception.data import cropping, decoding, paths, pipeline, sources
+from inception.data import paths, pipeline, sources
 from inception.evaluation import evaluate, results
 from inception.model import TRUNK, GoogLeNet, frozen_modules
-from inception.reporting import monitor, page, samples
+from inception.reporting import monitor, page
 from inception.runtime import checkpoint, compiling, prefetch, processes, sharding, transfer
 from inception.runtime.workdir import claimed
 from inception.step import TrainState, create_state, train_step
@@ -53,12 +53,7 @@ def check(config: ConfigDict) -> None:
         UserError: a choice that there is not, or a number that can never do.
     """
     GoogLeNet(**config.model).check_input_px(config.input_px)
-    samples.training_sampler(config)
-    cropping.Views((1,), config.input_px, config.data.resize_px, config.data.resize)
-    decoding.check_decoder(config.data.decoder)
     pixels.check_normalization(config.data.normalization)
-    sources.check_kind(config.data.source)
-    pipeline.threads(config.run.workers)
     for knob, value in (
         ("optim.batch_size", config.optim.batch_size),
         ("optim.accumulate", config.optim.accumulate),
@@ -132,27 +127,6 @@ def _state_and_step(
     return state, step_function(config, tx, mesh)
 
 
-def training_batches(
-    config: ConfigDict, source: sources.Source, start_step: int, total_steps: int
-) -> Any:
-    """This process's (batch, what was damaged in it), from one step to another."""
-    return pipeline.train_batches(
-        source,
-        sample=samples.training_sampler(config),
-        decoder=config.data.decoder,
-        seed=config.data.seed,
-        start_step=start_step,
-        total_steps=total_steps,
-        batch_size=config.optim.batch_size,
-        input_px=config.input_px,
-        classes=config.model.classes,
-        max_megapixels=config.data.max_megapixels,
-        workers=config.run.workers,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-    )
-
-
 def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any]:
     """Trains `config` in `workdir`, going on where the last start stopped.
 
@@ -181,7 +155,7 @@ def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
     mesh = sharding.make_mesh()
     batch_size = config.optim.batch_size
     sharding.check_batch_size(batch_size, config.optim.accumulate, mesh)
-    source = processes.together(lambda: evaluate.open_split(config, config.data.train_split))
+    source = processes.together(lambda: pipeline.open_split(config, config.data.train_split))
     if len(source.classes) != config.model.classes:
         raise UserError(
             f"config.model.classes={config.model.classes}, and the set has {len(source.classes)} "
@@ -233,7 +207,14 @@ def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
         state, evaluation = _loop(
             state,
             step_fn,
-            training_batches(config, source, start_step, total_steps),
+            pipeline.training_batches(
+                config,
+                source,
+                start_step=start_step,
+                total_steps=total_steps,
+                process=jax.process_index(),
+                processes=jax.process_count(),
+            ),
             evaluator,
             checkpoints,
             watch,

@@ -87,7 +87,7 @@ def test_the_same_command_on_a_finished_run_repeats_its_result(unbroken) -> None
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, batch: int, number: int = signal.SIGINT) -> None:
     """Sends the signal when that batch of this start has been read."""
-    original = pipeline.train_batches
+    original = pipeline.training_batches
 
     def interrupting(*args, **kwargs):
         for i, item in enumerate(original(*args, **kwargs)):
@@ -95,7 +95,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, batch: int, number: int = sign
                 signal.raise_signal(number)
             yield item
 
-    monkeypatch.setattr(pipeline, "train_batches", interrupting)
+    monkeypatch.setattr(pipeline, "training_batches", interrupting)
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ def test_damaged_images_above_the_share_stop_the_run(
 ) -> None:
     overrides = ["--config.data.source=folder", f"--config.data.path={photos}",
                  "--config.data.eval_split=val", "--config.optim.batch_size=8"]  # fmt: skip
-    val = {evaluate.open_split(tiny.config(*overrides), "val").name(i) for i in range(6)}
+    val = {pipeline.open_split(tiny.config(*overrides), "val").name(i) for i in range(6)}
     spoilt = [p for p in sorted(photos.rglob("*.*")) if str(p) not in val][:3]
     for path in spoilt:
         path.write_bytes(path.read_bytes()[:60])

@@ -18,18 +18,6 @@ from inception.evaluation.networks import Networks, eval_batch_size, load
 from inception.runtime import processes, sharding
 
 
-def open_split(config: ConfigDict, split: str) -> sources.Source:
-    """The split of the set that config.data names."""
-    return sources.open_source(
-        config.data.source,
-        split=split,
-        path=config.data.path,
-        name=config.data.name,
-        examples=config.data.examples,
-        classes=config.model.classes,
-    )
-
-
 class Evaluator:
     """Variables -> Evaluation, over every example of one split exactly once.
 
@@ -55,7 +43,7 @@ class Evaluator:
         self._views = cropping.Views(
             tuple(sorted(set(crops))), config.input_px, config.data.resize_px, config.data.resize
         )
-        self.source = open_split(config, split)
+        self.source = pipeline.open_split(config, split)
         self.left_out = getattr(self.source, "left_out", 0)
         if classes:
             self.source = sources.as_classes(self.source, classes)
@@ -68,10 +56,10 @@ class Evaluator:
             "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
             "label": np.zeros(mine, np.int32),
             "index": np.full(mine, -1, np.int32),
-            "members": np.zeros((mine, len(self._views.crops)), np.float32),
+            "crop_weights": np.zeros((mine, len(self._views.crops)), np.float32),
         }
         self._batches = functools.partial(
-            pipeline.eval_batches,
+            pipeline.evaluation_batches,
             self.source,
             views=self._views,
             batch_size=batch_size,

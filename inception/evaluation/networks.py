@@ -143,7 +143,7 @@ class Networks:
         crops: Sequence[int],
         stop: processes.Stop | None = None,
     ) -> Iterator[Probabilities]:
-        """Averages over the crops of each image, as `loader.eval_batches` lays them out.
+        """Averages over the crops of each image, as `pipeline.evaluation_batches` lays them out.
 
         Only the sums of the image at hand are kept from one batch to the next.
 
@@ -157,16 +157,16 @@ class Networks:
             real = rows["index"] >= 0  # -1 is padding
             if not real.any():
                 continue
-            index, label, members = (rows[k][real] for k in ("index", "label", "members"))
+            index, label, weights = (rows[k][real] for k in ("index", "label", "crop_weights"))
             starts = np.flatnonzero(np.diff(index, prepend=-1))
             softmax = [scipy.special.softmax(o["logits"][real].astype(float), -1) for o in outputs]
             sums = np.stack(
                 [
-                    [np.add.reduceat(p * m[:, None], starts) for m in members.astype(float).T]
+                    [np.add.reduceat(p * m[:, None], starts) for m in weights.astype(float).T]
                     for p in softmax
                 ]
             )  # [networks, crop counts, images, classes]
-            counts = np.add.reduceat(members, starts)  # [images, crop counts]
+            counts = np.add.reduceat(weights, starts)  # [images, crop counts]
             images, labels = index[starts], label[starts]
             if open_image:
                 if open_image[0] != images[0]:

@@ -167,7 +167,7 @@ class Predictor:
         data, run = self._config.data, self._config.run
         views = cropping.Views((crops,), self._config.input_px, data.resize_px, data.resize)
         source = Pictures(list(pictures), max_megapixels=data.max_megapixels)
-        batches = pipeline.eval_batches(
+        batches = pipeline.evaluation_batches(
             source,
             views=views,
             batch_size=eval_batch_size(run.eval_batch_size, len(source) * crops, self._mesh),

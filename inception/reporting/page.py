@@ -19,8 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError
-from inception.data import cropping, decoding, imagenet, paths, sources
-from inception.evaluation import evaluate
+from inception.data import cropping, decoding, imagenet, paths, pipeline, sources
 from inception.reporting import figures, monitor, samples
 from inception.runtime import checkpoint
 
@@ -153,7 +152,7 @@ def _mistakes(run: _Run) -> str:
         return "<p>None: every guess was right.</p>"
     config = ConfigDict(run.config)
     try:
-        source = evaluate.open_split(config, run.result["split"])
+        source = pipeline.open_split(config, run.result["split"])
     except UserError as error:
         return f"<p>The images cannot be read: {html.escape(str(error))}</p>"
     cards = []

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError, train
-from inception.evaluation import evaluate
+from inception.data import pipeline
 from inception.evaluation.networks import eval_batch_size, eval_step
 from inception.model import GoogLeNet
 from inception.runtime import compiling, sharding
@@ -175,6 +175,7 @@ def _evaluation(config: ConfigDict, batch_size: int, mesh: Any) -> Prepared:
 
 
 def _input(config: ConfigDict, _batch_size: int, _mesh: Any) -> Prepared:
-    source = evaluate.open_split(config, config.data.train_split)
-    batches = iter(train.training_batches(config, source, start_step=0, total_steps=10**8))
+    source = pipeline.open_split(config, config.data.train_split)
+    share = {"process": jax.process_index(), "processes": jax.process_count()}
+    batches = pipeline.training_batches(config, source, start_step=0, total_steps=10**8, **share)
     return lambda: next(batches), None, 0.0

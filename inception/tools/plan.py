@@ -8,8 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError, train
-from inception.data import sources
-from inception.evaluation import evaluate
+from inception.data import pipeline, sources
 from inception.model import GoogLeNet
 from inception.runtime import sharding
 from inception.tools import bench, profiler
@@ -49,8 +48,8 @@ def plan(
     splits: dict[str, sources.Source | None] = {"train": None, "eval": None}
     if images is None:
         splits = {
-            "train": evaluate.open_split(config, config.data.train_split),
-            "eval": evaluate.open_split(config, config.data.eval_split),
+            "train": pipeline.open_split(config, config.data.train_split),
+            "eval": pipeline.open_split(config, config.data.eval_split),
         }
     counts = {name: len(split) if split else 0 for name, split in splits.items()}
     counts["train"] = images or counts["train"]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from inception import UserError
-from inception.data import augment, cropping, decoding
+from inception.data import augment, cropping, decoding, pipeline
+from tests import tiny
 
 
 @pytest.fixture
@@ -78,24 +78,19 @@ def test_layers_are_drawn_alike_and_from_the_images_own_numbers(image: Image.Ima
     assert all(60 < count < 145 for count in counts.values()), counts
 
 
-def test_the_sampler_augments_the_crop_it_would_give(image: Image.Image) -> None:
-    common = {
-        "input_px": 32, "resize_px": 32, "area_range": (0.3, 1.0), "aspect_range": (0.75, 1.3),
-        "mirror": True, "interpolations": ("bilinear",),
-    }  # fmt: skip
-    plain = cropping.training_sampler("inception", **common)
-    sample = cropping.training_sampler("inception", **common, layers=2, magnitude=9.0)
+def test_the_pipeline_augments_the_crop_it_would_give(image: Image.Image) -> None:
+    plain, augmented = (
+        pipeline.TrainingPipeline(
+            tiny.config("--config.data.area_range=(.3,1.)", "--config.data.mirror=True", *more), []
+        )
+        for more in ((), ("--config.data.randaugment.layers=2",))
+    )
     picture = decoding.open_picture(np.asarray(image), "it", decoder="exact", max_megapixels=1.0)
     changed = 0
     for u in np.random.default_rng(0).random((50, cropping.UNIFORMS)):
         crops = [np.empty((32, 32, 3), np.uint8) for _ in range(3)]
-        for sampler, crop in zip((plain, sample, sample), crops, strict=True):
-            sampler(picture, u, crop)
+        for maker, crop in zip((plain, augmented, augmented), crops, strict=True):
+            maker.crop(picture, u, crop)
         np.testing.assert_array_equal(crops[1], crops[2])
         changed += not np.array_equal(crops[0], crops[1])
     assert 40 <= changed < 50
-
-
-def test_a_magnitude_above_the_scale() -> None:
-    with pytest.raises(UserError, match=r"config\.data\.randaugment\.magnitude=11\.0: .* most 10"):
-        augment.check(11.0)

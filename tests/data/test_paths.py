@@ -9,7 +9,6 @@ import pytest
 import tensorboardX
 from etils.epath import backend
 
-from inception import UserError
 from inception.data import paths, sources
 from inception.reporting import monitor, page
 from inception.runtime import checkpoint, workdir
@@ -35,7 +34,7 @@ def test_a_runs_files_in_a_bucket(bucket: pathlib.Path) -> None:
         checkpoint.write_classes(run, ("a", "b", "c"))
     assert checkpoint.read_config(run)["input_px"] == config["input_px"]
     (bucket / "runs" / "one" / "metrics.jsonl").touch()
-    with pytest.raises(UserError, match="belongs to another config"):
+    with tiny.refused("belongs to another config"):
         workdir.write_config({**config, "seed": 7}, run)
     assert (bucket / "runs" / "one" / "classes.txt").read_text() == "a\nb\nc\n"
 
@@ -59,13 +58,13 @@ def test_metrics_and_the_page_in_a_bucket(
 
 
 def test_what_cannot_be_reached_is_named(bucket: pathlib.Path, monkeypatch) -> None:
-    with pytest.raises(UserError, match=r"path=gs://bucket/none: no such folder"):
+    with tiny.refused(r"path=gs://bucket/none: no such folder"):
         sources.open_source("folder", path="gs://bucket/none", split="train")
     for source in ("tfds", "store"):
-        with pytest.raises(UserError, match="ArrayRecord files are read from disks"):
+        with tiny.refused("ArrayRecord files are read from disks"):
             sources.open_source(source, path="gs://bucket/set", split="train")
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gcs")
     backend.fsspec_backend._get_filesystem.cache_clear()
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(UserError, match=r"gs://bucket/x: pip install gcsfs first"):
+    with tiny.refused(r"gs://bucket/x: pip install gcsfs first"):
         paths.at("gs://bucket/x")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inception import UserError
 from inception.data import decoding, prepare, sources, store
+from tests import tiny
 from tests.data.test_pipeline import eval_batches, train_batches
 
 SHORT_SIDE = 48
@@ -244,7 +244,7 @@ def test_a_set_of_damaged_images_alone_is_no_store(
 ) -> None:
     for path in photos.rglob("*.*"):
         path.write_text("text")
-    with pytest.raises(UserError, match="every image looked at is damaged"):
+    with tiny.refused("every image looked at is damaged"):
         write(photos, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
@@ -255,7 +255,7 @@ def test_classes_that_differ_between_splits_are_an_error(
     for split in ("train", "val"):
         shutil.copytree(photos, tmp_path / "set" / split)
     shutil.rmtree(tmp_path / "set" / "val" / "bee")
-    with pytest.raises(UserError, match="bee"):
+    with tiny.refused("bee"):
         write(tmp_path / "set", tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
@@ -309,7 +309,7 @@ def test_what_is_no_whole_store_is_named_with_the_remedy(
 ) -> None:
     write(photos, tmp_path / "out")
     spoil(tmp_path / "out")
-    with pytest.raises(UserError, match=message) as caught:
+    with tiny.refused(message) as caught:
         open_store(tmp_path / "out")
     assert str(tmp_path / "out") in str(caught.value) and "\n" not in str(caught.value)
 
@@ -317,7 +317,7 @@ def test_what_is_no_whole_store_is_named_with_the_remedy(
 def test_a_split_that_is_not_there_is_named(photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
     write(photos, tmp_path / "out")
     where = re.escape(str(tmp_path / "out"))
-    with pytest.raises(UserError, match=rf"no split 'test' in {where}; there are train, val"):
+    with tiny.refused(rf"no split 'test' in {where}; there are train, val"):
         open_store(tmp_path / "out", "test")
 
 
@@ -337,7 +337,7 @@ def test_images_that_a_bad_disk_spoils_are_named_in_training_and_evaluation(
     for _, lines in train_batches(stored, decoder=decoder, total_steps=8):
         damaged |= set(lines)
     assert damaged == {f"{tmp_path / 'out'}/train record {i}: not an image" for i in (3, 7)}
-    with pytest.raises(UserError, match=r"train record 3: .*would not be exact"):
+    with tiny.refused(r"train record 3: .*would not be exact"):
         list(eval_batches(stored))
 
 
