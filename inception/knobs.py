@@ -34,10 +34,10 @@ class Elements(Allowed):
         return "" if value else " is empty: name at least one"
 
 
-def one_of(*choices: Any) -> Allowed:
-    """Any of the choices; '' is called nothing."""
-    words = ", ".join("or nothing" if c == "" else str(c) for c in choices)
-    return Allowed(lambda x: x in choices, f"choose one of {words}", choices)
+def one_of(*choices: Any, words: str = "") -> Allowed:
+    """Any of the choices; '' is called nothing. `words` are for errors, in place of a list."""
+    known = ", ".join("or nothing" if c == "" else str(c) for c in choices)
+    return Allowed(lambda x: x in choices, words or f"choose one of {known}", choices)
 
 
 def some_of(*choices: Any) -> Allowed:
@@ -205,13 +205,13 @@ KNOBS = {
     "data.decoder": Knob(
         "fast",
         "Decodes the crop alone, without antialiasing; exact: slower (docs/input.md).",
-        one_of("fast", "exact"),
+        one_of("fast", "exact", words="choose fast or exact"),
         before="exact",
     ),
     "data.sampler": Knob(
         "inception",
         "Paper, section 6; caffe: squash, then a random crop.",
-        one_of("inception", "caffe"),
+        one_of("inception", "caffe", words="choose inception or caffe"),
     ),
     "data.area_range": Knob((0.08, 1.0), "Share of the image in a crop: paper, section 6.", AREAS),
     "data.aspect_range": Knob((3 / 4, 4 / 3), "Width over height: paper, section 6.", ASPECTS),

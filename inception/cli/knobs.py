@@ -120,7 +120,7 @@ def _as_typed(value: Any) -> str:
 
 def _kind(row: dict[str, Any]) -> str:
     words = KNOBS[row["name"]].allowed.words
-    for start in ("choose one of ", "must be "):
+    for start in ("choose one of ", "choose ", "must be "):
         words = words.removeprefix(start)
     return f"{row['type']}: {words}" if words else row["type"]
 
