@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from inception import UserError
 from inception.data import cropping, decoding, imagenet, paths, sources
 from inception.evaluation import evaluate
-from inception.reporting import figures, monitor, samples
+from inception.reporting import figures, metrics, samples
 from inception.runtime import checkpoint
 
 MOST_CELLS = 30  # classes up to which the confusion matrix is drawn whole
@@ -113,7 +113,7 @@ class _Run:
         self.workdir = workdir
         self.name = path.resolve().name
         self.config = json.loads((path / "config.json").read_text())
-        self.metrics = monitor.read_metrics(workdir)
+        self.metrics = metrics.read_metrics(workdir)
         result = path / "eval.json"
         self.result: Any = json.loads(result.read_text()) if result.exists() else None
 
