@@ -115,10 +115,8 @@ def loop(
     calls: Callbacks,
     checkpoints: checkpoint.Checkpoints,
     stop: processes.Stop,
-    *,
-    total_steps: int,
 ) -> TrainState:
-    """Trains until total_steps are done; a stop from outside saves, and raises Interrupted.
+    """Trains until all steps are done; a stop from outside saves, and raises Interrupted.
 
     for each step:
         stop, if a signal came          # here the state is whole, and all processes agree
@@ -143,7 +141,7 @@ def loop(
 
     with stop, prefetch.Prefetcher(batches, put, poll=poll, busy=busy) as prefetched:
         try:
-            for step in range(int(state.step), total_steps):
+            for step in range(calls.steps.start, calls.steps.total):
                 stop.check()
                 calls.before_step(step, state)
                 batch, damaged = next(prefetched)
@@ -152,28 +150,31 @@ def loop(
                 jax.block_until_ready(previous)
                 calls.after_step(running, damaged, starved=prefetched.starved)
             stop.check()
-            calls.before_step(total_steps, state)
+            calls.before_step(calls.steps.total, state)
         except processes.Stopped as stopped:
             calls.fetch()
-            check_finite(state)
-            checkpoints.save(step := int(state.step), state)
-            checkpoints.wait()
+            save_finite(checkpoints, state)
             raise Interrupted(
-                f"stopped by {stopped}: step {step} of {total_steps} is saved; the same command "
-                "goes on from there"
+                f"stopped by {stopped}: step {state.step} of {calls.steps.total} is saved; the "
+                "same command goes on from there"
             ) from stopped
     checkpoints.wait()
     return state
 
 
-def check_finite(state: TrainState) -> None:
-    """Sooner than Evaluator.check_finite, which finds too large numbers as well."""
+def save_finite(checkpoints: checkpoint.Checkpoints, state: TrainState) -> None:
+    """Saves at once; UserError in place of numbers that are not finite.
+
+    It does not wait for Evaluator.check_finite, which finds too large numbers as well.
+    """
     numbers = jax.device_get((state.raw_variables(), state.average))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
         raise UserError(
             "the parameters or statistics are not finite: this state was not saved. Lower "
             "`learning_rate`, and start in a new `workdir`"
         )
+    checkpoints.save(int(state.step), state)
+    checkpoints.wait()
 
 
 def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, evaluate.Evaluator]:
@@ -284,7 +285,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         batches = pipeline.training_batches(
             config, source, start_step=steps.start, total_steps=total, **share
         )
-        state = loop(training, state, batches, calls, checkpoints, stop, total_steps=total)
+        state = loop(training, state, batches, calls, checkpoints, stop)
         result = {
             "steps": total,
             **throughput.result(),

@@ -63,15 +63,15 @@ def test_a_recipe_lists_what_differs_from_its_parent_alone(path: pathlib.Path) -
 
 def state_batch_step(config) -> tuple:
     """A state and a batch as shapes, and the step, on one device."""
-    _, tx = train.optimizer(config, steps_per_epoch=10.0, total_steps=10**6)
     mesh = Mesh(jax.devices()[:1], ("data",), axis_types=(AxisType.Auto,))
-    state = sharding.replicated_shapes(train.initializer(config, tx), mesh)
+    training = train.build(config, mesh, steps_per_epoch=10.0, total_steps=10**6)
+    state = sharding.replicated_shapes(training.init, mesh)
     px, size = config.input_px, config.optim.batch_size
     batch = {
         "image": jax.ShapeDtypeStruct((size, px, px, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((size,), np.int32),
     }
-    return state, batch, train.step_function(config, tx, mesh)
+    return state, batch, training.step
 
 
 def kinds(config) -> set[str]:
@@ -96,7 +96,6 @@ def test_every_point_is_sound_and_its_step_can_be_traced(path: pathlib.Path) -> 
     base = load_config(str(path), given(path))
 
     def look(config) -> None:
-        train.check(config)
         if not kinds(config) <= TRACED:
             TRACED.update(kinds(config))
             state, batch, step = state_batch_step(config)

@@ -186,7 +186,8 @@ class Callbacks:
     def __init__(
         self, callbacks: Sequence[Callback], writer: Writer, steps: Steps, *, log_every: int
     ):
-        self._callbacks, self._writer, self._steps = callbacks, writer, steps
+        self.steps = steps
+        self._callbacks, self._writer = callbacks, writer
         self._log_every = log_every
         self._step = steps.start
         self._metrics: list[dict[str, jax.Array]] = []
@@ -211,7 +212,7 @@ class Callbacks:
             damaged: lines about images that this process met while making the batch.
             starved: seconds in which the devices had no work for want of the batch.
         """
-        if self._step == self._steps.start:  # compiled: the clock starts here
+        if self._step == self.steps.start:  # compiled: the clock starts here
             jax.block_until_ready(metrics)
             self._since, starved = time.monotonic(), 0.0
         self._metrics.append(metrics)
@@ -240,9 +241,9 @@ class Callbacks:
         metrics = jax.device_get(self._metrics)
         window = Window(
             self._step,
-            self._step / self._steps.per_epoch,
+            self._step / self.steps.per_epoch,
             metrics,
-            images=len(metrics) * self._steps.batch_size,
+            images=len(metrics) * self.steps.batch_size,
             seconds=time.monotonic() - self._since,
             starved=max(note["starved"] for note in notes),
             damaged=[line for note in notes for line in note["damaged"]],

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError, train
-from inception.evaluation import evaluate
+from inception.data import pipeline
 from inception.evaluation.networks import eval_batch_size, eval_step
 from inception.model import GoogLeNet
 from inception.runtime import compiling, sharding
@@ -138,11 +138,11 @@ def _noise(config: ConfigDict, batch_size: int, mesh: Any) -> dict[str, jax.Arra
 
 
 def _training(config: ConfigDict, batch_size: int, mesh: Any) -> Prepared:
-    _, tx = train.optimizer(config, steps_per_epoch=1e6, total_steps=10**8)
-    state = compiling.compute_replicated(train.initializer(config, tx), mesh)
+    training = train.build(config, mesh, steps_per_epoch=1e6, total_steps=10**8)
+    state = compiling.compute_replicated(training.init, mesh)
     batch = _noise(config, batch_size, mesh)
     start = time.perf_counter()
-    compiled = train.step_function(config, tx, mesh).lower(state, batch).compile()
+    compiled = training.step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - start
 
     def step() -> None:
@@ -175,6 +175,7 @@ def _evaluation(config: ConfigDict, batch_size: int, mesh: Any) -> Prepared:
 
 
 def _input(config: ConfigDict, _batch_size: int, _mesh: Any) -> Prepared:
-    source = evaluate.open_split(config, config.data.train_split)
-    batches = iter(train.training_batches(config, source, start_step=0, total_steps=10**8))
+    source = pipeline.open_split(config, config.data.train_split)
+    share = {"process": jax.process_index(), "processes": jax.process_count()}
+    batches = pipeline.training_batches(config, source, start_step=0, total_steps=10**8, **share)
     return lambda: next(batches), None, 0.0
