@@ -77,15 +77,15 @@ def test_every_experiment_and_point_of_a_sweep_is_valid(path: pathlib.Path) -> N
 
 def state_batch_step(config) -> tuple:
     """A state and a batch as shapes, and the step, on one device."""
-    _, tx = train.optimizer(config, steps_per_epoch=10.0, total_steps=10**6)
     mesh = Mesh(jax.devices()[:1], ("data",), axis_types=(AxisType.Auto,))
-    state = sharding.replicated_shapes(train.initializer(config, tx), mesh)
+    training = train.build(config, mesh, steps_per_epoch=10.0, total_steps=10**6)
+    state = sharding.replicated_shapes(training.init, mesh)
     px, size = config.input_px, config.optim.batch_size
     batch = {
         "image": jax.ShapeDtypeStruct((size, px, px, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((size,), np.int32),
     }
-    return state, batch, train.step_function(config, tx, mesh)
+    return state, batch, training.step
 
 
 def kinds(config) -> set[str]:

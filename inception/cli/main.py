@@ -25,7 +25,8 @@ def as_flags(text: str, flags: Collection[str]) -> str:
         if any(k.startswith(f"{name}.") for k in knobs):
             known.append(name)  # a section, such as data
         if not known:
-            return name + value
+            is_group = any(k.startswith(f"{name}.") for k in knob_names())
+            return f"config.{name}" if is_group else name + value
         return f"{'--' if value else ''}config.{min(known, key=len)}{value}"
 
     return re.sub(r"`([a-z][\w.]*)(=[^`]*)?`", flag, text)

@@ -112,7 +112,7 @@ class _Run:
         self.workdir = workdir
         self.name = path.resolve().name
         self.config = json.loads((path / "config.json").read_text())
-        self.metrics = monitor.read_metrics(workdir)
+        self.metrics = metrics.read_metrics(workdir)
         result = path / "eval.json"
         self.result: Any = json.loads(result.read_text()) if result.exists() else None
 

@@ -138,11 +138,11 @@ def _noise(config: ConfigDict, batch_size: int, mesh: Any) -> dict[str, jax.Arra
 
 
 def _training(config: ConfigDict, batch_size: int, mesh: Any) -> Prepared:
-    _, tx = train.optimizer(config, steps_per_epoch=1e6, total_steps=10**8)
-    state = compiling.compute_replicated(train.initializer(config, tx), mesh)
+    training = train.build(config, mesh, steps_per_epoch=1e6, total_steps=10**8)
+    state = compiling.compute_replicated(training.init, mesh)
     batch = _noise(config, batch_size, mesh)
     start = time.perf_counter()
-    compiled = train.step_function(config, tx, mesh).lower(state, batch).compile()
+    compiled = training.step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - start
 
     def step() -> None:

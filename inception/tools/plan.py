@@ -41,7 +41,6 @@ def plan(
     Raises:
         UserError: as `train` would, before its first step.
     """
-    train.check(config)
     mesh = sharding.make_mesh()
     batch_size = config.optim.batch_size
     sharding.check_batch_size(batch_size, config.optim.accumulate, mesh)
@@ -116,14 +115,15 @@ def to_text(result: dict[str, Any]) -> str:
 
 def _step_memory(config: ConfigDict, mesh: Any, steps: int) -> int:
     """Bytes a device of the training step, compiled for shapes alone."""
-    _, tx = train.optimizer(config, steps / config.optim.epochs, steps)
-    state = sharding.replicated_shapes(train.initializer(config, tx), mesh)
+    per_epoch = steps / config.optim.epochs
+    training = train.build(config, mesh, steps_per_epoch=per_epoch, total_steps=steps)
+    state = sharding.replicated_shapes(training.init, mesh)
     shape = (config.optim.batch_size, config.input_px, config.input_px, 3)
     batch = {
         "image": jax.ShapeDtypeStruct(shape, np.uint8),
         "label": jax.ShapeDtypeStruct(shape[:1], np.int32),
     }
-    return bench.memory_bytes(train.step_function(config, tx, mesh).lower(state, batch).compile())
+    return bench.memory_bytes(training.step.lower(state, batch).compile())
 
 
 def _mean_bytes(source: sources.Source) -> float:
