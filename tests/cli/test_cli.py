@@ -250,11 +250,11 @@ def test_train(trained) -> None:
 
 def test_eval_needs_no_config_and_takes_a_split_and_the_best(trained, capfd) -> None:
     result, workdir = trained
-    for flags, count in (([], 32), (["--best"], 32), (["--split=train"], 32)):
-        assert launch.main(["eval", f"--workdir={workdir}", "--json", *flags]) == 0
+    for more, count in (([], 32), (["--best"], 32), (["--split=train"], 32)):
+        assert launch.main(["eval", f"--workdir={workdir}", "--json", *more]) == 0
         got = json.loads(capfd.readouterr().out.splitlines()[-1])
         assert got["count"] == count
-        if not flags:
+        if not more:
             assert got["top1_error"] == result["top1_error"]
     wider = fails(capfd, ["eval", f"--workdir={workdir}", "--config.model.width=0.1"], status=1)
     assert "config.model.width=0.1, but" in wider

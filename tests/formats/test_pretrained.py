@@ -181,7 +181,8 @@ def test_the_checkpoint_is_a_whole_train_state(tmp_path, capfd) -> None:
     assert config.optim.polyak_decay == 0
     _, tx = train.optimizer(config, 10, 900)
     checkpoints = checkpoint.Checkpoints(str(output))
-    state, _ = train._state_and_step(config, tx, sharding.make_mesh(), checkpoints, ())
+    init = train.initializer(config, tx)
+    state = checkpoints.restore(sharding.replicated_shapes(init, sharding.make_mesh()))
     checkpoints.close()
     assert int(state.step) == 0 and state.average == {}
     np.testing.assert_array_equal(
