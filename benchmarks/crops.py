@@ -20,8 +20,7 @@ import numpy as np
 import optax
 from PIL import Image
 
-import launch
-from inception.config import load_config
+from inception.config import ROOT, load_config
 from inception.evaluation import evaluate
 from inception.model import GoogLeNet
 from inception.runtime import sharding
@@ -47,7 +46,7 @@ def config_of(folder: pathlib.Path):
     overrides = {"data.source": "folder", "data.path": folder, "data.eval_split": "val"}
     overrides |= {"run.eval_batch_size": BATCH, "model.heads": False}
     return load_config(
-        str(launch.HERE / "experiments" / "base.py"),
+        str(ROOT / "experiments" / "base.py"),
         [f"--config.{knob}={value}" for knob, value in overrides.items()],
     )
 

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from inception import UserError
 from inception.data import cropping, paths, pipeline, progress, sources
-from inception.data.pipeline import open_split
 from inception.evaluation import results
 from inception.evaluation.networks import Networks, eval_batch_size, load
 from inception.runtime import processes, sharding

@@ -38,7 +38,7 @@ def sweep(
         trials: of a search; None: a sweep.
         at_once: how many points; here they share the cores. None: 1, on SLURM all.
         on: local, slurm or sky.
-        asked: what `places.slurm_submitter` or `places.sky_tasks` takes.
+        asked: what `jobs.slurm_submitter` or `jobs.sky_tasks` takes.
         again: what follows `python launch.py` in another worker of the same search.
 
     Returns:
@@ -64,7 +64,6 @@ def sweep(
         points = plan.points(**experiment, name=name, check=lambda _: None)
         kind = {"points": [p.knobs for p in points]}
         if on == "sky":
-            jobs.check_is_on_hosts(config)
             return _submit_to_sky(points, dry_run=dry_run, asked=asked)
         if dry_run:
             for p in points:
@@ -75,7 +74,7 @@ def sweep(
 
     submit = None
     if on == "slurm":
-        submit = jobs.slurm_submitter("sweep", at_once=at_once, alone=bool(trials), **asked)
+        submit = jobs.slurm_submitter("sweep", at_once=at_once, one_task=bool(trials), **asked)
     else:
         workers.check(at_once or 1)
     knobs = flat(load_config(config, overrides))

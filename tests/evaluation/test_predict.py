@@ -92,7 +92,7 @@ def test_paths_pictures_and_arrays(runs, picture: Image.Image, tmp_path: pathlib
         with pytest.raises(UserError, match="give a list of pictures"):
             predictor(one)
     for wrong, message in (({"topk": 0}, "--topk=0"), ({"crops": 3}, "--crops=3: choose from")):
-        with pytest.raises(UserError, match=message):
+        with tiny.refused(message, "topk", "crops"):
             predictor([picture], **wrong)
     assert predictor([]) == []
     again = predict.Predictor(pathlib.Path(runs[0]))

@@ -181,7 +181,7 @@ def test_the_checkpoint_is_a_whole_train_state(tmp_path, capfd) -> None:
     assert config.optim.polyak_decay == 0
     training = train.build(config, sharding.make_mesh(), steps_per_epoch=10, total_steps=900)
     checkpoints = checkpoint.Checkpoints(str(output))
-    state = train.restore_or_initialise(config, training, checkpoints, ())
+    state = checkpoints.restore(sharding.replicated_shapes(training.init, training.mesh))
     checkpoints.close()
     assert int(state.step) == 0 and state.average == {}
     np.testing.assert_array_equal(
