@@ -159,11 +159,11 @@ def sweep(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         args.workdir,
         name=args.sweep,
         trials=args.search,
-        at_once=args.workers,
-        on=args.on,
+        workers=args.workers,
+        launcher=args.on,
         dry_run=args.dry_run,
-        asked=args.asked,
-        again=[*there(args.argv), "--workers=1"],
+        resources=args.asked,
+        worker_command=[*there(args.argv), "--workers=1"],
     )
 
 

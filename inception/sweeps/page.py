@@ -10,7 +10,7 @@ from typing import Any
 
 from inception import UserError
 from inception.data import paths
-from inception.reporting import figures, page
+from inception.reporting import figures, markup
 from inception.sweeps.importance import (
     FEW_VALUES,
     Knob,
@@ -244,7 +244,7 @@ def _page(folder: str, rows: Sequence[dict[str, Any]], name: str) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{page.CSS}{CSS}</style>{''.join(parts)}</html>\n"
+        f"<title>{title}</title><style>{markup.CSS}{CSS}</style>{''.join(parts)}</html>\n"
     )
 
 

@@ -1,0 +1,79 @@
+"""What the pages are made of: their style, cells and tables of HTML, the whole document."""
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+LONG_TABLE = 60  # lines; a longer one scrolls in itself
+CSS = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2330; background: #fff;
+  margin: 0 auto; max-width: 1240px; padding: 1rem 1.25rem 3rem }
+h1 { font-size: 1.6rem; margin: .5rem 0 1rem }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem }
+.grid { display: grid; gap: 1.5rem; margin-top: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)) }
+figure { margin: 0 }
+figure svg, figure img { width: 100%; height: auto; display: block }
+figcaption { color: #566; font-size: .85rem; overflow-wrap: anywhere }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; margin: .4rem 0 }
+td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top;
+  border-bottom: 1px solid #e4e7ee }
+td.n { text-align: right; font-variant-numeric: tabular-nums }
+pre { background: #f5f6f9; padding: .7rem .9rem; border-radius: 6px; overflow-x: auto;
+  font-size: .85rem }
+"""
+
+
+def number(value: Any) -> float | None:
+    """A finite float, or None for everything else."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if known and math.isfinite(value) else None
+
+
+def text(value: Any) -> str:
+    """A value for people: four digits of a float, '-' for none."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def cell(value: Any, digits: int | None = None) -> str:
+    """A <td>; numbers to the right, with so many digits after the point where that is given."""
+    known = number(value)
+    if known is None:
+        css = "" if digits is None else ' class="n"'
+        return f"<td{css}>{html.escape(text(value))}</td>"
+    return f'<td class="n">{text(value) if digits is None else f"{known:,.{digits}f}"}</td>'
+
+
+def row(cells: Sequence[str]) -> str:
+    """A <tr> of <td> cells."""
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def table(lines: Sequence[str], header: Sequence[str] = (), *, numeric: Sequence[int] = ()) -> str:
+    """A table of <tr> lines below a header, if any; `numeric` columns stand to the right."""
+    head = "".join(
+        f"<th{' class=n' if i in numeric else ''}>{html.escape(title)}</th>"
+        for i, title in enumerate(header)
+    )
+    tall = " tall" if len(lines) > LONG_TABLE else ""
+    above = f"<tr>{head}</tr>" if head else ""
+    return f'<div class="wide{tall}"><table>{above}{"".join(lines)}</table></div>'
+
+
+def document(title: str, css: str, body: str) -> str:
+    """The whole page, into which nothing is loaded.
+
+    Args:
+        title: plain text.
+        css: of this kind of page, besides CSS.
+        body: HTML.
+    """
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{CSS}{css}</style>{body}</html>\n"
+    )

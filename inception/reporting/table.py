@@ -1,0 +1,103 @@
+"""Many runs as a table: CSV, a line for all runs of one recipe."""
+
+import csv
+import io
+import json
+import pathlib
+import re
+import shlex
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from inception import UserError
+from inception.reporting.runs import Run
+
+# Flags of `train` that leave the result as it is, and the seeds, which runs of one recipe differ in.
+NOT_OF_THE_RECIPE = re.compile(
+    r"--(workdir|json|on|processes|restarts|coordinator_address|num_processes|process_id"
+    r"|initialization_timeout|config\.seed|config\.data\.seed)(=|$)|--(no)?config\.run\."
+)
+HEADER = (
+    *("experiment", "changes", "runs", "top1", "top1_std", "top1_low", "top1_high", "top5"),
+    *("images", "epochs", "images_per_second", "devices", "commit", "command"),
+)
+
+
+def to_csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """The text of a CSV file."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([header, *lines])
+    return out.getvalue()
+
+
+def of_runs(runs: Sequence[Run]) -> str:
+    """CSV of HEADER; accuracies are means over the runs of a recipe, in percent.
+
+    Raises:
+        UserError: a run that is not finished.
+    """
+    recipes: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.result is None:
+            raise UserError(f"{run.workdir} has no eval.json: it is not finished")
+        recipes.setdefault(_recipe(run), []).append(run)
+    return to_csv(HEADER, map(_line, recipes.values()))
+
+
+def _recipe(run: Run) -> str:
+    """Equal for runs that differ in their seeds alone."""
+    config = {k: v for k, v in run.config.items() if k not in ("seed", "run")}
+    config["data"] = {k: v for k, v in config["data"].items() if k not in ("seed", "path")}
+    return json.dumps([config, run.result["classes"], run.result["count"]], sort_keys=True)
+
+
+def _line(runs: Sequence[Run]) -> list[Any]:
+    """Of the runs of one recipe, as HEADER has it."""
+    starts = [start for run in runs for start in run.kind("start")]
+    devices, commits = (
+        ", ".join(dict.fromkeys(start[key] for start in starts)) for key in ("devices", "commit")
+    )
+    top1, top5 = ([100 - run.result[f"{key}_error"] for run in runs] for key in ("top1", "top5"))
+    rates = [rate for run in runs for rate in run.series("train", "images_per_second")[1]]
+    flags = _flags(runs[0])
+    experiment = [flag.split("=")[1] for flag in flags if flag.startswith("--config=")]
+    changes = [flag for flag in flags if not re.match(r"--config(=|\.data\.path=)", flag)]
+    numbers = [
+        len(runs),
+        statistics.mean(top1),
+        statistics.stdev(top1) if len(runs) > 1 else "",
+        min(top1),
+        max(top1),
+        statistics.mean(top5),
+        runs[0].result["count"],
+        float(runs[0].config["optim"]["epochs"]) if starts else "",
+        statistics.median(rates) if rates else "",
+    ]
+    command = ["python", "launch.py", "train", *flags, "--workdir=RUN"] if flags else []
+    return [
+        pathlib.Path(experiment[-1]).stem if experiment else "",
+        " ".join(flag.removeprefix("--config.") for flag in changes),
+        *(f"{n:.2f}" if isinstance(n, float) else n for n in numbers),
+        devices,
+        commits,
+        shlex.join(command),
+    ]
+
+
+def _flags(run: Run) -> list[str]:
+    """The flags that make the result of a run, but for the seeds; none if its command is unknown.
+
+    They name no folder of the machine.
+    """
+    commands = [start["command"] for start in run.kind("start") if start["command"]]
+    words = shlex.split(commands[-1])[3:] if commands else []  # after python launch.py train
+    flags: list[str] = []
+    for word in words:
+        if word.startswith("-"):
+            flags.append(word)
+        else:  # --config FILE
+            flags[-1] += f"={word}"
+    kept = [flag for flag in flags if not NOT_OF_THE_RECIPE.match(flag)]
+    kept = [re.sub(r"^(--config\.data\.path)=.*", r"\1=DATA", flag) for flag in kept]
+    return [re.sub(r"^(--config\.init_from)=.*/(?=.)", r"\1=", flag) for flag in kept]
