@@ -1,10 +1,12 @@
 """What the pages are made of: their style, cells and tables of HTML, the whole document."""
 
 import html
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+RIGHT = ' class="n"'
 LONG_TABLE = 60  # lines; a longer one scrolls in itself
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2330; background: #fff;
@@ -39,29 +41,51 @@ def text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def cell(value: Any, digits: int | None = None) -> str:
-    """A <td>; numbers to the right, with so many digits after the point where that is given."""
-    known = number(value)
-    if known is None:
-        css = "" if digits is None else ' class="n"'
-        return f"<td{css}>{html.escape(text(value))}</td>"
-    return f'<td class="n">{text(value) if digits is None else f"{known:,.{digits}f}"}</td>'
+def fixed(value: float | None, digits: int) -> str:
+    """A number with so many digits after the point."""
+    return text(None) if value is None else f"{value:,.{digits}f}"
 
 
-def row(cells: Sequence[str]) -> str:
-    """A <tr> of <td> cells."""
-    return f"<tr>{''.join(cells)}</tr>"
+class Cell(str):
+    """A value of a table that is a whole <td> already."""
 
 
-def table(lines: Sequence[str], header: Sequence[str] = (), *, numeric: Sequence[int] = ()) -> str:
-    """A table of <tr> lines below a header, if any; `numeric` columns stand to the right."""
-    head = "".join(
-        f"<th{' class=n' if i in numeric else ''}>{html.escape(title)}</th>"
-        for i, title in enumerate(header)
-    )
-    tall = " tall" if len(lines) > LONG_TABLE else ""
-    above = f"<tr>{head}</tr>" if head else ""
-    return f'<div class="wide{tall}"><table>{above}{"".join(lines)}</table></div>'
+def table(
+    rows: Sequence[Sequence[Any]],
+    header: Sequence[str] = (),
+    *,
+    numeric: Collection[int] = (),
+    css: Sequence[str] = (),
+    show: Callable[[Any], str] = text,
+) -> str:
+    """A table of values below a header, if any; numbers stand to the right.
+
+    Args:
+        numeric: columns that stand to the right whatever they hold.
+        css: a class for each row.
+        show: a value as plain text.
+    """
+
+    def cell(column: int, value: Any) -> str:
+        if isinstance(value, Cell):
+            return value
+        right = column in numeric or number(value) is not None
+        return f"<td{RIGHT if right else ''}>{html.escape(show(value))}</td>"
+
+    right = {i for row in rows for i, value in enumerate(row) if number(value) is not None}
+    lines = []
+    if header:
+        right |= set(numeric)
+        titles = (
+            f"<th{RIGHT if i in right else ''}>{html.escape(title)}</th>"
+            for i, title in enumerate(header)
+        )
+        lines = [f"<tr>{''.join(titles)}</tr>"]
+    for row, name in itertools.zip_longest(rows, css):
+        cells = "".join(itertools.starmap(cell, enumerate(row)))
+        lines.append(f'<tr class="{name}">{cells}</tr>' if name else f"<tr>{cells}</tr>")
+    tall = " tall" if len(rows) > LONG_TABLE else ""
+    return f'<div class="wide{tall}"><table>{"".join(lines)}</table></div>'
 
 
 def document(title: str, css: str, body: str) -> str:

@@ -17,7 +17,7 @@ from inception.config import run_config
 from inception.data import cropping, decoding, imagenet, paths
 from inception.evaluation import evaluate
 from inception.reporting import figures, markup, samples, table
-from inception.reporting.runs import Run, read_runs
+from inception.reporting.table import Run, read_runs
 from inception.runtime import checkpoint
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
@@ -69,13 +69,11 @@ def _page(runs: list[Run]) -> str:
     return markup.document(title, CSS, body)
 
 
-def _table(rows: list[list[Any]], header: tuple[str, ...] = ()) -> str:
-    """Floats have two digits after the point, integers none."""
-    lines = [
-        markup.row([markup.cell(value, {float: 2, int: 0}.get(type(value))) for value in row])
-        for row in rows
-    ]
-    return markup.table(lines, header)
+def _shown(value: Any) -> str:
+    """Floats with two digits after the point, integers with none."""
+    if isinstance(value, (int, float)):
+        return markup.fixed(value, 2 if isinstance(value, float) else 0)
+    return str(value)
 
 
 def _summary(runs: list[Run]) -> str:
@@ -94,7 +92,7 @@ def _summary(runs: list[Run]) -> str:
             ]
         )
     header = ("run", "steps", "top-1, %", "top-5, %", "images evaluated", "images/s, median")
-    return _table(rows, header)
+    return markup.table(rows, header, show=_shown)
 
 
 def _details(run: Run) -> str:
@@ -110,12 +108,13 @@ def _details(run: Run) -> str:
     parts += ["<h2>What the network sees in training</h2>", _crops(config)]
     parts += ["<h2>First-layer filters</h2>", _filters(run)]
     if damaged := [[row["step"], row["image"]] for row in run.kind("damaged")]:
-        parts += ["<h2>Damaged images, skipped</h2>", _table(damaged, ("step", "image"))]
+        table_ = markup.table(damaged, ("step", "image"), show=_shown)
+        parts += ["<h2>Damaged images, skipped</h2>", table_]
     commands = "\n".join(row["command"] for row in starts if row["command"])
     parts += ["<h2>Command</h2>", f"<pre>{html.escape(commands)}</pre>"]
     if starts:
         known = {k: v for k, v in starts[-1].items() if k not in ("kind", "step", "command")}
-        parts += ["<h2>Environment</h2>", _table([[k, str(v)] for k, v in known.items()])]
+        parts += ["<h2>Environment</h2>", markup.table([[k, str(v)] for k, v in known.items()])]
     parts += ["<h2>Config</h2>", f"<pre>{html.escape(str(ConfigDict(run.config)))}</pre>"]
     return "".join(parts)
 
@@ -132,7 +131,7 @@ def _confusion(result: dict[str, Any]) -> str:
             [_class_name(classes, true), _class_name(classes, guess), n]
             for n, true, guess in sorted(wrong, reverse=True)[:20]
         ]
-        return _table(rows, ("true", "guessed", "times"))
+        return markup.table(rows, ("true", "guessed", "times"), show=_shown)
     counts = np.zeros((len(classes), len(classes) + 1), int)  # last: classes without a name
     for true, guess, n in result["confusion"]:
         counts[true, min(guess, len(classes))] += n

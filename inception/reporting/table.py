@@ -1,4 +1,4 @@
-"""Many runs as a table: CSV, a line for all runs of one recipe."""
+"""What the folders of runs hold; many runs as a CSV table, a line for all of one recipe."""
 
 import csv
 import io
@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from inception import UserError
-from inception.reporting.runs import Run
+from inception.data import paths
+from inception.reporting import monitor
 
-# Flags of `train` that leave the result as it is, and the seeds, which runs of one recipe differ in.
+# Flags of `train` that leave the result as it is; and the seeds, in which runs of a recipe differ.
 NOT_OF_THE_RECIPE = re.compile(
     r"--(workdir|json|on|processes|restarts|coordinator_address|num_processes|process_id"
     r"|initialization_timeout|config\.seed|config\.data\.seed)(=|$)|--(no)?config\.run\."
@@ -22,6 +23,50 @@ HEADER = (
     *("experiment", "changes", "runs", "top1", "top1_std", "top1_low", "top1_high", "top5"),
     *("images", "epochs", "images_per_second", "devices", "commit", "command"),
 )
+
+
+class Run:
+    """What a workdir holds, read once.
+
+    Attributes:
+        config: as in config.json, without the knobs that came later.
+        result: of eval.json; None before the run is finished.
+    """
+
+    def __init__(self, workdir: str):
+        path = paths.at(workdir)
+        if not (path / "config.json").exists():
+            raise UserError(f"{workdir} is not a run: it has no config.json")
+        self.workdir = workdir
+        self.name = path.resolve().name
+        self.config = json.loads((path / "config.json").read_text())
+        self.metrics = monitor.read_metrics(workdir)
+        result = path / "eval.json"
+        self.result: Any = json.loads(result.read_text()) if result.exists() else None
+
+    def kind(self, kind: str) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl of one kind."""
+        return [row for row in self.metrics if row["kind"] == kind]
+
+    def series(self, kind: str, key: str) -> tuple[list[float], list[float]]:
+        """Epochs, and the values of a key, of the lines of one kind that have it."""
+        rows = [row for row in self.kind(kind) if key in row]
+        return [row["epoch"] for row in rows], [row[key] for row in rows]
+
+
+def read_runs(folders: list[str]) -> list[Run]:
+    """The run of each folder, or of every point of it where it is a study."""
+    return [Run(workdir) for folder in folders for workdir in _workdirs(folder)]
+
+
+def _workdirs(folder: str) -> list[str]:
+    path = paths.at(folder)
+    if not (path / "study.json").exists():
+        return [folder]
+    points = [p for p in path.iterdir() if p.name.isdecimal() and (p / "config.json").exists()]
+    if not points:
+        raise UserError(f"{folder} is a study of which no point has begun")
+    return [str(p) for p in sorted(points, key=lambda p: int(p.name))]
 
 
 def to_csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:

@@ -10,7 +10,7 @@ from inception import Interrupted, UserError
 from inception.data import paths
 from inception.launching import jobs, slurm
 from inception.sweeps.live import Show
-from inception.sweeps.study import Grid, Point, exclusive
+from inception.sweeps.study import Grid, Point, exclusive, summary
 
 if TYPE_CHECKING:
     from inception.sweeps.search import Search  # Optuna, which a grid does without
@@ -88,25 +88,23 @@ def _job(point: Point) -> str:
 
 def submit_to_sky(
     points: Sequence[Point], *, dry_run: bool, resources: Mapping[str, Any]
-) -> tuple[list[Point], list[int]]:
+) -> dict[str, Any]:
     """Submits the unfinished points as managed jobs, but those whose job still runs.
 
     Nobody watches them from here.
 
     Returns:
-        The unfinished points, and the ids of their jobs.
+        {'points': the unfinished ones, 'jobs': their ids}.
     """
     from inception.launching import sky
 
     left = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]
     tasks = jobs.sky_tasks([(p.command, p.workdir) for p in left], dry_run=dry_run, **resources)
-    if dry_run:
-        return left, []
-    files = [paths.at(p.workdir) / "job" for p in left]
+    files = [paths.at(p.workdir) / "job" for p in left if not dry_run]
     known = [file.read_text().split() if file.exists() else [] for file in files]
     alive = sky.alive(int(job) for ids in known for job in ids)
     submitted: list[int] = []
-    for task, file, ids in zip(tasks, files, known, strict=True):
+    for task, file, ids in zip(tasks, files, known, strict=False):
         running = [int(job) for job in ids if alive.get(int(job)) == task["name"]]
         if running:
             print(f"{task['name']}: job {running[0]} goes on", file=sys.stderr)
@@ -115,4 +113,4 @@ def submit_to_sky(
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(f"{job}\n" for job in running))
         submitted += running
-    return left, submitted
+    return {"points": [summary(p.knobs, p.workdir) for p in left], "jobs": submitted}

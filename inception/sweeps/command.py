@@ -6,16 +6,13 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from inception import UserError
 from inception.config import CommandLineError
 from inception.launching import jobs
 from inception.launching.jobs import LAUNCH
 from inception.sweeps import plan, study
-
-if TYPE_CHECKING:
-    from inception.sweeps.search import Search  # Optuna, which a grid does without
 
 
 def sweep(
@@ -55,49 +52,39 @@ def sweep(
     elif launcher != "sky":
         raise CommandLineError(f"--workdir={workdir}: a study lies on a disk; runs alone may not")
     planned = plan.Plan(config, overrides, workdir, name)
-    points: list[study.Point] = []
-    space: dict[str, Any] = {}
     if trials:
         space = planned.space()
         if launcher == "sky":
             raise CommandLineError("--search is for --on=local and --on=slurm")
         if dry_run:
             raise CommandLineError("--dry_run: what a search runs is chosen as it goes")
-    else:
-        points = planned.points()
-        if launcher == "sky":
-            jobs.check_is_on_hosts(config)
-            return _submit_to_sky(points, dry_run=dry_run, resources=resources)
-        if dry_run:
-            return _print(points)
-    run = _runner(workers, launcher, resources, worker_command if trials else ())
-    return _train(_open(planned, points, space, trials or 0), run)
+        run = _runner(workers, launcher, resources, search=worker_command)
+        return _train(planned.search(space, trials), run)
+    points = planned.points()
+    if launcher == "sky":
+        from inception.sweeps import cluster
 
-
-def _summary(knobs: dict[str, Any], workdir: str, result: Any = None) -> dict[str, Any]:
-    return {"overrides": knobs, "workdir": workdir, "result": result}
-
-
-def _print(points: Sequence[study.Point]) -> dict[str, Any]:
-    for p in points:
-        print(f"python launch.py {shlex.join(p.command)}")
-    return {"points": [_summary(p.knobs, p.workdir) for p in points]}
-
-
-def _submit_to_sky(points: Sequence[study.Point], **kwargs: Any) -> dict[str, Any]:
-    from inception.sweeps import cluster
-
-    left, ids = cluster.submit_to_sky(points, **kwargs)
-    return {"points": [_summary(p.knobs, p.workdir) for p in left], "jobs": ids}
+        jobs.check_is_on_hosts(config)
+        return cluster.submit_to_sky(points, dry_run=dry_run, resources=resources)
+    if dry_run:
+        for p in points:
+            print(f"python launch.py {shlex.join(p.command)}")
+        return {"points": [study.summary(p.knobs, p.workdir) for p in points]}
+    run = _runner(workers, launcher, resources)
+    return _train(planned.grid(points), run)
 
 
 def _runner(
-    workers: int | None, launcher: str, resources: Mapping[str, Any], search: Sequence[str]
+    workers: int | None,
+    launcher: str,
+    resources: Mapping[str, Any],
+    *,
+    search: Sequence[str] = (),
 ) -> Callable[[Any], None]:
-    """What trains an open study; UserError where the launcher is unusable.
+    """What trains a study; UserError where the launcher is unusable.
 
     Args:
-        search: the command of another worker, if it is one.
+        search: the command of another worker of it, if it is one.
     """
     if launcher == "local":
         from inception.sweeps import local  # heavier, like those below: not for a plan
@@ -115,23 +102,8 @@ def _runner(
     )
 
 
-def _open(
-    planned: plan.Plan, points: Sequence[study.Point], space: Mapping[str, Any], trials: int
-) -> "study.Grid | Search":
-    """The study of the points or, without any, of so many trials; its folder begins here."""
-    varied: dict[str, Any] = {"points": [p.knobs for p in points]}
-    if space:
-        varied = {"space": {knob: str(values) for knob, values in space.items()}}
-    study.create(planned.workdir, planned.fixed() | varied)
-    if points:
-        return study.Grid(planned.workdir, points)
-    from inception.sweeps.search import Search
-
-    return Search(planned.workdir, space, trials=trials, point=planned.point)
-
-
-def _train(opened: "study.Grid | Search", run: Callable[[Any], None]) -> dict[str, Any]:
-    """Runs an open study, and writes its pages however that ends."""
+def _train(opened: Any, run: Callable[[Any], None]) -> dict[str, Any]:
+    """Runs a study, a Grid or a Search, and writes its pages however that ends."""
     try:
         run(opened)
     finally:
@@ -142,16 +114,17 @@ def _train(opened: "study.Grid | Search", run: Callable[[Any], None]) -> dict[st
         print(f"[{r['number']}] {r['workdir']}: {r['error']}", file=sys.stderr)
     if failed and (isinstance(opened, study.Grid) or len(failed) == len(rows)):
         raise UserError(f"{len(failed)} of {len(rows)} failed: the same command runs these again")
-    return {"points": [_summary(r["knobs"], r["workdir"], r["result"]) for r in rows], **pages}
+    points = [study.summary(r["knobs"], r["workdir"], r["result"]) for r in rows]
+    return {"points": points, **pages}
 
 
-def _write_pages(workdir: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+def _write_pages(folder: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """The study's page, table and HParams; nothing where another process writes them."""
     from inception.sweeps import hparams, page
 
-    with contextlib.suppress(study.InUse), study.exclusive(workdir):
-        pages = page.write(workdir, rows, name=pathlib.Path(workdir).name)
-        hparams.write_hparams(workdir, rows)
+    with contextlib.suppress(study.InUse), study.exclusive(folder):
+        pages = page.write(folder, rows, name=pathlib.Path(folder).name)
+        hparams.write_hparams(folder, rows)
         print(f"page: {pages['page']}, table: {pages['csv']}", file=sys.stderr)
         return pages
     return {}

@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from inception import UserError
 from inception.config import CommandLineError, experiment, flat, load_config
+from inception.sweeps import study
 from inception.sweeps.study import Point
+
+if TYPE_CHECKING:
+    from inception.sweeps.search import Search  # Optuna, which a grid does without
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +72,22 @@ class Plan:
         command = ("train", f"--config={self.config}", f"--workdir={own}", *self._flags(knobs))
         return Point(number, knobs, own, command)
 
-    def fixed(self) -> dict[str, Any]:
-        """The knobs that must not change while the study goes on, and their values."""
+    def grid(self, points: Sequence[Point]) -> study.Grid:
+        """The study of the points, in its folder."""
+        self._create({"points": [p.knobs for p in points]})
+        return study.Grid(self.workdir, points)
+
+    def search(self, space: Mapping[str, Any], trials: int) -> "Search":
+        """The study of so many trials in the space, in its folder."""
+        from inception.sweeps.search import Search
+
+        self._create({"space": {knob: str(values) for knob, values in space.items()}})
+        return Search(self.workdir, space, trials=trials, point=self.point)
+
+    def _create(self, varied: dict[str, Any]) -> None:
         knobs = flat(load_config(self.config, list(self.overrides)))
-        return {knob: v for knob, v in knobs.items() if not knob.startswith("config.run.")}
+        fixed = {knob: v for knob, v in knobs.items() if not knob.startswith("config.run.")}
+        study.create(self.workdir, fixed | varied)
 
     def _flags(self, knobs: dict[str, Any]) -> list[str]:
         return [*self.overrides, *(f"--config.{knob}={value}" for knob, value in knobs.items())]

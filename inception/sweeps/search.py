@@ -11,7 +11,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from inception.sweeps.study import NOT_KNOWN, InUse, Point, exclusive, row
+from inception.sweeps.study import InUse, Point, exclusive, row
 
 RUNNING = optuna.trial.TrialState.RUNNING
 FILE = "optuna.log"
@@ -133,7 +133,7 @@ class Search:
         ended = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
         return self._trials - sum(bool(t.params) for t in ended)
 
-    def rows(self, _states: Mapping[int, str] = NOT_KNOWN) -> list[dict[str, Any]]:
+    def rows(self, _states: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
         """As study.row of every trial so far, of all workers; Optuna knows which run."""
         return [
             row(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -13,7 +14,6 @@ from inception import UserError
 from inception.data import paths
 
 STATES = ("running", "waiting", "stopped", "failed", "pruned", "finished")
-NOT_KNOWN: Mapping[int, str] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +85,9 @@ class Grid:
     def ended(self, _point: Point) -> None:
         pass
 
-    def rows(self, states: Mapping[int, str] = NOT_KNOWN) -> list[dict[str, Any]]:
+    def rows(self, states: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
         """As `row` of every point; states by number, where a scheduler knows them."""
-        return [row(p, state=states.get(p.number, "")) for p in self._points]
+        return [row(p, state=(states or {}).get(p.number, "")) for p in self._points]
 
 
 def _read_json(path: pathlib.Path) -> Any:
@@ -128,7 +128,7 @@ def create(folder: str, definition: dict[str, Any]) -> None:
         key = next(k for k in {**definition, **stored} if stored.get(k) != definition.get(k))
         was, now = stored.get(key), definition.get(key)
         if isinstance(was, list) and isinstance(now, list):
-            pairs = enumerate(zip([*was, "nothing"], [*now, "nothing"], strict=False))
+            pairs = enumerate(itertools.zip_longest(was, now, fillvalue="nothing"))
             number, (was, now) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
             key = f"{key}[{number}]"
         raise UserError(
@@ -152,6 +152,11 @@ def exclusive(folder: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise InUse(f"{folder} is being worked on: wait for it, or stop it") from error
         yield
+
+
+def summary(knobs: dict[str, Any], workdir: str, result: Any = None) -> dict[str, Any]:
+    """A point as the command's JSON lists it."""
+    return {"overrides": knobs, "workdir": workdir, "result": result}
 
 
 def row(point: Point, *, state: str = "") -> dict[str, Any]:
