@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import Interrupted, UserError, optim, pixels
+from inception import Interrupted, UserError, optim
 from inception.data import cropping, decoding, paths, pipeline, sources
 from inception.evaluation import evaluate, results
 from inception.model import TRUNK, GoogLeNet, frozen_modules
@@ -56,7 +56,6 @@ def check(config: ConfigDict) -> None:
     samples.training_sampler(config)
     cropping.Views((1,), config.input_px, config.data.resize_px, config.data.resize)
     decoding.check_decoder(config.data.decoder)
-    pixels.check_normalization(config.data.normalization)
     sources.check_kind(config.data.source)
     pipeline.threads(config.run.workers)
     for knob, value in (
