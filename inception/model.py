@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import initializers
 
 from inception import ops
 
@@ -41,25 +42,20 @@ HEADS_ON = ("4a", "4d")
 TRUNK = ("conv1", "conv2_reduce", "conv2", *TABLE_1)  # all but the classifier and the heads
 HEAD_CONV, HEAD_HIDDEN = 128, 1024
 TOP_HIDDEN = 1024  # of 'fc': as many features as the average has
-HEAD_GRID = 4  # what the heads' convolution reads, at 224 px or after adaptive pooling
 # A head's 5x5 pool stands on 4a's grid, which is the input halved four times, rounded up.
 SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1
-
 # What some of GoogLeNet's fields choose from.
 HEADS = {"both": HEADS_ON, **{row: (row,) for row in HEADS_ON}}
 HEAD_POOLS = {
     "strided": functools.partial(ops.avg_pool, window=5, stride=3),
-    "adaptive": functools.partial(ops.adaptive_avg_pool, outputs=HEAD_GRID),
+    "adaptive": functools.partial(ops.adaptive_avg_pool, outputs=4),  # as strided at 224 px
 }
 NAIVE = {"reduced": False, "naive": True}
 INITIALIZERS = {
     # (kernels, biases of everything but the classifiers)
-    "he": (nn.initializers.he_normal(), nn.initializers.zeros),
+    "he": (initializers.he_normal(), initializers.zeros),
     # NOTE: Caffe's "xavier" is uniform(+-sqrt(3 / fan_in)): fan-in only, unlike Glorot's.
-    "xavier": (
-        nn.initializers.variance_scaling(1.0, "fan_in", "uniform"),
-        nn.initializers.constant(0.2),
-    ),
+    "xavier": (initializers.variance_scaling(1.0, "fan_in", "uniform"), initializers.constant(0.2)),
 }
 NORMS = {  # what follows pool1 and conv2; BatchNorm is a part of every Conv
     "lrn": ops.local_response_normalization,
@@ -67,30 +63,17 @@ NORMS = {  # what follows pool1 and conv2; BatchNorm is a part of every Conv
     "none": lambda x: x,
 }
 # Fields that neither shape the trunk nor change what it computes in evaluation, rounding apart.
-FREE_KNOBS = frozenset(
-    (
-        "heads",
-        "heads_on",
-        "head_pool",
-        "dropout",
-        "head_dropout",
-        "initializer",
-        "dtype",
-        "frozen_through",
-        "remat",
-    )
-)
+FREE_KNOBS = frozenset((
+    "heads", "heads_on", "head_pool", "dropout", "head_dropout", "initializer", "dtype",
+    "frozen_through", "remat",
+))  # fmt: skip
 
-Logits = dict[str, jax.Array]  # head -> float32 [b, classes]
+Logits = dict[str, jax.Array]  # by head
 
 
 def frozen_modules(frozen_through: str) -> tuple[str, ...]:
     """The modules from conv1 to the named one, which training leaves as they are; '': none."""
-    if not frozen_through:
-        return ()
-    if frozen_through not in TRUNK:
-        raise ValueError(f"frozen_through={frozen_through}: no such module")
-    return TRUNK[: TRUNK.index(frozen_through) + 1]
+    return TRUNK[: TRUNK.index(frozen_through) + 1] if frozen_through else ()
 
 
 def scaled(filters: int, width: float) -> int:
@@ -98,7 +81,7 @@ def scaled(filters: int, width: float) -> int:
     return max(1, round(filters * width))
 
 
-def named(name: str, operation: Callable[..., jax.Array], x: jax.Array, **choices: Any) -> Any:
+def named(operation: Callable[..., jax.Array], name: str, x: jax.Array, **choices: Any) -> Any:
     """operation(x), under the name that `launch.py bench --profile` prints."""
     with jax.named_scope(name):
         return operation(x, **choices)
@@ -124,13 +107,11 @@ class Conv(nn.Module):
         kernel_init, bias_init = INITIALIZERS[self.initializer]
         # NOTE: padded alike on both sides, as in Caffe and torch. TF's SAME pads a 7x7/2
         # by (2, 3) on even inputs: weights trained one way need it at inference.
-        pad = self.kernel_px // 2
         x = nn.Conv(
             scaled(self.filters, self.width),
             (self.kernel_px, self.kernel_px),
             self.stride,
-            padding=((pad, pad), (pad, pad)),
-            # NOTE: BatchNorm's offset takes the bias's place.
+            padding=self.kernel_px // 2,
             use_bias=self.use_bias and not self.batch_norm,
             kernel_init=kernel_init,
             bias_init=bias_init,
@@ -193,7 +174,7 @@ class AuxiliaryHead(nn.Module):
         x = x.reshape(x.shape[0], -1)  # [b, 2048]
         x = ops.relu(self.dense(self.hidden, name="fc")(x))  # [b, 1024]
         x = ops.Dropout(self.dropout)(x, train, rows)
-        x = self.dense(self.classes, bias_init=nn.initializers.zeros, name="classifier")(x)
+        x = self.dense(self.classes, bias_init=initializers.zeros, name="classifier")(x)
         return x.astype(jnp.float32)
 
 
@@ -206,9 +187,7 @@ class GoogLeNet(nn.Module):
     images are, where they are a part of it: dropout's masks are functions of the rng 'dropout' and
     the row.
 
-    Raises:
-        ValueError: in training with heads, a too small input.
-        KeyError, ValueError: a field's value that does not exist.
+    Raises ValueError or KeyError where a field has an unknown value, or heads too small an input.
     """
 
     classes: int = 1000
@@ -246,20 +225,33 @@ class GoogLeNet(nn.Module):
             )
 
     @nn.nowrap
-    def layers(self) -> tuple[Callable[..., Conv], Callable[..., nn.Dense]]:
-        """A convolution and a fully connected layer of this network, without their sizes."""
+    def layers(self) -> tuple[Callable[..., Any], ...]:
+        """Conv, Inception, AuxiliaryHead and nn.Dense with this network's choices."""
         kernel_init, bias_init = INITIALIZERS[self.initializer]
-        choices: dict[str, Any] = {"dtype": self.dtype}
         conv = functools.partial(
             Conv,
             batch_norm=self.norm == "batch",
             use_bias=self.biases,
             width=self.width,
             initializer=self.initializer,
-            **choices,
+            dtype=self.dtype,
         )
-        dense = functools.partial(nn.Dense, kernel_init=kernel_init, bias_init=bias_init, **choices)
-        return conv, dense
+        dense = functools.partial(
+            nn.Dense, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype
+        )
+        inception = functools.partial(
+            Inception, conv=conv, naive=NAIVE[self.module], conv5x5_px=self.conv5x5_px
+        )
+        head = functools.partial(
+            AuxiliaryHead,
+            self.classes,
+            conv,
+            dense,
+            hidden=scaled(HEAD_HIDDEN, self.width),
+            dropout=self.head_dropout,
+            pool=self.head_pool,
+        )
+        return conv, inception, head, dense
 
     @nn.nowrap
     def run(self, module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
@@ -272,39 +264,29 @@ class GoogLeNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, rows: jax.Array | None = None) -> Logits:
-        heads, logits = HEADS[self.heads_on] if self.heads and train else (), {}
-        if heads:
+        if heads := HEADS[self.heads_on] if self.heads and train else ():
             self.check_input_px(min(x.shape[1:3]))
-        conv, dense = self.layers()
-        run, lrn = functools.partial(self.run, train=train), NORMS[self.norm]
-
+        conv, inception, head, dense = self.layers()
+        run = functools.partial(self.run, train=train)
+        pool = functools.partial(named, ops.max_pool, stride=2)
+        lrn = functools.partial(named, NORMS[self.norm])
         # Shapes at 224 px and width 1.
         x = run(conv(CONV1, 7, 2, name="conv1"), x)  # [b, 112, 112, 64]
-        x = named("pool1", ops.max_pool, x, stride=2)  # [b, 56, 56, 64]
-        x = named("lrn1", lrn, x)
+        x = pool("pool1", x)  # [b, 56, 56, 64]
+        x = lrn("lrn1", x)
         x = run(conv(CONV2_REDUCE, 1, name="conv2_reduce"), x)  # [b, 56, 56, 64]
         x = run(conv(CONV2, 3, name="conv2"), x)  # [b, 56, 56, 192]
-        x = named("lrn2", lrn, x)
-        x = named("pool2", ops.max_pool, x, stride=2)  # [b, 28, 28, 192]
+        x = lrn("lrn2", x)
+        x = pool("pool2", x)  # [b, 28, 28, 192]
+        logits = {}
         for row, filters in TABLE_1.items():
-            x = run(Inception(filters, conv, NAIVE[self.module], self.conv5x5_px, name=row), x)
+            x = run(inception(filters, name=row), x)
             if row in heads:
-                hidden = scaled(HEAD_HIDDEN, self.width)
-                head = AuxiliaryHead(
-                    self.classes,
-                    conv,
-                    dense,
-                    hidden,
-                    self.head_dropout,
-                    self.head_pool,
-                    name=f"head_{row}",
-                )
-                logits[row] = head(x, train, rows)
+                logits[row] = head(name=f"head_{row}")(x, train, rows)
             if row == "3b":
-                x = named("pool3", ops.max_pool, x, stride=2)  # [b, 14, 14, 480]
+                x = pool("pool3", x)  # [b, 14, 14, 480]
             if row == "4e":
-                x = named("pool4", ops.max_pool, x, stride=2, window=self.pool4_px)
-                # [b, 7, 7, 832]
+                x = pool("pool4", x, window=self.pool4_px)  # [b, 7, 7, 832]
         if self.top == "average":
             x = x.mean(axis=(1, 2))  # [b, 1024]
         elif self.top == "fc":
@@ -313,6 +295,6 @@ class GoogLeNet(nn.Module):
         else:
             raise ValueError(f"top={self.top}: 'average' or 'fc'")
         x = ops.Dropout(self.dropout)(x, train, rows)
-        x = dense(self.classes, bias_init=nn.initializers.zeros, name="classifier")(x)
+        x = dense(self.classes, bias_init=initializers.zeros, name="classifier")(x)
         logits["main"] = x.astype(jnp.float32)
         return logits
