@@ -1,8 +1,8 @@
-"""Our operations against the framework's, forward and with gradient, at GoogLeNet's shapes.
+"""This platform's forms of operations against the plain ones, forward and with gradient.
 
 python benchmarks/ops.py [max_pool] [lrn] [convolution] [--batch_size=32] [--input_px=224]
 
-Ours and the framework's run in turn; medians.
+At GoogLeNet's shapes; the two run in turn; medians.
 """
 
 import argparse
@@ -10,13 +10,11 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from inception import ops
+from inception import kernels, ops
 from inception.model import CONV1, CONV2, CONV2_REDUCE, TABLE_1
 
 POOLS = (  # (times halved, channels, stride): every max pool of the network
@@ -24,9 +22,8 @@ POOLS = (  # (times halved, channels, stride): every max pool of the network
     (4, 512, 1), (4, 512, 1), (4, 528, 1), (4, 832, 2), (5, 832, 1), (5, 832, 1),
 )  # fmt: skip
 HALVED = {"3": 3, "4": 4, "5": 5}  # times, by the first letter of a module's name
-LAYOUTS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
-Case = tuple[str, Callable, Callable, list[tuple[int, ...]]]  # name, ours, theirs, shapes
+Case = tuple[str, Callable, list[tuple[int, ...]]]  # name, operation, shapes of its inputs
 
 
 def max_pools(px: Callable[[int], int], batch_size: int) -> Iterator[Case]:
@@ -35,24 +32,15 @@ def max_pools(px: Callable[[int], int], batch_size: int) -> Iterator[Case]:
         yield (
             f"{side}x{side}x{channels}/{stride}",
             functools.partial(ops.max_pool, stride=stride),
-            functools.partial(
-                nn.max_pool, window_shape=(3, 3), strides=(stride, stride), padding="SAME"
-            ),
             [(batch_size, side, side, channels)],
         )
 
 
-def lrn_of_jax(x: jax.Array) -> jax.Array:
-    energy = lax.reduce_window(x * x, 0.0, lax.add, (1, 1, 1, 5), (1, 1, 1, 1), "SAME")
-    return x * jnp.power(1 + 2e-5 * energy, -0.75)
-
-
 def lrns(px: Callable[[int], int], batch_size: int) -> Iterator[Case]:
+    side = px(2)
     for channels in (CONV1, CONV2):
-        side = px(2)
         shapes = [(batch_size, side, side, channels)]
-        name = f"{side}x{side}x{channels}"
-        yield name, ops.local_response_normalization, lrn_of_jax, shapes
+        yield f"{side}x{side}x{channels}", ops.local_response_normalization, shapes
 
 
 def convolutions(px: Callable[[int], int], batch_size: int) -> Iterator[Case]:
@@ -67,11 +55,14 @@ def convolutions(px: Callable[[int], int], batch_size: int) -> Iterator[Case]:
         channels = f.conv1x1 + f.conv3x3 + f.conv5x5 + f.pool_proj
     for halved, c, filters, kernel_px, stride in rows:
         side, pad = px(halved), kernel_px // 2
-        choices = {"padding": ((pad, pad), (pad, pad)), **LAYOUTS}
         yield (
             f"{side}x{side}x{c} {kernel_px}x{kernel_px}/{stride} {filters}",
-            functools.partial(ops.convolution, strides=(stride, stride), **choices),
-            functools.partial(lax.conv_general_dilated, window_strides=(stride, stride), **choices),
+            functools.partial(
+                ops.convolution,
+                window_strides=(stride, stride),
+                padding=((pad, pad), (pad, pad)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            ),
             [(batch_size, side, side, c), (kernel_px, kernel_px, c, filters)],
         )
 
@@ -95,10 +86,10 @@ def seconds(functions: list[Callable], rounds: int) -> list[float]:
 
 
 def print_row(name: str, times: np.ndarray) -> None:
-    ours, theirs, ours_grad, theirs_grad = times
+    own, plain, own_grad, plain_grad = times
     print(
-        f"{name:<26}{ours:>9.1f}{theirs:>9.1f}{theirs / ours:>6.1f}x"
-        f"{ours_grad:>12.1f}{theirs_grad:>9.1f}{theirs_grad / ours_grad:>6.1f}x",
+        f"{name:<26}{own:>9.1f}{plain:>9.1f}{plain / own:>6.1f}x"
+        f"{own_grad:>12.1f}{plain_grad:>9.1f}{plain_grad / own_grad:>6.1f}x",
         flush=True,
     )
 
@@ -111,16 +102,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     print(f"{jax.devices()[0].device_kind}, batch {args.batch_size}, {args.input_px} px; ms")
-    print(f"{'':<26}{'ours':>9}{'theirs':>9}{'ratio':>7}   gradient: ours, theirs")
+    print(f"{'':<26}{'own':>9}{'plain':>9}{'ratio':>7}   gradient: own, plain")
     for name in args.operations or OPERATIONS:
         totals = np.zeros(4)
         cases = OPERATIONS[name](lambda halved: -(-args.input_px // 2**halved), args.batch_size)
-        for case, ours, theirs, shapes in cases:
+        for case, operation, shapes in cases:
             rng = np.random.default_rng(0)
             # Half of the values are 0, as after a ReLU.
             inputs = [jnp.asarray(rng.normal(size=s).clip(0), jnp.float32) for s in shapes]
-            g = jnp.asarray(rng.normal(size=jax.eval_shape(theirs, *inputs).shape), jnp.float32)
-            pair = ours, theirs
+            g = jnp.asarray(rng.normal(size=jax.eval_shape(operation, *inputs).shape), jnp.float32)
+            pair = [kernels.on(platform)(operation) for platform in (jax.default_backend(), "any")]
             forward = [functools.partial(jax.jit(f), *inputs) for f in pair]
             both = [
                 functools.partial(jax.jit(functools.partial(with_gradient, f)), g, *inputs)

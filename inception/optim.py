@@ -1,15 +1,11 @@
 """Learning-rate schedules, SGD with momentum in two conventions, the Polyak average."""
 
-import functools
 from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
-
-from inception import UserError
 
 SCHEDULES = ("polynomial", "exponential", "cosine")
 MOMENTUM_STYLES = ("optax", "caffe")
@@ -35,12 +31,12 @@ def learning_rate_schedule(
         cosine:      learning_rate * (1 + cos(pi * t / T)) / 2
 
     Raises:
-        UserError: an unknown name, or a warm-up as long as the run.
+        ValueError: an unknown name, or a warm-up as long as the run.
     """
     if not 0 <= warmup_steps < total_steps:
-        raise UserError(
-            f"config.optim.warmup_epochs lasts {warmup_steps} of {total_steps} steps: it must be "
-            "shorter than config.optim.epochs"
+        raise ValueError(
+            f"`warmup_epochs` lasts {warmup_steps} of {total_steps} steps: it must be shorter than "
+            "`optim.epochs`"
         )
     decay_over = total_steps - warmup_steps
     if name == "polynomial":
@@ -50,11 +46,16 @@ def learning_rate_schedule(
     elif name == "cosine":
         decay = optax.cosine_decay_schedule(learning_rate, decay_over)
     else:
-        raise UserError(f"config.optim.schedule={name}: choose one of {', '.join(SCHEDULES)}")
+        raise ValueError(f"schedule={name}: choose one of {', '.join(SCHEDULES)}")
     if warmup_steps == 0:
         return decay
     warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     return optax.join_schedules([warmup, decay], [warmup_steps])
+
+
+def is_kernel(params: Any) -> Any:
+    """True where a parameter has several axes."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def is_vector(params: Any) -> Any:
@@ -72,14 +73,6 @@ def in_modules(modules: Collection[str]) -> Callable[[Any], Any]:
         }
 
     return mask
-
-
-def _scale(factor: float, mask: Any) -> optax.GradientTransformation:
-    return optax.masked(optax.scale(factor), mask)
-
-
-def _decay(weight_decay: float, mask: Any) -> optax.GradientTransformation:
-    return optax.add_decayed_weights(weight_decay, mask)
 
 
 def sgd(
@@ -106,36 +99,23 @@ def sgd(
     Modules in `frozen` are neither moved nor decayed, and no momentum is held for them.
 
     Raises:
-        UserError: an unknown momentum style.
+        KeyError: an unknown momentum style.
     """
-    if momentum_style not in MOMENTUM_STYLES:
-        raise UserError(
-            f"config.optim.momentum_style={momentum_style}: choose one of "
-            f"{', '.join(MOMENTUM_STYLES)}"
-        )
     rate = optax.scale_by_learning_rate(schedule)
     velocity = optax.trace(momentum)
+    order = {"optax": (velocity, rate), "caffe": (rate, velocity)}[momentum_style]
     rule = optax.chain(
-        _decay(weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
-        _decay(weight_decay * bias_decay_mult, is_vector),
-        _scale(bias_lr_mult, is_vector),
-        _scale(trunk_lr_mult, in_modules(trunk)),
-        *((rate, velocity) if momentum_style == "caffe" else (velocity, rate)),
+        optax.add_decayed_weights(weight_decay, is_kernel),
+        optax.add_decayed_weights(weight_decay * bias_decay_mult, is_vector),
+        optax.masked(optax.scale(bias_lr_mult), is_vector),
+        optax.masked(optax.scale(trunk_lr_mult), in_modules(trunk)),
+        *order,
     )
     is_frozen = in_modules(frozen)
     return optax.partition(
         {"trained": rule, "frozen": optax.set_to_zero()},
         lambda params: jax.tree.map(lambda f: "frozen" if f else "trained", is_frozen(params)),
     )
-
-
-def global_norm(tree: Any) -> jax.Array:
-    """The L2 norm of all leaves as one vector, a scalar; float32 leaves, one or more.
-
-    A third of the operations of optax's, which a training step traces for every leaf.
-    """
-    squares = [lax.reduce_sum(lax.square(x), range(x.ndim)) for x in jax.tree.leaves(tree)]
-    return jnp.sqrt(functools.reduce(lax.add, squares))
 
 
 def polyak(average: Any, new: Any, step: jax.Array, *, decay: float) -> Any:

@@ -1,9 +1,9 @@
 """The device's half of the input: uint8 pixels -> distorted, normalised, in the step."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-
-from inception import UserError
 
 NORMALIZATIONS = {
     # (subtracted, divided by), red, green, blue, on pixels of 0-255
@@ -27,26 +27,53 @@ RGB_TO_YIQ = (
 )
 
 
-def check_normalization(method: str) -> None:
-    """Raises UserError for an unknown method."""
-    if method not in NORMALIZATIONS:
-        raise UserError(
-            f"config.data.normalization={method}: choose one of {', '.join(NORMALIZATIONS)}"
-        )
-
-
 def normalize(images: jax.Array, *, method: str) -> jax.Array:
     """Pixels of 0-255 -> what the network reads, float32 [b, h, w, 3] (RGB).
 
     'mean': minus ImageNet's mean colour, range kept (the paper and Caffe; the only one at which
     local response normalisation bites); 'unit': unit variance as well; 'symmetric': [-1, 1].
-
-    Raises:
-        UserError: an unknown method.
     """
-    check_normalization(method)
     mean, scale = (jnp.asarray(v)[None, None, None] for v in NORMALIZATIONS[method])
     return (images.astype(jnp.float32) - mean) / scale
+
+
+def augment(
+    batch: dict[str, Any],
+    *,
+    classes: int,
+    color_key: jax.Array,
+    mix_key: jax.Array,
+    colors: dict[str, float],
+    mixing: dict[str, float],
+) -> tuple[jax.Array, jax.Array]:
+    """Distorts the colours of images, then mixes images and targets where there is an 'other'.
+
+    Args:
+        batch: {'image': [b, px, px, 3] of 0-255, 'label': int32 [b], 'row': int [b], of which and
+            of the keys all random numbers are functions; 'other': the same three of the images to
+            mix these with}.
+        colors: as `distort_colors` takes them.
+        mixing: as `own_share` does.
+
+    Returns:
+        (images, float32 of 0-255, targets, float32 [b, classes])
+    """
+
+    def keys(key: jax.Array, rows: jax.Array) -> jax.Array:
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
+    def distorted(batch: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+        images = distort_colors(batch["image"], keys(color_key, batch["row"]), **colors)
+        return images, jax.nn.one_hot(batch["label"], classes)
+
+    images, targets = distorted(batch)
+    if "other" in batch:
+        own = own_share(keys(mix_key, batch["row"]), px=images.shape[1], **mixing)
+        others, other_targets = distorted(batch["other"])
+        images = own * images + (1 - own) * others
+        share = own.mean((1, 2))
+        targets = share * targets + (1 - share) * other_targets
+    return images, targets
 
 
 def _blend(image: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
@@ -103,15 +130,15 @@ def own_share(keys: jax.Array, *, px: int, mixup: float, cutmix: float) -> jax.A
     """
 
     def of_one(key: jax.Array) -> jax.Array:
-        kind_key, share_key, place_key = jax.random.split(key, 3)
+        kind_key, share_key, box_key = jax.random.split(key, 3)
         p_cutmix = 0.5 if mixup and cutmix else float(cutmix > 0)
         cut = jax.random.bernoulli(kind_key, p_cutmix)
         a = jnp.where(cut, cutmix, mixup)
         share = _symmetric_beta(share_key, a)
-        middle = jax.random.uniform(place_key, (2,)) * px
+        middle = jax.random.uniform(box_key, (2,)) * px
         half = jnp.sqrt(1 - share) * px / 2
-        places = jnp.arange(px, dtype=jnp.float32) + 0.5
-        inside = jnp.abs(places[None] - middle[:, None]) < half  # [2, px], rows and columns
+        centres = jnp.arange(px, dtype=jnp.float32) + 0.5
+        inside = jnp.abs(centres[None] - middle[:, None]) < half  # [2, px], rows and columns
         box = inside[0][:, None] & inside[1][None]
         return jnp.where(cut, jnp.where(box, 0.0, 1.0), share)[..., None]
 

@@ -1,6 +1,7 @@
 """What the devices run in training: TrainState, the loss, the train step."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -68,40 +69,24 @@ def head_losses(
     }
 
 
-def _loss(
+def loss_and_metrics(
     params: Any,
     batch_stats: Any,
     batch: dict[str, Any],
     *,
     model: nn.Module,
-    color_key: jax.Array,
-    dropout_key: jax.Array,
-    mix_key: jax.Array,
-    colors: dict[str, float],
-    mixing: dict[str, float],
+    augment: Callable[[dict[str, Any]], tuple[jax.Array, jax.Array]],
     normalization: str,
+    dropout_key: jax.Array,
     head_weight: float,
     label_smoothing: float,
 ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-    """(loss, (the next batch_stats, metrics)) of a micro-batch, which says its 'row's.
+    """(main + head_weight * (4a + 4d), (the next batch_stats, metrics)), paper section 5.
 
-    Where it is mixed, 'other' is the batch of the rows that each is mixed with.
+    Args:
+        batch: what `augment` reads, `pixels.augment` of the run's knobs.
     """
-
-    def of_rows(key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["row"])
-
-    def seen(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        images = pixels.distort_colors(batch["image"], of_rows(color_key, batch), **colors)
-        return images, jax.nn.one_hot(batch["label"], model.classes)
-
-    images, targets = seen(batch)
-    if "other" in batch:
-        own = pixels.own_share(of_rows(mix_key, batch), px=images.shape[1], **mixing)
-        others, other_targets = seen(batch["other"])
-        images = own * images + (1 - own) * others
-        share = own.mean((1, 2))
-        targets = share * targets + (1 - share) * other_targets
+    images, targets = augment(batch)
     logits, updates = model.apply(
         {"params": params, "batch_stats": batch_stats},
         pixels.normalize(images, method=normalization),
@@ -121,6 +106,47 @@ def _loss(
     return total, (updates.get("batch_stats", {}), metrics)
 
 
+def in_micro_batches(
+    batch: dict[str, jax.Array], accumulate: int, *, mixed: bool
+) -> dict[str, Any]:
+    """[b, ...] -> [accumulate, b / accumulate, ...], with what `pixels.augment` reads besides."""
+    rows: dict[str, Any] = {**batch, "row": jnp.arange(len(batch["label"]))}
+    if mixed:
+        # Before it is split: which image is mixed with which depends on the whole batch alone.
+        rows["other"] = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rows)
+
+    def split(x: jax.Array) -> jax.Array:
+        # Micro-batch i has the rows i, i + accumulate, ...: of each device as many, where they are.
+        return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, rows)
+
+
+def mean_gradient(
+    loss: Callable[..., Any], state: TrainState, micro_batches: dict[str, Any]
+) -> tuple[Any, Any, dict[str, jax.Array]]:
+    """(gradient of the mean loss, the next batch_stats, mean metrics), micro-batch by micro-batch.
+
+    Args:
+        loss: (params, batch_stats, micro-batch) -> as `loss_and_metrics`.
+    """
+    count = len(micro_batches["label"])
+
+    def share_of_loss(*args: Any) -> tuple[jax.Array, Any]:
+        total, others = loss(*args)
+        return total / count, others
+
+    def add(carry: Any, micro_batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+        total, batch_stats = carry
+        gradient = jax.grad(share_of_loss, has_aux=True)
+        grads, (batch_stats, metrics) = gradient(state.params, batch_stats, micro_batch)
+        return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)  # float32, whatever the network computes in
+    (grads, batch_stats), metrics = jax.lax.scan(add, (zeros, state.batch_stats), micro_batches)
+    return grads, batch_stats, {name: values.mean() for name, values in metrics.items()}
+
+
 def train_step(
     state: TrainState,
     batch: dict[str, jax.Array],
@@ -137,12 +163,10 @@ def train_step(
     polyak_decay: float,
     accumulate: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One SGD step on the loss main + head_weight * (4a + 4d), paper section 5.
+    """One step of SGD, its gradient summed over `accumulate` micro-batches.
 
-    The batch is computed in `accumulate` micro-batches, one after the other, and the mean of
-    their gradients makes the step: the same as of the whole batch within float32's rounding.
-    NOTE: but not with BatchNorm, whose statistics are those of each micro-batch; the running ones
-    move once a micro-batch.
+    That is the whole batch's within float32's rounding. NOTE: but not with BatchNorm, whose
+    statistics are those of each micro-batch; the running ones move once a micro-batch.
 
     Random numbers are functions of (seed, step, row of the batch): nothing about them is stored,
     and they do not depend on micro-batches, devices or processes.
@@ -161,49 +185,21 @@ def train_step(
         jax.random.fold_in(jax.random.fold_in(jax.random.key(s), stream), state.step)
         for s, stream in ((data_seed, COLOR), (seed, DROPOUT), (data_seed, MIX))
     )
-    loss_fn = functools.partial(
-        _loss,
-        model=model,
-        color_key=color_key,
-        dropout_key=dropout_key,
-        mix_key=mix_key,
-        colors=colors,
+    augment = functools.partial(
+        pixels.augment, classes=model.classes, color_key=color_key, mix_key=mix_key, colors=colors,
         mixing=mixing,
-        normalization=normalization,
-        head_weight=head_weight,
-        label_smoothing=label_smoothing,
-    )
-
-    def share_of_loss(*args: Any) -> tuple[jax.Array, Any]:
-        """What a micro-batch adds to the loss of the whole batch."""
-        loss, others = loss_fn(*args)
-        return loss / accumulate, others
-
-    def add_gradient(carry: Any, micro_batch: Any) -> tuple[Any, dict[str, jax.Array]]:
-        total, batch_stats = carry
-        gradient = jax.grad(share_of_loss, has_aux=True)
-        grads, (batch_stats, metrics) = gradient(state.params, batch_stats, micro_batch)
-        return (jax.tree.map(jax.lax.add, total, grads), batch_stats), metrics
-
-    def split(x: jax.Array) -> jax.Array:
-        # Micro-batch i has the rows i, i + accumulate, ...: of each device as many, where they are.
-        return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
-
-    rows: dict[str, Any] = {**batch, "row": jnp.arange(len(batch["label"]))}
-    if any(mixing.values()):
-        # Before it is split: which image is mixed with which depends on the whole batch alone.
-        rows["other"] = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rows)
-    micro_batches = jax.tree.map(split, rows)
-    zeros = jax.tree.map(jnp.zeros_like, state.params)  # float32, whatever the network computes in
-    (grads, batch_stats), metrics = jax.lax.scan(
-        add_gradient, (zeros, state.batch_stats), micro_batches
-    )
+    )  # fmt: skip
+    loss = functools.partial(
+        loss_and_metrics, model=model, augment=augment, normalization=normalization,
+        dropout_key=dropout_key, head_weight=head_weight, label_smoothing=label_smoothing,
+    )  # fmt: skip
+    micro_batches = in_micro_batches(batch, accumulate, mixed=any(mixing.values()))
+    grads, batch_stats, metrics = mean_gradient(loss, state, micro_batches)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.average
     if average:
         latest = {"params": params, "batch_stats": batch_stats}
         average = optim.polyak(average, latest, state.step, decay=polyak_decay)
-    metrics = {name: values.mean() for name, values in metrics.items()}
-    metrics["grad_norm"] = optim.global_norm(grads)
+    metrics["grad_norm"] = optax.global_norm(grads)
     return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics

@@ -1,12 +1,9 @@
-"""Local response normalisation and max pool against plain numpy and the framework."""
+"""Operations against plain numpy and the framework; their forms of platforms: tests/kernels/."""
 
 import functools
 import math
-import re
 from typing import Any
-from unittest import mock
 
-import flax.linen as nn
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -101,37 +98,6 @@ def test_dropout_only_in_training_and_in_the_inputs_dtype() -> None:
 
 
 @hypothesis.settings(deadline=None, max_examples=20)
-@hypothesis.given(
-    height=st.integers(1, 12),
-    width=st.integers(1, 12),
-    stride=st.sampled_from([1, 2]),
-    window=st.sampled_from([2, 3]),
-    ties=st.booleans(),
-    seed=st.integers(0, 99),
-)
-def test_max_pool_and_its_gradient_are_the_frameworks(
-    height: int, width: int, stride: int, window: int, ties: bool, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(2, height, width, 3))
-    x = jnp.asarray(np.round(x).clip(0) if ties else x, jnp.float32)
-
-    def ours(x: jax.Array) -> jax.Array:
-        return ops.max_pool(x, stride=stride, window=window)
-
-    def flax(x: jax.Array) -> jax.Array:
-        return nn.max_pool(x, (window, window), (stride, stride), "SAME")
-
-    expected, expected_vjp = jax.vjp(flax, x)
-    got, got_vjp = jax.vjp(ours, x)
-    np.testing.assert_array_equal(got, expected)
-    np.testing.assert_array_equal(ours(x), expected)
-    gradient = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
-    # The same places get the same gradients, summed in another order.
-    np.testing.assert_allclose(got_vjp(gradient)[0], expected_vjp(gradient)[0], atol=1e-5)
-
-
-@hypothesis.settings(deadline=None, max_examples=20)
 @hypothesis.given(height=st.integers(1, 17), width=st.integers(1, 17), outputs=st.integers(1, 5))
 def test_adaptive_avg_pool_averages_the_cells_of_torchs(
     height: int, width: int, outputs: int
@@ -151,49 +117,6 @@ def test_adaptive_avg_pool_averages_the_cells_of_torchs(
 def test_adaptive_avg_pool_keeps_bfloat16() -> None:
     x = jnp.ones((1, 6, 6, 2), jnp.bfloat16)
     assert ops.adaptive_avg_pool(x, outputs=4).dtype == jnp.bfloat16
-
-
-@pytest.mark.parametrize("platform", ["cpu", "default"])
-@hypothesis.settings(deadline=None, max_examples=20)
-@hypothesis.given(
-    height=st.integers(1, 9),
-    width=st.integers(1, 9),
-    kernel_px=st.sampled_from([1, 3, 5, 7]),
-    strides=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    padding=st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2),
-    seed=st.integers(0, 99),
-)
-def test_the_convolutions_gradients_are_the_frameworks(
-    height: int,
-    width: int,
-    kernel_px: int,
-    strides: tuple[int, int],
-    padding: tuple[tuple[int, int], ...],
-    seed: int,
-    platform: str,
-) -> None:
-    """On this CPU, what other platforms compute too."""
-    rng = np.random.default_rng(seed)
-    sizes = (height, width)
-    hypothesis.assume(all(n + sum(p) >= kernel_px for n, p in zip(sizes, padding, strict=True)))
-    x, kernel = (
-        jnp.asarray(rng.normal(size=shape), jnp.float32)
-        for shape in ((2, height, width, 3), (kernel_px, kernel_px, 3, 4))
-    )
-    choices = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-    results = []
-    for convolution in (ops.convolution, lax.conv_general_dilated):
-        y, back = jax.vjp(
-            lambda *a, f=convolution: f(*a, strides, padding, **choices),
-            x,
-            kernel,
-        )
-        g = jnp.asarray(np.random.default_rng(seed).normal(size=y.shape), jnp.float32)
-        choose = lambda *args, **branches: branches[platform](*args)  # noqa: E731
-        with mock.patch.object(lax, "platform_dependent", choose):
-            results.append((y, *back(g)))
-    for ours, theirs in zip(*results, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -216,46 +139,3 @@ def test_the_pools_round_bfloat16_once(rng: np.random.Generator, pool: Any) -> N
         # A sum half-way between two values of bfloat16 may go to either.
         ours = ours.astype(jnp.float32)
         np.testing.assert_allclose(ours, expected, rtol=2**-8 + 1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_gpus_are_asked_for_the_convolutions_that_vjp_has(stride: int) -> None:
-    x, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 4))
-    found = []
-    for convolution in (ops.convolution, lax.conv_general_dilated):
-
-        def gradients(x: jax.Array, kernel: jax.Array, convolution: Any = convolution) -> Any:
-            def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
-                layouts = {"dimension_numbers": ops.LAYOUTS}
-                return convolution(x, kernel, (stride, stride), [(1, 1)] * 2, **layouts).sum()
-
-            return jax.grad(forward, (0, 1))(x, kernel)
-
-        lowered = jax.jit(gradients).trace(x, kernel).lower(lowering_platforms=("cuda",))
-        found.append(sorted(re.findall(r"(?<=dim_numbers = ).*", lowered.as_text())))
-    assert len(found[0]) == 2
-    assert found[0] == found[1]
-
-
-def test_relus_gradient_is_the_frameworks(rng: np.random.Generator) -> None:
-    branches = [jnp.asarray(rng.normal(size=(2, 3, 4, c)).round(), jnp.float32) for c in (3, 1, 2)]
-
-    def plain(*branches: jax.Array) -> jax.Array:
-        return jnp.concatenate([jax.nn.relu(x) for x in branches], axis=-1)
-
-    expected, expected_vjp = jax.vjp(plain, *branches)
-    got, got_vjp = jax.vjp(ops.concatenate_relu, *branches)
-    np.testing.assert_array_equal(got, expected)
-    g = jnp.asarray(rng.normal(size=got.shape), jnp.float32)
-    for ours, theirs in zip(got_vjp(g), expected_vjp(g), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    for x, grad in zip(branches, expected_vjp(g), strict=True):
-        y, back = jax.vjp(ops.relu, x)
-        np.testing.assert_array_equal(y, jax.nn.relu(x))
-        np.testing.assert_array_equal(back(jnp.ones_like(y))[0], jnp.where(x > 0, 1.0, 0.0))
-        assert grad.shape == x.shape
-
-
-def test_relu_keeps_bfloat16() -> None:
-    y, back = jax.vjp(ops.concatenate_relu, *[jnp.ones((1, 1, 1, 2), jnp.bfloat16)] * 2)
-    assert y.dtype == back(y)[0].dtype == jnp.bfloat16

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from inception import UserError, optim
+from inception import optim
 
 RATE = 0.1
 
@@ -39,12 +39,12 @@ def test_warm_up_rises_from_0_and_then_the_schedule_starts(name: str) -> None:
     assert rates[6] <= rates[5] and rates[19] < rates[5]
 
 
-def test_impossible_choices_name_the_knob() -> None:
-    with pytest.raises(UserError, match=r"config\.optim\.schedule=linear: choose one of"):
+def test_an_unknown_choice_takes_no_other_branch() -> None:
+    with pytest.raises(ValueError, match="schedule=linear"):
         schedule("linear")
-    with pytest.raises(UserError, match=r"config\.optim\.warmup_epochs"):
+    with pytest.raises(ValueError, match="`warmup_epochs` lasts 20 of 20 steps"):
         schedule("cosine", warmup_steps=20)
-    with pytest.raises(UserError, match=r"config\.optim\.momentum_style"):
+    with pytest.raises(KeyError):
         optim.sgd(optax.constant_schedule(0.1), momentum=0.9, momentum_style="x")
 
 
@@ -119,9 +119,3 @@ def test_polyak_is_tensorflows_moving_average(rng: np.random.Generator) -> None:
         decay = min(0.7, (1 + t) / (10 + t))
         expected = decay * expected + (1 - decay) * float(value)
     np.testing.assert_allclose(average["w"], expected, rtol=1e-4)
-
-
-def test_the_global_norm_is_optaxs(rng: np.random.Generator) -> None:
-    shapes = [(3, 3, 4, 5), (5,), (4, 6), ()]
-    tree = [{"x": jnp.asarray(rng.normal(size=shape), jnp.float32)} for shape in shapes]
-    np.testing.assert_allclose(optim.global_norm(tree), optax.global_norm(tree), rtol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 from PIL import Image, ImageEnhance
 
-from inception import UserError, pixels
+from inception import pixels
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_normalisations(image: np.ndarray) -> None:
     np.testing.assert_allclose(unit, expected, atol=1e-5)
     symmetric = np.asarray(pixels.normalize(batch, method="symmetric"))
     assert symmetric.min() >= -1 and symmetric.max() <= 1
-    with pytest.raises(UserError, match=r"config\.data\.normalization=x"):
+    with pytest.raises(KeyError):
         pixels.normalize(batch, method="x")
 
 
@@ -168,3 +168,27 @@ def test_shares_are_of_the_beta_distribution(a: float) -> None:
 def test_shares_take_no_loop_that_would_ask_all_devices_for_its_end() -> None:
     program = jax.make_jaxpr(lambda keys: pixels.own_share(keys, px=4, mixup=0.1, cutmix=1.0))
     assert "while" not in str(program(jax.random.split(jax.random.key(0), 4)))
+
+
+def test_augment_mixes_distorted_images_and_their_targets(image: np.ndarray) -> None:
+    """Each by its own row's keys, whichever batch it stands in."""
+    color_key, mix_key = jax.random.split(jax.random.key(0))
+    images = jnp.asarray(np.stack([image[:12, :12], image[:12, 3:]]))
+    batch = {"image": images, "label": jnp.array([2, 0]), "row": jnp.array([5, 4])}
+    other = jax.tree.map(lambda x: x[::-1], batch)
+    choices = {"classes": 3, "color_key": color_key, "mix_key": mix_key}
+    choices |= {"colors": {"brightness": 0.5}, "mixing": {"mixup": 0.5, "cutmix": 0.0}}
+    plain, targets = pixels.augment(batch, **choices)
+    mixed, mixed_targets = pixels.augment({**batch, "other": other}, **choices)
+    keys = jax.vmap(lambda row: jax.random.fold_in(mix_key, row))(batch["row"])
+    own = np.asarray(pixels.own_share(keys, px=12, mixup=0.5, cutmix=0.0))
+    np.testing.assert_array_equal(targets, [[0, 0, 1], [1, 0, 0]])
+    expected = own * plain + (1 - own) * plain[::-1]
+    np.testing.assert_allclose(mixed, expected, atol=1e-4)
+    shares = own.mean((1, 2))
+    np.testing.assert_allclose(
+        mixed_targets, shares * targets + (1 - shares) * targets[::-1], atol=1e-6
+    )
+    assert shares.min() > 0 and shares.max() < 1
+    with_one, _ = pixels.augment(jax.tree.map(lambda x: x[1:], batch), **choices)
+    np.testing.assert_array_equal(with_one, plain[1:])

@@ -1,7 +1,6 @@
 """The train step: the same on one device and on eight, its metrics, its average."""
 
 import functools
-import gc
 import re
 import types
 from collections.abc import Mapping
@@ -13,10 +12,11 @@ import numpy as np
 import optax
 import pytest
 
-from inception import UserError, optim, pixels, step
+from inception import optim, pixels, step
 from inception.model import GoogLeNet
 from inception.runtime import compiling, sharding
 from inception.step import create_state, head_losses, train_step
+from tests import tiny
 
 MIXING = {"mixup": 0.4, "cutmix": 1.0}
 COLORS = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.0, "lighting": 0.1}
@@ -188,11 +188,10 @@ def test_remat_computes_the_same_in_less_memory(on_eight) -> None:
                 "take 32 or 64"),
         (8, 2, "batch_size=8 is not divided by the 8 devices times config.optim.accumulate=2: "
                "take 16"),
-        (8, 0, "accumulate=0: must be at least 1"),
     ],
 )  # fmt: skip
 def test_a_batch_that_cannot_be_split(batch_size: int, accumulate: int, message: str) -> None:
-    with pytest.raises(UserError, match=f"^{re.escape(f'config.optim.{message}')}$"):
+    with tiny.refused(f"^{re.escape(f'config.optim.{message}')}$"):
         sharding.check_batch_size(batch_size, accumulate, sharding.make_mesh())
 
 
@@ -220,25 +219,6 @@ def test_label_smoothing_is_the_textbooks(rng: np.random.Generator) -> None:
     log_p = np.asarray(jax.nn.log_softmax(logits))
     expected = -(0.8 * log_p[np.arange(6), labels] + 0.2 * log_p.mean(-1)).mean()
     np.testing.assert_allclose(got, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("collects", [True, False])
-def test_lowering_leaves_garbage_collection_as_it_was(monkeypatch, collects: bool) -> None:
-    """Also where tracing fails."""
-    monkeypatch.setattr(gc, "isenabled", lambda: collects)
-    calls = []
-    monkeypatch.setattr(gc, "disable", lambda: calls.append("disable"))
-    monkeypatch.setattr(gc, "enable", lambda: calls.append("enable"))
-
-    def fails(state, batch):
-        calls.append("traced")
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        compiling.CompiledStep(fails, sharding.make_mesh(), training=False).lower(
-            0, {"x": np.zeros(8)}
-        )
-    assert calls == ["disable", "traced"] + ["enable"] * collects
 
 
 def test_what_xla_flags_set_goes_before_our_options(monkeypatch) -> None:

@@ -1,7 +1,7 @@
 """Class activation maps: where in a picture the network saw a class, and pictures of that.
 
 Zhou et al., "Learning Deep Features for Discriminative Localization" (2016): with global average
-pooling before the classifier, the classifier applied to every place of the last grid is a map
+pooling before the classifier, the classifier applied to every position of the last grid is a map
 whose mean is the logit.
 """
 
@@ -25,12 +25,12 @@ CAPTION_PX = 22
 
 def check(model: Mapping[str, Any]) -> None:
     """Raises UserError for a network without maps: one that does not average."""
-    if (top := GoogLeNet(**model).top) != "average":
-        raise UserError(f"--cam: config.model.top={top} keeps no place: average does")
+    if (top := model["top"]) != "average":
+        raise UserError(f"`cam`: `top`={top} keeps no place: average does")
 
 
 def maps(model: Mapping[str, Any], variables: Any, images: Any, *, normalization: str) -> Any:
-    """The classifier at each place of 5b's grid, float32 [b, h, w, classes].
+    """The classifier at each position of 5b's grid, float32 [b, h, w, classes].
 
     The mean over h and w is the logit.
 
@@ -59,8 +59,8 @@ def _compiled(model: tuple[tuple[str, Any], ...], normalization: str) -> Any:
         )
         (features,) = state["intermediates"][LAST]["__call__"]  # [b, h, w, 1024]
         classifier = variables["params"]["classifier"]
-        places = features.astype(jnp.float32) @ classifier["kernel"][None, None]
-        return places + classifier["bias"][None, None, None]
+        positions = features.astype(jnp.float32) @ classifier["kernel"][None, None]
+        return positions + classifier["bias"][None, None, None]
 
     return jax.jit(apply)
 

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 from jax import export
 
-from inception import UserError, pixels
+from inception import UserError, kernels, pixels
 from inception.evaluation.networks import load
 from inception.model import GoogLeNet
 from inception.runtime.checkpoint import Trained
@@ -71,7 +71,7 @@ def stablehlo_file(trained: Trained) -> bytes:
     """`jax.export`'s serialisation of the inference function, for any batch size."""
     px = trained.config["input_px"]
     shape = export.symbolic_shape(f"batch, {px}, {px}, 3")
-    function = jax.jit(inference_function(trained))
+    function = jax.jit(kernels.on("any")(inference_function(trained)))
     exported = export.export(function, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, np.uint8))
     return bytes(exported.serialize())
 

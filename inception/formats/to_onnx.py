@@ -13,14 +13,14 @@ from jax import export
 from jax.extend import core
 from onnx import helper, numpy_helper
 
-from inception import UserError
+from inception import UserError, kernels
 
 OPSET = 18  # of 2022: older runtimes read it, and newer operators are not needed
 NCHW = (0, 3, 1, 2)  # where the axes of NCHW are in NHWC
 ELEMENTWISE = {"add": "Add", "div": "Div", "exp": "Exp", "max": "Max", "mul": "Mul",
                "pow": "Pow", "sqrt": "Sqrt", "sub": "Sub"}  # fmt: skip
 REDUCTIONS = {"reduce_max": "ReduceMax", "reduce_sum": "ReduceSum"}
-CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call")  # pjit is jit's former name
+CALLS = ("jit", "pjit", "custom_jvp_call")  # pjit is jit's former name
 # What an equation's parameters may be without the operator's being told.
 PLAIN = {
     "feature_group_count": 1,
@@ -197,13 +197,9 @@ def _translate(graph: _Graph, jaxpr: Any, consts: Sequence[Any], inputs: Sequenc
     for eqn in jaxpr.eqns:
         arguments = [read(v) for v in eqn.invars]
         name, params = eqn.primitive.name, eqn.params
-        if name == "platform_index":  # lax.platform_dependent: a runtime of ONNX is none of them
-            outputs: list[Value] = [np.array(params["platforms"].index(None))]
-        elif name in CALLS or (name == "cond" and not isinstance(arguments[0], str)):
-            inner = params.get("jaxpr") or params.get("call_jaxpr")
-            if name == "cond":
-                index, *arguments = arguments
-                inner = params["branches"][int(index)]
+        outputs: list[Value]
+        if name in CALLS:
+            inner = params.get("jaxpr") or params["call_jaxpr"]
             outputs = _translate(graph, inner.jaxpr, inner.consts, arguments)
         elif not any(isinstance(a, str) for a in arguments):
             result = eqn.primitive.bind(*map(jax.numpy.asarray, arguments), **params)
@@ -236,7 +232,7 @@ def convert(
         UserError: the function has a primitive, or one used in a way, not listed here.
     """
     shape = (*export.symbolic_shape("batch"), *image_shape)
-    closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, np.uint8))
+    closed = jax.make_jaxpr(kernels.on("any")(function))(jax.ShapeDtypeStruct(shape, np.uint8))
     (aval,) = closed.out_avals
     graph = _Graph()
     images = graph.add("Transpose", "images", perm=NCHW)

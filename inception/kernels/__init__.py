@@ -1,27 +1,35 @@
-"""Which platform computes which operation of ops.py in a form of its own.
+"""Which platform computes an operation of ops.py in a form of its own.
 
-A form computes the same, values and gradients, in another way; kernels/PLATFORM.py has those of a
-platform, each with the measurement that keeps it. Programs are compiled for platforms that this
-process does not run on, so the platform is that of `on`, and without it JAX's default.
+A form computes the same values and gradients as the plain one in another way. A file of this
+folder holds the forms of a platform, or those that several share, each with the measurement that
+keeps it. Programs are compiled for platforms that this process does not run on, so the platform
+is that of `on`, and without it JAX's default.
 """
 
 import contextlib
 import contextvars
+import functools
 import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-FORMS: dict[str, tuple[str, ...]] = {  # platform -> operations; all others compute the plain form
-    "cpu": (),
+FORMS: dict[str, dict[str, str]] = {  # operation -> {platform: file}; elsewhere the plain form
+    "convolution": {"cpu": "cpu"},
+    "max_pool": {"cpu": "cpu"},
+    "local_response_normalization": dict.fromkeys(("cpu", "gpu", "tpu"), "lean"),
+    "relu": dict.fromkeys(("cpu", "gpu", "tpu"), "lean"),
 }
 _platform: contextvars.ContextVar[str] = contextvars.ContextVar("platform", default="")
 
 
 @contextlib.contextmanager
 def on(platform: str) -> Iterator[None]:
-    """Within it, operations are traced for a platform: 'cpu', 'gpu', 'tpu'; 'any': plain forms."""
+    """Within it, operations are traced for a platform: 'cpu', 'gpu', 'tpu'; 'any': plain forms.
+
+    As a decorator it holds wherever the function is traced: `jax.jit(on("gpu")(function))`.
+    """
     token = _platform.set(platform)
     try:
         yield
@@ -30,8 +38,17 @@ def on(platform: str) -> Iterator[None]:
 
 
 def form(operation: str) -> Callable[..., Any] | None:
-    """The platform's own form of an operation of ops.py; None where the plain one does."""
+    """The platform's own form of an operation of ops.py; None where it computes the plain one."""
     platform = _platform.get() or jax.default_backend()
-    if operation not in FORMS.get(platform, ()):
-        return None
-    return getattr(importlib.import_module(f"inception.kernels.{platform}"), operation)
+    file = FORMS.get(operation, {}).get(platform)
+    return file and getattr(importlib.import_module(f"inception.kernels.{file}"), operation)
+
+
+def by_platform(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """The operation `plain`, in the platform's own form where FORMS has one."""
+
+    @functools.wraps(plain)
+    def operation(*args: Any, **kwargs: Any) -> Any:
+        return (form(plain.__name__) or plain)(*args, **kwargs)
+
+    return operation

@@ -1,14 +1,8 @@
 """The run page: one self-contained HTML file about one run or several."""
 
 import html
-import importlib.metadata
-import os
-import pathlib
-import platform
-import subprocess
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from inception import kernels
 from inception.runtime import prefetch, sharding
 
 CPU_OPTIONS: dict[str, str | bool] = {
@@ -48,6 +49,7 @@ def compute_replicated(function: Callable, mesh: sharding.Mesh) -> Any:
     What runs once is compiled fast rather than well: the initial state in a third of the time.
     """
     options = _on_cpu(mesh, FAST_TO_COMPILE | {"xla_backend_optimization_level": "0"})
+    function = kernels.on(sharding.platform(mesh))(function)
     lowered = sharding.jit_replicated(function, mesh).lower()
     return prefetch.run_in_thread(lambda: lowered.compile(compiler_options=options))()
 
@@ -62,9 +64,9 @@ class CompiledStep:
 
     def __init__(self, function: Callable, mesh: sharding.Mesh, *, training: bool):
         options = _on_cpu(mesh, CPU_OPTIONS | (FAST_TO_COMPILE if training else {}))
-        self.function = function
+        self.function = kernels.on(sharding.platform(mesh))(function)
         self.lower = sharding.jit_over_batch(
-            function, mesh, donate_state=training, options=options
+            self.function, mesh, donate_state=training, options=options
         ).lower
         self._compiled: dict[Any, Any] = {}
 

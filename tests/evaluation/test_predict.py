@@ -246,7 +246,7 @@ def test_the_mean_of_a_map_is_the_logit(picture: Image.Image) -> None:
 
 def test_without_the_average_there_is_no_map(picture: Image.Image) -> None:
     config = tiny.config(*CONFIG, "--config.model.top=fc")
-    with pytest.raises(UserError, match=r"--cam: config\.model\.top=fc keeps no place"):
+    with tiny.refused(r"--cam: config\.model\.top=fc keeps no place", "cam"):
         cam.maps(config.model, {}, np.zeros((1, PX, PX, 3), np.uint8), normalization="unit")
 
 
