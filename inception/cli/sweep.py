@@ -33,9 +33,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         args.workdir,
         name=args.sweep,
         trials=args.search,
-        at_once=args.workers,
-        on=args.on,
+        workers=args.workers,
+        launcher=args.on,
         dry_run=args.dry_run,
-        asked=resources,
-        again=[*flags.without_launchers(args.argv), "--workers=1"],
+        resources=resources,
+        worker_command=[*flags.without_launchers(args.argv), "--workers=1"],
     )

@@ -77,8 +77,9 @@ def training_crop(
     """
     method = interpolations[int(uniforms[-1] * len(interpolations))]
     if sampler == "inception":
+        width, height = picture.size
         box = inception_crop(
-            *picture.size, uniforms, area_range=area_range, aspect_range=aspect_range
+            width, height, uniforms, area_range=area_range, aspect_range=aspect_range
         )
         picture.resize(out, method, box)
     elif sampler == "caffe":

@@ -64,7 +64,6 @@ def sweep(
     if launcher == "sky":
         from inception.sweeps import cluster
 
-        jobs.check_is_on_hosts(config)
         return cluster.submit_to_sky(points, dry_run=dry_run, resources=resources)
     if dry_run:
         for p in points:
