@@ -119,7 +119,7 @@ class ExactPicture:
 
     def __init__(self, data: Record, name: str, *, max_megapixels: float):
         self._image = decode(data, name, max_megapixels=max_megapixels)
-        self.size = self._image.size  # width, height
+        self.size: tuple[int, int] = self._image.size  # width, height
 
     def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
         """Fills uint8 `out` [h, w, 3] with the box, or the whole; a key of INTERPOLATIONS."""
@@ -141,6 +141,7 @@ class FastPicture:
     def __init__(self, data: Record, name: str, *, max_megapixels: float):
         self._data, self._name, self._max_megapixels = data, name, max_megapixels
         self._stream = _jpeg_stream(data) if isinstance(data, bytes) else None
+        self.size: tuple[int, int]
         if self._stream is not None:
             self.size = (self._stream.width, self._stream.height)
             _check_size(*self.size, name, max_megapixels)
