@@ -224,25 +224,36 @@ def run(
             file=sys.stderr,
         )
     table = evaluator.table([sharding.replicate(t.variables, mesh) for t in trained])
+    last, source = table[-1], evaluator.source
     result: dict[str, Any] = {
-        **table[-1].result(),
-        "table": _rows(table, workdirs, evaluator.source),
+        **last.result(),
+        "table": _rows(table, workdirs, source),
         "unwritten": [],
     }
-    if not processes.is_main():
-        return result
-    views = {"data": config.data.to_dict(), "input_px": config.input_px}
-    own = views == {k: trained[0].config[k] for k in views} and not (split or best)
-    if own and len(workdirs) == 1 and table[-1].crops == 1:  # the run's result, for its page
-        _write_result(workdirs[0], table[-1], evaluator, step=trained[0].step)
-    files = {predictions: results.write_predictions, per_class: results.write_per_class}
-    for file, write in files.items():
+    if processes.is_main():
+        views = {"data": config.data.to_dict(), "input_px": config.input_px}
+        own = views == {k: trained[0].config[k] for k in views} and not (split or best)
+        if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
+            _write_result(workdirs[0], last, evaluator, step=trained[0].step)
+        result["unwritten"] = _write_files(last, source, predictions, per_class)
+    return result
+
+
+def _write_files(
+    evaluation: results.Evaluation, source: sources.Source, predictions: str, per_class: str
+) -> list[str]:
+    """Writes the files that have a name; returns a line for each that could not be written."""
+    unwritten = []
+    for write, file in (
+        (results.write_predictions, predictions),
+        (results.write_per_class, per_class),
+    ):
         try:
             if file:
-                write(file, table[-1], evaluator.source)
+                write(file, evaluation, source)
         except OSError as error:
-            result["unwritten"].append(f"{file} cannot be written: {error.strerror or error}")
-    return result
+            unwritten.append(f"{file} cannot be written: {error.strerror or error}")
+    return unwritten
 
 
 def _rows(
