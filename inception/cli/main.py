@@ -22,7 +22,8 @@ def as_flags(text: str, flags: Collection[str]) -> str:
             return f"--{name}{value}"
         known = [k for k in knob_names() if k == name or k.endswith(f".{name}")]
         if not known:
-            return name + value
+            is_group = any(k.startswith(f"{name}.") for k in knob_names())
+            return f"config.{name}" if is_group else name + value
         return f"{'--' if value else ''}config.{min(known, key=len)}{value}"
 
     return re.sub(r"`([a-z][\w.]*)(=[^`]*)?`", flag, text)

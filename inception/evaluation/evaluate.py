@@ -13,21 +13,10 @@ from ml_collections import ConfigDict
 
 from inception import UserError
 from inception.data import cropping, paths, pipeline, progress, sources
+from inception.data.pipeline import open_split
 from inception.evaluation import results
 from inception.evaluation.networks import Networks, eval_batch_size, load
 from inception.runtime import processes, sharding
-
-
-def open_split(config: ConfigDict, split: str) -> sources.Source:
-    """The split of the set that config.data names."""
-    return sources.open_source(
-        config.data.source,
-        split=split,
-        path=config.data.path,
-        name=config.data.name,
-        examples=config.data.examples,
-        classes=config.model.classes,
-    )
 
 
 class Evaluator:
@@ -35,7 +24,7 @@ class Evaluator:
 
     Args:
         config: of the data, and of the network unless `networks` says otherwise.
-        crops: some of 1, 10, 144; all come out of one pass.
+        crops: some of 1, 10, 144; one pass serves all.
         networks: the configs of several networks that see the same images.
         classes: what the networks' outputs stand for, if more than the set has.
     """
@@ -62,16 +51,16 @@ class Evaluator:
         batch_size = eval_batch_size(
             config.run.eval_batch_size, len(self.source) * self._views.rows, mesh
         )
-        mine = batch_size // jax.process_count()
-        shape = (mine, config.input_px, config.input_px, 3)
+        rows = batch_size // jax.process_count()
+        shape = (rows, config.input_px, config.input_px, 3)
         self._noise = {
             "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
-            "label": np.zeros(mine, np.int32),
-            "index": np.full(mine, -1, np.int32),
-            "members": np.zeros((mine, len(self._views.crops)), np.float32),
+            "label": np.zeros(rows, np.int32),
+            "index": np.full(rows, -1, np.int32),
+            "crop_weights": np.zeros((rows, len(self._views.crops)), np.float32),
         }
         self._batches = functools.partial(
-            pipeline.eval_batches,
+            pipeline.evaluation_batches,
             self.source,
             views=self._views,
             batch_size=batch_size,
@@ -89,7 +78,7 @@ class Evaluator:
             pass
 
     def __call__(self, variables: Any, *, stop: processes.Stop | None = None) -> results.Evaluation:
-        """The one network at the most crops that were asked for; as `table`."""
+        """Of a single network, with the most of the evaluator's `crops`; as `table`."""
         return self.table([variables], stop=stop)[-1]
 
     def table(
@@ -97,13 +86,13 @@ class Evaluator:
     ) -> list[results.Evaluation]:
         """An Evaluation for each number of crops: of each network, and of all together.
 
-        Every process has its share of the images; all come to the same result.
+        Every process evaluates its share of the images; all return the same result.
 
         Args:
-            stop: is asked before every batch.
+            stop: checked before every batch, and while waiting.
 
         Raises:
-            RuntimeError: an example that was not there exactly once.
+            RuntimeError: an example that was not evaluated exactly once.
             processes.Stopped: `stop` says so.
             UserError: outputs that are not finite, a damaged image.
         """
@@ -115,18 +104,19 @@ class Evaluator:
         losses = np.zeros((rows, n), np.float32)
         hidden = not processes.is_main()
         with progress.bar(total=n, desc="evaluate", unit="img", leave=False, disable=hidden) as bar:
-            for images, mine, values in self._networks.probabilities(
+            for block in self._networks.probabilities(
                 variables, self._batches(), crops=self._views.crops, stop=stop
             ):
-                if (labels[images] >= 0).any() or len(np.unique(images)) < len(images):
+                i, values = block.images, block.values
+                if (labels[i] >= 0).any() or len(np.unique(i)) < len(i):
                     raise RuntimeError("an image was evaluated twice")
-                labels[images] = mine
+                labels[i] = block.labels
                 if len(variables) > 1:
                     values = np.concatenate([values, values.mean(0, keepdims=True)])
-                by_crops = values.swapaxes(0, 1).reshape(rows, len(images), -1)
+                by_crops = values.swapaxes(0, 1).reshape(rows, len(i), -1)
                 for row, p in enumerate(by_crops):
-                    top[row, images], best[row, images], losses[row, images] = _outcomes(p, mine)
-                bar.update(len(images))
+                    top[row, i], best[row, i], losses[row, i] = _outcomes(p, block.labels)
+                bar.update(len(i))
         if (labels < 0).any():
             raise RuntimeError(f"evaluated {(labels >= 0).sum()} images of {n}")
         models = [1] * len(variables) + [len(variables)] * (len(variables) > 1)
@@ -147,7 +137,7 @@ def _outcomes(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def check_alike(
     workdirs: Sequence[str], configs: Sequence[ConfigDict], classes: Sequence[Sequence[str]]
 ) -> None:
-    """Raises UserError where a network is there twice, or they differ in their views or classes."""
+    """Raises UserError where a network is named twice, or they differ in views or classes."""
     folders = [paths.at(workdir).resolve() for workdir in workdirs]
     for i, folder in enumerate(folders):
         if folder in folders[:i]:
@@ -159,9 +149,8 @@ def check_alike(
         for workdir, other in zip(workdirs[1:], others, strict=True):
             if other != first:
                 raise UserError(
-                    f"config.{knob} is {first} in {workdirs[0]} and {other} in {workdir}: an "
-                    "ensemble sees the same images. Leave one out, or give all the same: "
-                    f"--config.{knob}={first}"
+                    f"`{knob}` is {first} in {workdirs[0]} and {other} in {workdir}: an ensemble "
+                    f"sees the same images. Leave one out, or give all the same: `{knob}={first}`"
                 )
     for workdir, other_classes in zip(workdirs, classes, strict=True):
         if len(other_classes) != len(classes[0]):
@@ -174,6 +163,18 @@ def check_alike(
                 f"{workdirs[0]} and {workdir} have other classes, or in another order: see their "
                 "classes.txt; leave one out"
             )
+
+
+def _check_files(predictions: str, per_class: str) -> None:
+    """Before the work, raises UserError where a file could not be written after it."""
+    if predictions and predictions == per_class:
+        raise UserError(f"`predictions` and `per_class` are both {predictions}: name two files")
+
+    def check_writable() -> None:
+        for file in filter(None, (predictions, per_class)) if processes.is_main() else ():
+            paths.check_writable(paths.at(file))
+
+    processes.together(check_writable)
 
 
 def run(
@@ -194,33 +195,24 @@ def run(
 
     Returns:
         `Evaluation.result` of the last row: all networks, the most crops; 'table', all rows; and
-        'unwritten', a line for each file that was asked for and could not be written.
+        'unwritten', a line for each of the two files that could not be written.
 
     Raises:
         UserError: no checkpoint, a damaged one or one of another network, networks that do not go
             together, an image that cannot be read; a file that cannot be written, if that shows
             before the work.
     """
-    if predictions and predictions == per_class:
-        raise UserError(f"--predictions and --per_class are both {predictions}: name two files")
-
-    def check_files() -> None:
-        for file in filter(None, (predictions, per_class)) if processes.is_main() else ():
-            paths.check_writable(paths.at(file))
-
-    processes.together(check_files)
-    processes.check_same(
-        json.loads(configs[0].to_json()), checkpoints=workdirs, split=split, best=best, crops=crops
-    )
-    trained = [
-        load(workdir, config, best=best) for workdir, config in zip(workdirs, configs, strict=True)
-    ]
+    config = configs[0]
+    _check_files(predictions, per_class)
+    choices = {"checkpoints": workdirs, "split": split, "best": best, "crops": crops}
+    processes.check_same(json.loads(config.to_json()), **choices)
+    trained = [load(w, c, best=best) for w, c in zip(workdirs, configs, strict=True)]
     check_alike(workdirs, configs, [t.classes for t in trained])
     mesh = sharding.make_mesh()
     evaluator = Evaluator(
-        configs[0],
+        config,
         mesh,
-        split=split or configs[0].data.eval_split,
+        split=split or config.data.eval_split,
         crops=crops,
         networks=configs,
         classes=trained[0].classes,
@@ -228,40 +220,48 @@ def run(
     if evaluator.left_out and processes.is_main():
         print(
             f"evaluating {(n := len(evaluator.source))} of {n + evaluator.left_out} images: "
-            f"{configs[0].data.path} has no train and val folders, and of each class a fifth is "
+            f"{config.data.path} has no train and val folders, and of each class a fifth is "
             "'val', the rest 'train'; --split=all takes all",
             file=sys.stderr,
         )
     table = evaluator.table([sharding.replicate(t.variables, mesh) for t in trained])
-    rows = [e.row(classes=len(evaluator.source.classes)) for e in table]
-    if len(workdirs) > 1:
-        for i, row in enumerate(rows):
-            row["name"] = [*workdirs, "together"][i % (len(workdirs) + 1)]
-    last = table[-1]
-    unwritten: list[str] = []
-    result = {**last.result(), "table": rows, "unwritten": unwritten}
+    result: dict[str, Any] = {
+        **table[-1].result(),
+        "table": _rows(table, workdirs, evaluator.source),
+        "unwritten": [],
+    }
     if not processes.is_main():
         return result
-    views = {"data": configs[0].data.to_dict(), "input_px": configs[0].input_px}
+    views = {"data": config.data.to_dict(), "input_px": config.input_px}
     own = views == {k: trained[0].config[k] for k in views} and not (split or best)
-    if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
-        try:
-            results.write_json(
-                workdirs[0],
-                last,
-                source=evaluator.source,
-                split=evaluator.split,
-                step=trained[0].step,
-            )
-        except OSError as error:
-            print(f"WARNING: eval.json is not written: {error}", file=sys.stderr)
-    for write, file in (
-        (results.write_predictions, predictions),
-        (results.write_per_class, per_class),
-    ):
+    if own and len(workdirs) == 1 and table[-1].crops == 1:  # the run's result, for its page
+        _write_result(workdirs[0], table[-1], evaluator, step=trained[0].step)
+    files = {predictions: results.write_predictions, per_class: results.write_per_class}
+    for file, write in files.items():
         try:
             if file:
-                write(file, last, evaluator.source)
+                write(file, table[-1], evaluator.source)
         except OSError as error:
-            unwritten.append(f"{file} cannot be written: {error.strerror or error}")
+            result["unwritten"].append(f"{file} cannot be written: {error.strerror or error}")
     return result
+
+
+def _rows(
+    table: list[results.Evaluation], workdirs: Sequence[str], source: sources.Source
+) -> list[dict[str, Any]]:
+    rows = [evaluation.row(classes=len(source.classes)) for evaluation in table]
+    if len(workdirs) > 1:
+        for row, name in zip(rows, itertools.cycle([*workdirs, "together"]), strict=False):
+            row["name"] = name
+    return rows
+
+
+def _write_result(
+    workdir: str, evaluation: results.Evaluation, evaluator: Evaluator, *, step: int
+) -> None:
+    try:
+        results.write_json(
+            workdir, evaluation, source=evaluator.source, split=evaluator.split, step=step
+        )
+    except OSError as error:
+        print(f"WARNING: eval.json is not written: {error}", file=sys.stderr)

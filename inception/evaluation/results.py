@@ -1,4 +1,4 @@
-"""What an evaluation tells: errors with their intervals, the paper's Table 3, files."""
+"""An evaluation's results: errors with their intervals, the paper's Table 3, files."""
 
 import collections
 import csv
@@ -195,7 +195,7 @@ def write_per_class(path: str, evaluation: Evaluation, source: Source) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "count", "top1_accuracy", "top5_accuracy"])
     for label in np.unique(evaluation.labels):
-        mine = evaluation.labels == label
-        accuracies = [100 * evaluation.correct(k)[mine].mean() for k in (1, TOP)]
-        writer.writerow([source.classes[label], mine.sum(), *(f"{a:.2f}" for a in accuracies)])
+        of_class = evaluation.labels == label
+        accuracies = [100 * evaluation.correct(k)[of_class].mean() for k in (1, TOP)]
+        writer.writerow([source.classes[label], of_class.sum(), *(f"{a:.2f}" for a in accuracies)])
     paths.write_whole(paths.at(path), text.getvalue())

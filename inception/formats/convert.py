@@ -16,7 +16,7 @@ from inception.data import imagenet
 from inception.data.output import all_or_nothing
 from inception.formats import caffe, torchvision
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
-from inception.runtime import checkpoint, workdir
+from inception.runtime import checkpoint, sharding, workdir
 from inception.step import first_state
 
 # A format has LAYERS (our layer -> its name), PARTS (what a layer has -> what follows its name),
@@ -176,10 +176,12 @@ def write(
     names = _classes(classes, config.model.classes)
     steps_per_epoch = 1000  # any number: nothing in a first state depends on it
     total_steps = max(1, round(config.optim.epochs * steps_per_epoch))
-    _, tx = train.optimizer(config, steps_per_epoch, total_steps)
-    shapes = jax.eval_shape(train.initializer(config, tx)).raw_variables()
+    training = train.build(
+        config, sharding.make_mesh(), steps_per_epoch=steps_per_epoch, total_steps=total_steps
+    )
+    shapes = jax.eval_shape(training.init).raw_variables()
     variables = _variables(weights, shapes)
-    state = first_state(variables, tx, polyak_decay=config.optim.polyak_decay)
+    state = first_state(variables, training.tx, polyak_decay=config.optim.polyak_decay)
     with all_or_nothing(output) as work:
         workdir.write_config(json.loads(config.to_json()), str(work))
         checkpoint.write_classes(str(work), names)

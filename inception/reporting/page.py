@@ -1,26 +1,18 @@
 """The run page: one self-contained HTML file about one run or several."""
 
 import html
-import importlib.metadata
-import os
-import pathlib
-import platform
-import subprocess
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError
 from inception.config import run_config
-from inception.data import cropping, decoding, imagenet, paths
-from inception.evaluation import evaluate
+from inception.data import cropping, decoding, imagenet, paths, pipeline
 from inception.reporting import figures, markup, samples, table
 from inception.reporting.table import Run, read_runs
 from inception.runtime import checkpoint
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 MOST_CELLS = 30  # classes up to which the confusion matrix is drawn whole
 CSS = """
 .matrix { max-width: 560px }
@@ -150,7 +142,7 @@ def _mistakes(result: dict[str, Any], config: ConfigDict) -> str:
     if not mistakes:
         return "<p>None: every guess was right.</p>"
     try:
-        source = evaluate.open_split(config, result["split"])
+        source = pipeline.open_split(config, result["split"])
     except UserError as error:
         return _unreadable(error)
     views = cropping.Views((1,), config.input_px, config.data.resize_px, config.data.resize)
@@ -196,29 +188,3 @@ def _filters(run: Run) -> str:
         "to its own range"
     )
     return f'<div class="filters">{figures.captioned(figures.filters(kernels), caption)}</div>'
-
-
-def environment() -> dict[str, Any]:
-    """Versions, devices, machine and commit of this process, for the record of a run."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    here = pathlib.Path(__file__).parent
-    try:
-        git = ("git", "-C", str(here))
-        commit = subprocess.run(
-            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
-        ).stdout
-        commit += " with local changes" if dirty.strip() else ""
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return {
-        "commit": commit,
-        "python": platform.python_version(),
-        **versions,
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "cores": os.cpu_count(),
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }

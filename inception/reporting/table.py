@@ -12,7 +12,7 @@ from typing import Any
 
 from inception import UserError
 from inception.data import paths
-from inception.reporting import monitor
+from inception.reporting import metrics
 
 # Flags of `train` that leave the result as it is; and the seeds, in which runs of a recipe differ.
 NOT_OF_THE_RECIPE = re.compile(
@@ -40,7 +40,7 @@ class Run:
         self.workdir = workdir
         self.name = path.resolve().name
         self.config = json.loads((path / "config.json").read_text())
-        self.metrics = monitor.read_metrics(workdir)
+        self.metrics = metrics.read_metrics(workdir)
         result = path / "eval.json"
         self.result: Any = json.loads(result.read_text()) if result.exists() else None
 

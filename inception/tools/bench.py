@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError, train
-from inception.evaluation import evaluate
+from inception.data import pipeline
 from inception.evaluation.networks import eval_batch_size, eval_step
 from inception.model import GoogLeNet
 from inception.runtime import compiling, sharding
@@ -138,14 +138,14 @@ def compile_training(config: ConfigDict, mesh: Any) -> tuple[Callable[[], Any], 
         UserError: a batch that does not fit the devices.
     """
     sharding.check_batch_size(config.optim.batch_size, config.optim.accumulate, mesh)
-    _, tx = train.optimizer(config, steps_per_epoch=1e6, total_steps=10**8)
-    init, step = train.initializer(config, tx), train.step_function(config, tx, mesh)
+    training = train.build(config, mesh, steps_per_epoch=1e6, total_steps=10**8)
     shape = (config.optim.batch_size, config.input_px, config.input_px, 3)
     batch = {
         "image": jax.ShapeDtypeStruct(shape, np.uint8),
         "label": jax.ShapeDtypeStruct(shape[:1], np.int32),
     }
-    return init, *_compile(step, sharding.replicated_shapes(init, mesh), batch)
+    state = sharding.replicated_shapes(training.init, mesh)
+    return training.init, *_compile(training.step, state, batch)
 
 
 def _compile(program: compiling.CompiledStep, state: Any, batch: Any) -> tuple[Any, float]:
@@ -180,6 +180,7 @@ def _evaluation(config: ConfigDict, mesh: Any) -> Workload:
 
 
 def _input(config: ConfigDict, _mesh: Any) -> Workload:
-    source = evaluate.open_split(config, config.data.train_split)
-    batches = iter(train.training_batches(config, source, start_step=0, total_steps=10**8))
+    source = pipeline.open_split(config, config.data.train_split)
+    share = {"process": jax.process_index(), "processes": jax.process_count()}
+    batches = pipeline.training_batches(config, source, start_step=0, total_steps=10**8, **share)
     return lambda: next(batches), None, 0.0

@@ -7,8 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError
-from inception.data import sources
-from inception.evaluation import evaluate
+from inception.data import pipeline, sources
 from inception.model import GoogLeNet
 from inception.runtime import sharding
 from inception.tools import bench, profiler
@@ -73,7 +72,7 @@ def _counts(config: ConfigDict, images: int | None) -> dict[str, Any]:
     train_images, eval_images = images or 0, 0
     if images is None:
         train, held_out = (
-            evaluate.open_split(config, split)
+            pipeline.open_split(config, split)
             for split in (config.data.train_split, config.data.eval_split)
         )
         train_images, eval_images = len(train), len(held_out)

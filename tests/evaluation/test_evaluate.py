@@ -32,9 +32,9 @@ def folder(photos: pathlib.Path, *overrides: str):
     )  # fmt: skip
 
 
-def by_hand(config, members, crops: int) -> tuple[np.ndarray, np.ndarray]:
+def by_hand(config, networks, crops: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean probabilities [n, classes] and labels, image after image, crop after crop."""
-    source = evaluate.open_split(config, config.data.eval_split)
+    source = pipeline.open_split(config, config.data.eval_split)
     views = cropping.Views((crops,), PX, config.data.resize_px, config.data.resize)
     means, labels = [], []
     for i in range(len(source)):
@@ -43,7 +43,7 @@ def by_hand(config, members, crops: int) -> tuple[np.ndarray, np.ndarray]:
         x = pixels.normalize(jax.numpy.asarray(crops_of_it), method=config.data.normalization)
         models = [
             jax.nn.softmax(GoogLeNet(**config.model).apply(v, x, train=False)["main"]).mean(0)
-            for v in members
+            for v in networks
         ]
         means.append(np.mean(models, 0))
         labels.append(label)
@@ -53,16 +53,16 @@ def by_hand(config, members, crops: int) -> tuple[np.ndarray, np.ndarray]:
 def test_every_crop_count_and_the_ensemble_in_one_pass(photos: pathlib.Path) -> None:
     """An image's 144 crops lie in several batches, and a batch has crops of two images."""
     config = folder(photos, "--config.run.eval_batch_size=56")
-    members = [tiny.variables(config, seed) for seed in (0, 1)]
+    networks = [tiny.variables(config, seed) for seed in (0, 1)]
     mesh = sharding.make_mesh()
     evaluator = evaluate.Evaluator(
         config, mesh, split="val", crops=(144, 1, 10), networks=[config, config]
     )
-    table = evaluator.table([sharding.replicate(m, mesh) for m in members])
+    table = evaluator.table([sharding.replicate(v, mesh) for v in networks])
     assert [(e.models, e.crops) for e in table] == [
         (1, 1), (1, 1), (2, 1), (1, 10), (1, 10), (2, 10), (1, 144), (1, 144), (2, 144)
     ]  # fmt: skip
-    for evaluation, who in zip(table, [members[:1], members[1:], members] * 3, strict=True):
+    for evaluation, who in zip(table, [networks[:1], networks[1:], networks] * 3, strict=True):
         means, labels = by_hand(config, who, evaluation.crops)
         np.testing.assert_array_equal(evaluation.labels, labels)
         right = means[np.arange(len(labels)), labels]
@@ -99,7 +99,7 @@ def test_each_image_is_read_once_and_each_row_is_there_once(
     views = cropping.Views((1, 10, 144), 4, 5, "short")
     rows: collections.Counter[int] = collections.Counter()
     for process in range(processes):
-        batches = pipeline.eval_batches(
+        batches = pipeline.evaluation_batches(
             Counted(), views=views, batch_size=batch_size, classes=3, max_megapixels=10.0,
             workers=3, process=process, processes=processes,
         )  # fmt: skip
@@ -107,7 +107,7 @@ def test_each_image_is_read_once_and_each_row_is_there_once(
         for batch in batches:
             assert len(batch["index"]) == batch_size // processes
             rows.update(batch["index"][batch["index"] >= 0].tolist())
-            np.add.at(sums, batch["index"], batch["members"] * (batch["index"] >= 0)[:, None])
+            np.add.at(sums, batch["index"], batch["crop_weights"] * (batch["index"] >= 0)[:, None])
         if processes == 1:
             assert (sums == (1, 10, 144)).all()
             assert set(reads.values()) == {1}
@@ -326,7 +326,7 @@ def test_softmax_is_averaged_not_logits() -> None:
             yield from batches
 
     rows = {"logits": np.array([[0.0, 10.0], [14.0, 0.0]]), "label": np.zeros(2, int),
-            "index": np.zeros(2, int), "members": np.ones((2, 1), np.float32)}  # fmt: skip
+            "index": np.zeros(2, int), "crop_weights": np.ones((2, 1), np.float32)}  # fmt: skip
     (block,) = Fixed().probabilities([], [[rows]], crops=(2,))
     p = [1 / (1 + math.exp(10)), 1 / (1 + math.exp(-14))]
     np.testing.assert_allclose(block.values[0, 0, 0, 0], sum(p) / 2, rtol=1e-9)
