@@ -100,8 +100,8 @@ def _details(run: Run) -> str:
     parts += ["<h2>What the network sees in training</h2>", _crops(config)]
     parts += ["<h2>First-layer filters</h2>", _filters(run)]
     if damaged := [[row["step"], row["image"]] for row in run.kind("damaged")]:
-        table_ = markup.table(damaged, ("step", "image"), show=_shown)
-        parts += ["<h2>Damaged images, skipped</h2>", table_]
+        parts += ["<h2>Damaged images, skipped</h2>"]
+        parts += [markup.table(damaged, ("step", "image"), show=_shown)]
     commands = "\n".join(row["command"] for row in starts if row["command"])
     parts += ["<h2>Command</h2>", f"<pre>{html.escape(commands)}</pre>"]
     if starts:

@@ -1,16 +1,14 @@
-"""A study as jobs: of SLURM, which are watched until they end, or of SkyPilot."""
+"""A study on a SLURM cluster: jobs, which are watched until they end."""
 
 import pathlib
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from inception import Interrupted, UserError
-from inception.data import paths
 from inception.launching import jobs, slurm
 from inception.sweeps.live import Show
-from inception.sweeps.study import Grid, Point, exclusive, summary
+from inception.sweeps.study import Grid, Point, exclusive
 
 if TYPE_CHECKING:
     from inception.sweeps.search import Search  # Optuna, which a grid does without
@@ -84,33 +82,3 @@ def _watch(rows: Callable[[], list[dict[str, Any]]], ids: Sequence[str]) -> None
 def _job(point: Point) -> str:
     file = point.folder / "job"
     return file.read_text().strip() if file.exists() else ""
-
-
-def submit_to_sky(
-    points: Sequence[Point], *, dry_run: bool, resources: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Submits the unfinished points as managed jobs, but those whose job still runs.
-
-    Nobody watches them from here.
-
-    Returns:
-        {'points': the unfinished ones, 'jobs': their ids}.
-    """
-    from inception.launching import sky
-
-    left = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]
-    tasks = jobs.sky_tasks([(p.command, p.workdir) for p in left], dry_run=dry_run, **resources)
-    files = [paths.at(p.workdir) / "job" for p in left if not dry_run]
-    known = [file.read_text().split() if file.exists() else [] for file in files]
-    alive = sky.alive(int(job) for ids in known for job in ids)
-    submitted: list[int] = []
-    for task, file, ids in zip(tasks, files, known, strict=False):
-        running = [int(job) for job in ids if alive.get(int(job)) == task["name"]]
-        if running:
-            print(f"{task['name']}: job {running[0]} goes on", file=sys.stderr)
-        else:
-            running = sky.submit(task)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(f"{job}\n" for job in running))
-        submitted += running
-    return {"points": [summary(p.knobs, p.workdir) for p in left], "jobs": submitted}

@@ -10,6 +10,7 @@ from typing import Any
 
 from inception import UserError
 from inception.config import CommandLineError
+from inception.data import paths
 from inception.launching import jobs
 from inception.launching.jobs import LAUNCH
 from inception.sweeps import plan, study
@@ -62,15 +63,43 @@ def sweep(
         return _train(planned.search(space, trials), run)
     points = planned.points()
     if launcher == "sky":
-        from inception.sweeps import cluster
-
-        return cluster.submit_to_sky(points, dry_run=dry_run, resources=resources)
+        return _submit_to_sky(points, dry_run=dry_run, resources=resources)
     if dry_run:
         for p in points:
             print(f"python launch.py {shlex.join(p.command)}")
         return {"points": [study.summary(p.knobs, p.workdir) for p in points]}
     run = _runner(workers, launcher, resources)
     return _train(planned.grid(points), run)
+
+
+def _submit_to_sky(
+    points: Sequence[study.Point], *, dry_run: bool, resources: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Submits the unfinished points as managed jobs, but those whose job still runs.
+
+    Nobody watches them from here.
+
+    Returns:
+        {'points': the unfinished ones, 'jobs': their ids}.
+    """
+    from inception.launching import sky
+
+    left = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]
+    tasks = jobs.sky_tasks([(p.command, p.workdir) for p in left], dry_run=dry_run, **resources)
+    files = [paths.at(p.workdir) / "job" for p in left if not dry_run]
+    known = [file.read_text().split() if file.exists() else [] for file in files]
+    alive = sky.alive(int(job) for ids in known for job in ids)
+    submitted: list[int] = []
+    for task, file, ids in zip(tasks, files, known, strict=False):
+        running = [int(job) for job in ids if alive.get(int(job)) == task["name"]]
+        if running:
+            print(f"{task['name']}: job {running[0]} goes on", file=sys.stderr)
+        else:
+            running = sky.submit(task)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("".join(f"{job}\n" for job in running))
+        submitted += running
+    return {"points": [study.summary(p.knobs, p.workdir) for p in left], "jobs": submitted}
 
 
 def _runner(

@@ -52,11 +52,8 @@ def _state(row: dict[str, Any]) -> str:
     left = number(row["seconds_left"])
     if row["state"] != "running" or left is None:
         return state
-    return (
-        f"{state}, "
-        + (f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min")
-        + " left"
-    )
+    duration = f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min"
+    return f"{state}, {duration} left"
 
 
 def _points(folder: str, rows: Sequence[dict[str, Any]], knobs: Sequence[Knob]) -> str:
@@ -67,14 +64,14 @@ def _points(folder: str, rows: Sequence[dict[str, Any]], knobs: Sequence[Knob]) 
         top1 = number(rows[i]["best_top1"])
         return top1 is None, -(top1 or 0), rows[i]["number"]
 
-    order = sorted(range(len(rows)), key=rank)
-    lines = []
-    for i in order:
+    lines, css = [], []
+    for i in sorted(range(len(rows)), key=rank):
         row, result = rows[i], rows[i]["result"] or {}
         workdir, name = paths.at(row["workdir"]), str(row["number"])
         if workdir.parent == paths.at(folder) and (workdir / "report.html").exists():
             name = f'<a href="{html.escape(workdir.name)}/report.html">{name}</a>'
         errors = [number(result.get(name)) for name in ("top1_error", "top5_error")]
+        css.append("best" if i == best else UNFINISHED.get(row["state"], row["state"]))
         lines.append(
             [
                 Cell(f'<td class="n">{name}</td>'),
@@ -88,8 +85,6 @@ def _points(folder: str, rows: Sequence[dict[str, Any]], knobs: Sequence[Knob]) 
         )
     after = ["state", "final top-1, %", "final top-5, %", "steps", "images/s"]
     header = ["point", "best top-1, %", *(knob.label for knob in knobs), *after]
-    states = [UNFINISHED.get(rows[i]["state"], rows[i]["state"]) for i in order]
-    css = ["best" if i == best else state for i, state in zip(order, states, strict=True)]
     numeric = [0, 1, *range(len(knobs) + 3, len(header))]
     return markup.table(lines, header, numeric=numeric, css=css)
 
@@ -215,14 +210,14 @@ def _page(folder: str, rows: Sequence[dict[str, Any]], name: str) -> str:
         parts += [f"<h2>The best: point {rows[best]['number']}, {top1}</h2>"]
         command = re.sub(r"(--\S+)", r"<span>\1</span>", html.escape(rows[best]["command"]))
         parts += [f"<pre>{command}</pre>"]
-    failed = [row for row in rows if row["state"] == "failed"]
+    failed = []
+    for row in rows:
+        if row["state"] == "failed":
+            error = html.escape(row["error"] or "no message")
+            cell = Cell(f'<td class="text">{error}</td>')
+            failed.append([row["number"], cell, row["workdir"]])
     if failed:
-        texts = [html.escape(row["error"] or "no message") for row in failed]
-        lines = [
-            [row["number"], Cell(f'<td class="text">{error}</td>'), row["workdir"]]
-            for row, error in zip(failed, texts, strict=True)
-        ]
-        parts += ["<h2>Failed</h2>", markup.table(lines, ["point", "error", "folder"])]
+        parts += ["<h2>Failed</h2>", markup.table(failed, ["point", "error", "folder"])]
     parts += ["<h2>Curves</h2>", _curves(rows, knobs, shares)]
     parts += ["<h2>Which knobs mattered</h2>", _importance(shares, knobs)]
     parts += [_means(rows, knobs), "<h2>Knobs and top-1</h2>", _parallel(rows, knobs)]

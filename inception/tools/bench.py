@@ -144,8 +144,8 @@ def compile_training(config: ConfigDict, mesh: Any) -> tuple[Callable[[], Any], 
         "image": jax.ShapeDtypeStruct(shape, np.uint8),
         "label": jax.ShapeDtypeStruct(shape[:1], np.int32),
     }
-    shapes = sharding.replicated_shapes(training.init, mesh)
-    return training.init, *_compile(training.step, shapes, batch)
+    state = sharding.replicated_shapes(training.init, mesh)
+    return training.init, *_compile(training.step, state, batch)
 
 
 def _compile(program: compiling.CompiledStep, state: Any, batch: Any) -> tuple[Any, float]:
