@@ -1,14 +1,17 @@
 """launch.py eval: the error of a run, or of an ensemble of several."""
 
+from __future__ import annotations
+
 import argparse
 import sys
-from typing import Any
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING, Any
 
 from inception import UserError
 from inception.cli import flags
 from inception.config import CommandLineError, load_config, run_config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 HELP = "exact top-1 and top-5 error of the newest checkpoint, as in the paper's Table 3"
 FAILED = "unwritten"

@@ -1,14 +1,17 @@
 """launch.py train: one run, here or as a job; or several processes of it on this machine."""
 
+from __future__ import annotations
+
 import argparse
 import functools
 import shlex
-from typing import Any
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING, Any
 
 from inception.cli import flags
 from inception.config import CommandLineError, load_config, run_config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 HELP = "train, or go on where DIR stopped"
 LESS_MEMORY = (

@@ -186,12 +186,17 @@ def test_the_table_of_launchers_has_all_their_flags() -> None:
     known = argparse.ArgumentParser()
     flags.add_launchers(known)
     named = set().union(*flags.LAUNCHER_FLAGS.values())
-    assert named == vars(known.parse_args([])).keys() - {"on", "dry_run"} | {"processes", "restarts"}
+    assert named == vars(known.parse_args([])).keys() - {"on", "dry_run"} | {
+        "processes",
+        "restarts",
+    }
 
 
 def test_a_run_imports_its_own_command_alone() -> None:
     """Of the project: what a training run reads stays small."""
-    code = "import sys; from inception.cli.main import parser; parser(['train']); print(*sys.modules)"
+    code = (
+        "import sys; from inception.cli.main import parser; parser(['train']); print(*sys.modules)"
+    )
     modules = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
