@@ -1,6 +1,7 @@
 """launch.py convert: published weights as a checkpoint."""
 
 import argparse
+import json
 from typing import Any
 
 from inception.cli import flags
@@ -22,12 +23,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     load_config(flags.BASE_CONFIG, overrides)  # a wrong knob ends it before the file is read
+    from inception import train
     from inception.formats import convert
 
     weights = convert.read(args.source, args.input)
     knobs = [f"--config.{knob}={value}" for knob, value in weights.knobs.items()]
     config = load_config(flags.BASE_CONFIG, [*knobs, *overrides])
-    result = convert.write(weights, config, args.output, classes=args.classes)
+    steps = 1000  # of an epoch: any number, for nothing in a first state depends on it
+    _, tx = train.optimizer(config, steps, max(1, round(config.optim.epochs * steps)))
+    result = convert.write(
+        weights,
+        json.loads(config.to_json()),
+        args.output,
+        init=train.initializer(config, tx),
+        tx=tx,
+        classes=args.classes,
+    )
     print(
         f"{result['parameters']:,} parameters, {config.model.classes} classes, "
         f"{'with' if config.model.heads else 'without'} auxiliary heads: {args.output}"
