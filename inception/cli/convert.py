@@ -1,10 +1,11 @@
 """launch.py convert: published weights as a checkpoint."""
 
 import argparse
+import json
 from typing import Any
 
 from inception.cli import flags
-from inception.config import load_config
+from inception.config import NETWORK, load_config
 
 HELP = "published weights of another framework -> a checkpoint of ours"
 
@@ -21,13 +22,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    load_config(flags.BASE_CONFIG, overrides)  # a wrong knob ends it before the file is read
+    load_config(flags.BASE_CONFIG, overrides, NETWORK)  # a wrong knob ends it before the file is read
+    from inception import train
     from inception.formats import convert
+    from inception.runtime import sharding
 
     weights = convert.read(args.source, args.input)
     knobs = [f"--config.{knob}={value}" for knob, value in weights.knobs.items()]
-    config = load_config(flags.BASE_CONFIG, [*knobs, *overrides])
-    result = convert.write(weights, config, args.output, classes=args.classes)
+    config = load_config(flags.BASE_CONFIG, [*knobs, *overrides], NETWORK)
+    # Any number of steps: nothing in a first state depends on it.
+    training = train.build(config, sharding.make_mesh(), steps_per_epoch=1e6, total_steps=10**8)
+    result = convert.write(
+        weights,
+        json.loads(config.to_json()),
+        args.output,
+        init=training.init,
+        tx=training.tx,
+        classes=args.classes,
+    )
     print(
         f"{result['parameters']:,} parameters, {config.model.classes} classes, "
         f"{'with' if config.model.heads else 'without'} auxiliary heads: {args.output}"

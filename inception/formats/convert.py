@@ -1,24 +1,23 @@
 """A file of published weights -> a checkpoint at step 0."""
 
-import json
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from ml_collections import ConfigDict
 
-from inception import UserError, train
+from inception import UserError
 from inception.data import imagenet
 from inception.data.output import all_or_nothing
 from inception.formats import caffe, torchvision
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
-from inception.runtime import checkpoint, sharding, workdir
-from inception.step import first_state
+from inception.runtime import checkpoint, workdir
+from inception.step import TrainState, first_state
 
 # A format has LAYERS (our layer -> its name), PARTS (a layer's array -> the suffix of its name),
 # KNOBS (of the network and its input) and read(path) -> {name: array [out, in, ...]}.
@@ -148,7 +147,13 @@ def class_names(file: str, count: int) -> tuple[str, ...]:
 
 
 def write(
-    weights: Weights, config: ConfigDict, output: str, *, classes: str = ""
+    weights: Weights,
+    config: dict[str, Any],
+    output: str,
+    *,
+    init: Callable[[], TrainState],
+    tx: optax.GradientTransformation,
+    classes: str = "",
 ) -> dict[str, Any]:
     """Writes `output`, a folder like a run's, if everything fits, and nothing otherwise.
 
@@ -156,6 +161,8 @@ def write(
         config: with the knobs of `weights`; those that do not make the network, and model.heads,
             may differ.
         output: a new folder.
+        init: makes the state that a run with this config begins with; traced, not called.
+        tx: that run's optimizer.
         classes: a file of the classes' names, a line each, in the order of the outputs.
 
     Returns:
@@ -166,18 +173,13 @@ def write(
         UserError: the weights are another network's, `classes` has another number of names, or
             `output` cannot be written.
     """
-    check_network(weights, config.model)
-    names = class_names(classes, config.model.classes)
-    steps_per_epoch = 1000  # any number: nothing in a first state depends on it
-    total_steps = max(1, round(config.optim.epochs * steps_per_epoch))
-    training = train.build(
-        config, sharding.make_mesh(), steps_per_epoch=steps_per_epoch, total_steps=total_steps
-    )
-    shapes = jax.eval_shape(training.init).raw_variables()
+    check_network(weights, config["model"])
+    names = class_names(classes, config["model"]["classes"])
+    shapes = jax.eval_shape(init).raw_variables()
     variables = to_variables(weights, shapes)
-    state = first_state(variables, training.tx, polyak_decay=config.optim.polyak_decay)
+    state = first_state(variables, tx, polyak_decay=config["optim"]["polyak_decay"])
     with all_or_nothing(output) as folder:
-        workdir.write_config(json.loads(config.to_json()), str(folder))
+        workdir.write_config(config, str(folder))
         checkpoint.write_classes(str(folder), names)
         checkpoints = checkpoint.Checkpoints(str(folder))
         checkpoints.save(0, jax.device_get(state))

@@ -121,7 +121,7 @@ def _runner(
         return functools.partial(local.run, launch=LAUNCH, workers=workers or 1)
     from inception.sweeps import cluster
 
-    submit = jobs.slurm_submitter("sweep", at_once=workers, alone=bool(search), **resources)
+    submit = jobs.slurm_submitter("sweep", at_once=workers, one_task=bool(search), **resources)
     if not search:
         return functools.partial(cluster.run_grid, launch=LAUNCH, submit=submit)
     command = [*LAUNCH, *search]
