@@ -142,15 +142,18 @@ class Inception(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         f = self.filters
-        branch3x3 = branch5x5 = x
-        pool = ops.max_pool(x, stride=1)
+
+        def reduce(filters: int, name: str) -> jax.Array:
+            return x if self.naive else self.conv(filters, 1, name=name)(x, train)
+
         branch1x1 = self.conv(f.conv1x1, 1, name="1x1")(x, train)
-        if not self.naive:
-            branch3x3 = self.conv(f.reduce3x3, 1, name="3x3_reduce")(x, train)
-            branch5x5 = self.conv(f.reduce5x5, 1, name="5x5_reduce")(x, train)
-            pool = self.conv(f.pool_proj, 1, name="pool_proj")(pool, train)
+        branch3x3 = reduce(f.reduce3x3, "3x3_reduce")
         branch3x3 = self.conv(f.conv3x3, 3, name="3x3")(branch3x3, train)
+        branch5x5 = reduce(f.reduce5x5, "5x5_reduce")
         branch5x5 = self.conv(f.conv5x5, self.conv5x5_px, name="5x5")(branch5x5, train)
+        pool = ops.max_pool(x, stride=1)
+        if not self.naive:
+            pool = self.conv(f.pool_proj, 1, name="pool_proj")(pool, train)
         return jnp.concatenate([branch1x1, branch3x3, branch5x5, pool], axis=-1)
 
 

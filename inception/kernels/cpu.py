@@ -110,7 +110,7 @@ def _to_argmax(
 
 
 def convolution(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_choices: Any
+    x: jax.Array, kernel: jax.Array, window_strides: Sequence[int], padding: Any, **_choices: Any
 ) -> jax.Array:
     """lax.conv_general_dilated of [b, h, w, c] and [kh, kw, c, f] without other choices.
 
@@ -122,7 +122,7 @@ def convolution(
     the gradients into them only outside of loops (jax-ml/jax#12868); in `accumulate`'s loop a step
     took ten times as long. Here they are in these layouts from the start.
     """
-    return _convolution(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+    return _convolution(x, kernel, tuple(window_strides), tuple(map(tuple, padding)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
