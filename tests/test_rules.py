@@ -91,7 +91,9 @@ def test_nothing_imports_the_command_line() -> None:
 def test_experiments_import_ml_collections_the_knobs_and_each_other_alone() -> None:
     for path in (ROOT / "experiments").glob("*.py"):
         others = {i for i in imports(path) if i.split(".")[0] not in sys.stdlib_module_names}
-        assert all(re.match(r"ml_collections|inception\.(config|knobs)|experiments", i) for i in others)
+        assert all(
+            re.match(r"ml_collections|inception\.(config|knobs)|experiments", i) for i in others
+        )
 
 
 def only(pattern: str, *allowed: str) -> None:

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from inception.cli import flags
-from inception.config import load_config
+from inception.config import NETWORK, load_config
 
 HELP = "parameters and operations, row by row, beside the paper's"
 
@@ -14,7 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    config = load_config(args.config, overrides)
+    config = load_config(args.config, overrides, NETWORK)
     from inception.model import GoogLeNet
     from inception.tools import audit
 

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from inception.cli import flags
-from inception.config import load_config
+from inception.config import NETWORK, TRAINING, load_config
 
 HELP = "how fast it is on this machine, compilation apart"
 LESS_MEMORY = "a smaller --batch_size"
@@ -22,7 +22,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    config = load_config(args.config, overrides)
+    rules = TRAINING if args.what == "input" else NETWORK
+    config = load_config(args.config, overrides, rules)
     from inception.tools import bench
 
     result = bench.run(config, what=args.what, batch_size=args.batch_size, profile=args.profile)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inception import UserError
 from inception.cli import flags
-from inception.config import CommandLineError, load_config, run_config
+from inception.config import EVALUATION, CommandLineError, load_config, run_config
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -38,7 +38,10 @@ def evaluation_config(workdir: str, file: str, overrides: list[str]) -> ConfigDi
     from inception.model import FREE_KNOBS
 
     trained = run_config(workdir, [])
-    config = load_config(file, overrides) if file else run_config(workdir, overrides)
+    if file:
+        config = load_config(file, overrides, EVALUATION)
+    else:
+        config = run_config(workdir, overrides)
     for knob, value in trained.model.items():
         if config.model[knob] != value and knob not in FREE_KNOBS:
             raise UserError(

@@ -8,7 +8,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from inception.cli import flags
-from inception.config import CommandLineError, load_config, run_config
+from inception.config import TRAINING, CommandLineError, load_config, run_config
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -41,7 +41,7 @@ def train_config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
         return load_config(args.config or flags.DEFAULT_CONFIG, overrides)
     if args.config:
         raise CommandLineError("give --config or --from_run, not both")
-    return run_config(args.from_run, overrides)
+    return run_config(args.from_run, overrides, TRAINING)
 
 
 def start_processes(args: argparse.Namespace, overrides: list[str]) -> int | None:
