@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from inception import Interrupted, UserError, optim
 from inception.data import paths, pipeline, sources
-from inception.evaluation import evaluate, results
+from inception.evaluation import results
+from inception.evaluation.evaluator import Evaluator
 from inception.model import TRUNK, GoogLeNet, frozen_modules
 from inception.reporting import callbacks, metrics
 from inception.reporting.metrics import Callbacks, Steps
@@ -177,7 +178,7 @@ def save_finite(checkpoints: checkpoint.Checkpoints, state: TrainState) -> None:
     checkpoints.wait()
 
 
-def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, evaluate.Evaluator]:
+def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, Evaluator]:
     """The training split, and what evaluates on the other; UserError if they do not fit."""
     source = processes.together(lambda: pipeline.open_split(config, config.data.train_split))
     if (found := len(source.classes)) != config.model.classes:
@@ -185,9 +186,7 @@ def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, evaluate
             f"`classes`={config.model.classes}, and the set has {found} classes: give "
             f"`classes={found}`"
         )
-    evaluator = processes.together(
-        lambda: evaluate.Evaluator(config, mesh, split=config.data.eval_split)
-    )
+    evaluator = processes.together(lambda: Evaluator(config, mesh, split=config.data.eval_split))
     sources.check_classes(source.classes, evaluator.source.classes)
     return source, evaluator
 

@@ -38,10 +38,9 @@ def evaluation_config(workdir: str, file: str, overrides: list[str]) -> ConfigDi
     from inception.model import FREE_KNOBS
 
     trained = run_config(workdir, [])
-    if file:
-        config = load_config(file, overrides, EVALUATION)
-    else:
-        config = run_config(workdir, overrides)
+    config = (
+        run_config(workdir, overrides) if not file else load_config(file, overrides, EVALUATION)
+    )
     for knob, value in trained.model.items():
         if config.model[knob] != value and knob not in FREE_KNOBS:
             raise UserError(
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         raise CommandLineError("give --workdir=DIR, or --checkpoints=DIR,DIR,... for an ensemble")
     workdirs = [args.workdir] if args.workdir else args.checkpoints
     configs = [evaluation_config(workdir, args.config, overrides) for workdir in workdirs]
-    from inception.evaluation import evaluate, results
+    from inception.evaluation import evaluate
 
     flags.join_processes(args)
     result = evaluate.run(
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         predictions=args.predictions,
         per_class=args.per_class,
     )
-    print(results.table_3(result["table"]))
+    print(evaluate.table_3(result["table"]))
     print(
         f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "
         f"{result['count']} images"

@@ -1,136 +1,25 @@
-"""Exact top-1 and top-5 over a whole split: one network or several, 1, 10 or 144 crops."""
+"""The paper's Table 3 for folders of networks: one or several, 1, 10 or 144 crops; its files."""
 
+import csv
 import functools
+import io
 import itertools
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError
-from inception.data import cropping, paths, pipeline, progress, sources
+from inception.data import paths, sources
+from inception.data.sources import Source
 from inception.evaluation import results
-from inception.evaluation.networks import Networks, eval_batch_size, load
+from inception.evaluation.evaluator import Evaluator
+from inception.evaluation.networks import load
+from inception.evaluation.results import TOP, Evaluation
 from inception.runtime import processes, sharding
-
-
-class Evaluator:
-    """Variables -> Evaluation, over every example of one split exactly once.
-
-    Args:
-        config: of the data, and of the network unless `networks` says otherwise.
-        crops: some of 1, 10, 144; one pass serves all.
-        networks: the configs of several networks that see the same images.
-        classes: what the networks' outputs stand for, if more than the set has.
-    """
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        mesh: Any,
-        *,
-        split: str,
-        crops: Sequence[int] = (1,),
-        networks: Sequence[ConfigDict] = (),
-        classes: tuple[str, ...] = (),
-    ):
-        self.split = split
-        self._classes = config.model.classes
-        self._views = cropping.Views(
-            tuple(sorted(set(crops))), config.input_px, config.data.resize_px, config.data.resize
-        )
-        self.source = pipeline.open_split(config, split)
-        self.left_out = getattr(self.source, "left_out", 0)
-        if classes:
-            self.source = sources.as_classes(self.source, classes)
-        batch_size = eval_batch_size(
-            config.run.eval_batch_size, len(self.source) * self._views.rows, mesh
-        )
-        rows = batch_size // jax.process_count()
-        shape = (rows, config.input_px, config.input_px, 3)
-        self._noise = {
-            "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
-            "label": np.zeros(rows, np.int32),
-            "index": np.full(rows, -1, np.int32),
-            "crop_weights": np.zeros((rows, len(self._views.crops)), np.float32),
-        }
-        self._batches = functools.partial(
-            pipeline.evaluation_batches,
-            self.source,
-            views=self._views,
-            batch_size=batch_size,
-            classes=config.model.classes,
-            max_megapixels=config.data.max_megapixels,
-            workers=config.run.workers,
-            process=jax.process_index(),
-            processes=jax.process_count(),
-        )
-        self._networks = Networks(networks or [config], mesh)
-
-    def check_finite(self, variables: Any) -> None:
-        """Raises UserError where the outputs on a batch of noise are not finite."""
-        for _ in self._networks.outputs([variables], [self._noise]):
-            pass
-
-    def __call__(self, variables: Any, *, stop: processes.Stop | None = None) -> results.Evaluation:
-        """Of a single network, with the most of the evaluator's `crops`; as `table`."""
-        return self.table([variables], stop=stop)[-1]
-
-    def table(
-        self, variables: Sequence[Any], *, stop: processes.Stop | None = None
-    ) -> list[results.Evaluation]:
-        """An Evaluation for each number of crops: of each network, and of all together.
-
-        Every process evaluates its share of the images; all return the same result.
-
-        Args:
-            stop: checked before every batch, and while waiting.
-
-        Raises:
-            RuntimeError: an example that was not evaluated exactly once.
-            processes.Stopped: `stop` says so.
-            UserError: outputs that are not finite, a damaged image.
-        """
-        n, rows = len(self.source), len(self._views.crops) * (len(variables) + (len(variables) > 1))
-        top_n = min(results.TOP, self._classes)
-        labels = np.full(n, -1, np.int32)  # -1: not evaluated
-        top = np.zeros((rows, n, top_n), np.int32)
-        best = np.zeros((rows, n, top_n), np.float32)
-        losses = np.zeros((rows, n), np.float32)
-        hidden = not processes.is_main()
-        with progress.bar(total=n, desc="evaluate", unit="img", leave=False, disable=hidden) as bar:
-            for block in self._networks.probabilities(
-                variables, self._batches(), crops=self._views.crops, stop=stop
-            ):
-                i, values = block.images, block.values
-                if (labels[i] >= 0).any() or len(np.unique(i)) < len(i):
-                    raise RuntimeError("an image was evaluated twice")
-                labels[i] = block.labels
-                if len(variables) > 1:
-                    values = np.concatenate([values, values.mean(0, keepdims=True)])
-                by_crops = values.swapaxes(0, 1).reshape(rows, len(i), -1)
-                for row, p in enumerate(by_crops):
-                    top[row, i], best[row, i], losses[row, i] = _outcomes(p, block.labels)
-                bar.update(len(i))
-        if (labels < 0).any():
-            raise RuntimeError(f"evaluated {(labels >= 0).sum()} images of {n}")
-        models = [1] * len(variables) + [len(variables)] * (len(variables) > 1)
-        return [
-            results.Evaluation(labels, top[row], best[row], losses[row], crops, count)
-            for row, (crops, count) in enumerate(itertools.product(self._views.crops, models))
-        ]
-
-
-def _outcomes(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities [n, classes], labels [n] -> top, probabilities, losses, as in Evaluation."""
-    top = np.argsort(-p, axis=-1, kind="stable")[:, : results.TOP]
-    right = np.take_along_axis(p, labels[:, None], -1)[:, 0]
-    losses = -np.log(np.maximum(right, np.finfo(np.float64).tiny))
-    return top, np.take_along_axis(p, top, -1), losses
 
 
 def check_alike(
@@ -245,8 +134,8 @@ def _write_files(
     """Writes the files that have a name; returns a line for each that could not be written."""
     unwritten = []
     for write, file in (
-        (results.write_predictions, predictions),
-        (results.write_per_class, per_class),
+        (write_predictions, predictions),
+        (write_per_class, per_class),
     ):
         try:
             if file:
@@ -275,3 +164,68 @@ def _write_result(
         )
     except OSError as error:
         print(f"WARNING: eval.json is not written: {error}", file=sys.stderr)
+
+
+def table_3(rows: Sequence[dict[str, Any]]) -> str:
+    """`Evaluation.row`s as the paper's Table 3, for people; its numbers where a row has them."""
+
+    def number(value: float | None, sign: str = "") -> str:
+        return "" if value is None else f"{value:{sign}.2f}"
+
+    def interval(low_high: list[float]) -> str:
+        return "{:.2f}-{:.2f}".format(*low_high)
+
+    head = "models|crops|cost|top-5 error %|95%|paper|difference|top-1 error %|95%|log-loss|"
+    lines = [tuple(head.split("|"))]
+    for row in rows:
+        lines.append(
+            (
+                *(str(row[key]) for key in ("models", "crops", "cost")),
+                number(row["top5_error"]),
+                interval(row["top5_error_interval"]),
+                number(row["top5_error_paper"]),
+                number(row["difference"], "+"),
+                number(row["top1_error"]),
+                interval(row["top1_error_interval"]),
+                f"{row['log_loss']:.4f}",
+                row["name"],
+            )
+        )
+    if all(row["top5_error_paper"] is None for row in rows):
+        lines = [(*line[:5], *line[7:]) for line in lines]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths[:-1], strict=False))
+        + f"  {line[-1]}".rstrip()
+        for line in lines
+    )
+
+
+def write_predictions(path: str, evaluation: Evaluation, source: Source) -> None:
+    """A JSON object a line and image: its name, its class, the top five with probabilities."""
+    lines = []
+    for i, (label, top, probabilities) in enumerate(
+        zip(evaluation.labels, evaluation.top, evaluation.probabilities, strict=True)
+    ):
+        row = {
+            "image": source.name(i),
+            "class": source.classes[label],
+            "top": [
+                [source.classes[c], round(float(p), 6)]
+                for c, p in zip(top, probabilities, strict=True)
+            ],
+        }
+        lines.append(json.dumps(row) + "\n")
+    paths.write_whole(paths.at(path), "".join(lines))
+
+
+def write_per_class(path: str, evaluation: Evaluation, source: Source) -> None:
+    """CSV: class, count, top-1 and top-5 accuracy in percent, of every class that has images."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "count", "top1_accuracy", "top5_accuracy"])
+    for label in np.unique(evaluation.labels):
+        of_class = evaluation.labels == label
+        accuracies = [100 * evaluation.correct(k)[of_class].mean() for k in (1, TOP)]
+        writer.writerow([source.classes[label], of_class.sum(), *(f"{a:.2f}" for a in accuracies)])
+    paths.write_whole(paths.at(path), text.getvalue())

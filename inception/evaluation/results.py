@@ -1,11 +1,8 @@
 """An evaluation's results: errors with their intervals, the paper's Table 3, files."""
 
 import collections
-import csv
 import dataclasses
-import io
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -105,41 +102,6 @@ class Evaluation:
         }
 
 
-def table_3(rows: Sequence[dict[str, Any]]) -> str:
-    """`Evaluation.row`s as the paper's Table 3, for people; its numbers where a row has them."""
-
-    def number(value: float | None, sign: str = "") -> str:
-        return "" if value is None else f"{value:{sign}.2f}"
-
-    def interval(low_high: list[float]) -> str:
-        return "{:.2f}-{:.2f}".format(*low_high)
-
-    head = "models|crops|cost|top-5 error %|95%|paper|difference|top-1 error %|95%|log-loss|"
-    lines = [tuple(head.split("|"))]
-    for row in rows:
-        lines.append(
-            (
-                *(str(row[key]) for key in ("models", "crops", "cost")),
-                number(row["top5_error"]),
-                interval(row["top5_error_interval"]),
-                number(row["top5_error_paper"]),
-                number(row["difference"], "+"),
-                number(row["top1_error"]),
-                interval(row["top1_error_interval"]),
-                f"{row['log_loss']:.4f}",
-                row["name"],
-            )
-        )
-    if all(row["top5_error_paper"] is None for row in rows):
-        lines = [(*line[:5], *line[7:]) for line in lines]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths[:-1], strict=False))
-        + f"  {line[-1]}".rstrip()
-        for line in lines
-    )
-
-
 def write_json(
     workdir: str, evaluation: Evaluation, *, source: Source, split: str, step: int
 ) -> None:
@@ -169,33 +131,3 @@ def write_json(
         ],
     }
     paths.write_whole(paths.at(workdir) / "eval.json", json.dumps(content) + "\n")
-
-
-def write_predictions(path: str, evaluation: Evaluation, source: Source) -> None:
-    """A JSON object a line and image: its name, its class, the top five with probabilities."""
-    lines = []
-    for i, (label, top, probabilities) in enumerate(
-        zip(evaluation.labels, evaluation.top, evaluation.probabilities, strict=True)
-    ):
-        row = {
-            "image": source.name(i),
-            "class": source.classes[label],
-            "top": [
-                [source.classes[c], round(float(p), 6)]
-                for c, p in zip(top, probabilities, strict=True)
-            ],
-        }
-        lines.append(json.dumps(row) + "\n")
-    paths.write_whole(paths.at(path), "".join(lines))
-
-
-def write_per_class(path: str, evaluation: Evaluation, source: Source) -> None:
-    """CSV: class, count, top-1 and top-5 accuracy in percent, of every class that has images."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "count", "top1_accuracy", "top5_accuracy"])
-    for label in np.unique(evaluation.labels):
-        of_class = evaluation.labels == label
-        accuracies = [100 * evaluation.correct(k)[of_class].mean() for k in (1, TOP)]
-        writer.writerow([source.classes[label], of_class.sum(), *(f"{a:.2f}" for a in accuracies)])
-    paths.write_whole(paths.at(path), text.getvalue())

@@ -10,7 +10,7 @@ import numpy as np
 
 from inception import UserError
 from inception.data import progress
-from inception.evaluation import evaluate
+from inception.evaluation.evaluator import Evaluator
 from inception.reporting.metrics import Callback, Steps, Window, Writer, say
 from inception.runtime import checkpoint, processes
 from inception.step import TrainState
@@ -31,7 +31,7 @@ DEAD_HEAD_CURES = (
 class Evaluate(Callback):
     """Evaluates every so many epochs, each step once, and at the end; writes the result."""
 
-    evaluator: evaluate.Evaluator
+    evaluator: Evaluator
     checkpoints: checkpoint.Checkpoints
     writer: Writer
     stop: processes.Stop

@@ -16,6 +16,7 @@ import launch
 from inception import UserError, pixels
 from inception.data import cropping, decoding, pipeline, sources
 from inception.evaluation import evaluate, results
+from inception.evaluation.evaluator import Evaluator, _outcomes
 from inception.evaluation.networks import Networks
 from inception.model import GoogLeNet
 from inception.runtime import sharding
@@ -55,9 +56,7 @@ def test_every_crop_count_and_the_ensemble_in_one_pass(photos: pathlib.Path) -> 
     config = folder(photos, "--config.run.eval_batch_size=56")
     networks = [tiny.variables(config, seed) for seed in (0, 1)]
     mesh = sharding.make_mesh()
-    evaluator = evaluate.Evaluator(
-        config, mesh, split="val", crops=(144, 1, 10), networks=[config, config]
-    )
+    evaluator = Evaluator(config, mesh, split="val", crops=(144, 1, 10), networks=[config, config])
     table = evaluator.table([sharding.replicate(v, mesh) for v in networks])
     assert [(e.models, e.crops) for e in table] == [
         (1, 1), (1, 1), (2, 1), (1, 10), (1, 10), (2, 10), (1, 144), (1, 144), (2, 144)
@@ -74,7 +73,7 @@ def test_every_crop_count_and_the_ensemble_in_one_pass(photos: pathlib.Path) -> 
 def test_ten_crops_with_each_way_to_resize(photos: pathlib.Path, resize: str) -> None:
     config = folder(photos, f"--config.data.resize={resize}")
     weights = tiny.variables(config, 0)
-    evaluator = evaluate.Evaluator(config, sharding.make_mesh(), split="val", crops=(10,))
+    evaluator = Evaluator(config, sharding.make_mesh(), split="val", crops=(10,))
     means, labels = by_hand(config, [weights], 10)
     losses = evaluator(weights).losses
     np.testing.assert_allclose(losses, -np.log(means[np.arange(len(labels)), labels]), rtol=1e-4)
@@ -116,7 +115,7 @@ def test_each_image_is_read_once_and_each_row_is_there_once(
 
 def test_rows_that_are_missing_are_an_error(photos: pathlib.Path) -> None:
     config = folder(photos, "--config.run.eval_batch_size=8")
-    evaluator = evaluate.Evaluator(config, sharding.make_mesh(), split="val", crops=(10,))
+    evaluator = Evaluator(config, sharding.make_mesh(), split="val", crops=(10,))
     weights = tiny.variables(config, 0)
     whole = list(evaluator._batches())
     for missing, message in ((3, "10 crops"), (-1, "lacks some of its 10 crops")):
@@ -124,7 +123,7 @@ def test_rows_that_are_missing_are_an_error(photos: pathlib.Path) -> None:
         evaluator._batches = lambda left=left: iter(left)
         with pytest.raises(RuntimeError, match=message):
             evaluator(weights)
-    single = evaluate.Evaluator(config, sharding.make_mesh(), split="train")
+    single = Evaluator(config, sharding.make_mesh(), split="train")
     left = list(single._batches())[1:]
     single._batches = lambda: iter(left)
     with pytest.raises(RuntimeError, match="evaluated 16 images of 24"):
@@ -137,14 +136,14 @@ def test_rows_that_are_missing_are_an_error(photos: pathlib.Path) -> None:
 def test_outputs_that_are_not_finite_are_an_error(photos: pathlib.Path) -> None:
     config = folder(photos)
     weights = jax.tree.map(lambda x: x * np.nan, tiny.variables(config, 0))
-    evaluator = evaluate.Evaluator(config, sharding.make_mesh(), split="val")
+    evaluator = Evaluator(config, sharding.make_mesh(), split="val")
     for call in (evaluator, evaluator.check_finite):
         with pytest.raises(UserError, match="not finite"):
             call(weights)
 
 
 def test_a_hopeless_image_has_a_finite_loss() -> None:
-    top, best, losses = evaluate._outcomes(np.array([[1.0, 0.0]]), np.array([1]))
+    top, best, losses = _outcomes(np.array([[1.0, 0.0]]), np.array([1]))
     assert np.isfinite(losses[0]) and losses[0] > 700
     assert top.tolist() == [[0, 1]] and best.tolist() == [[1.0, 0.0]]
 
@@ -172,10 +171,10 @@ def test_table_3_stands_beside_the_papers() -> None:
     for classes, count in ((1000, 49_999), (10, 50_000)):  # another set than the paper's
         alone = evaluation(1, count).row(classes=classes)
         assert alone["top5_error_paper"] is None and alone["difference"] is None
-        assert "paper" not in results.table_3([alone]).split("\n")[0]
+        assert "paper" not in evaluate.table_3([alone]).split("\n")[0]
     other = {**evaluation(1, 10, crops=10, models=2).row(classes=3), "name": "runs/a"}
     assert other["top5_error_paper"] is None and other["difference"] is None
-    lines = results.table_3([row, other]).splitlines()
+    lines = evaluate.table_3([row, other]).splitlines()
     assert lines[0].split()[:3] == ["models", "crops", "cost"]
     assert lines[1].split()[:6] == ["7", "144", "1008", "6.67", "6.45-6.89", "6.67"]
     assert lines[2].endswith("runs/a")
@@ -337,5 +336,5 @@ def test_one_strange_image_is_as_many_crops_as_any(tmp_path: pathlib.Path) -> No
         (tmp_path / "set" / "val" / "ant").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size, (i, 9, 9)).save(tmp_path / "set" / "val" / "ant" / f"{i}.png")
     config = folder(tmp_path / "set")
-    evaluator = evaluate.Evaluator(config, sharding.make_mesh(), split="val", crops=(1, 10, 144))
+    evaluator = Evaluator(config, sharding.make_mesh(), split="val", crops=(1, 10, 144))
     assert evaluator(tiny.variables(config, 0)).count == 4

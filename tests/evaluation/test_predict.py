@@ -13,7 +13,8 @@ from PIL import Image
 import launch
 from inception import UserError, pixels
 from inception.data import cropping, imagenet
-from inception.evaluation import cam, evaluate, predict
+from inception.evaluation import cam, predict
+from inception.evaluation.evaluator import Evaluator
 from inception.model import GoogLeNet
 from inception.runtime import sharding
 from tests import tiny
@@ -61,7 +62,7 @@ def test_a_prediction_is_the_mean_of_softmax(runs, picture: Image.Image, crops: 
 
 def test_predictions_are_those_of_evaluation(runs, photos: pathlib.Path) -> None:
     config = tiny.config(*CONFIG, "--config.data.source=folder", f"--config.data.path={photos}")
-    evaluator = evaluate.Evaluator(config, sharding.make_mesh(), split="val", crops=(10,))
+    evaluator = Evaluator(config, sharding.make_mesh(), split="val", crops=(10,))
     evaluation = evaluator(tiny.variables(config, 0))
     files = [evaluator.source.name(i) for i in range(6)]
     for got, top, p in zip(
