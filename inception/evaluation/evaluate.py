@@ -114,11 +114,8 @@ def run(
         )
     table = evaluator.table([sharding.replicate(t.variables, mesh) for t in trained])
     last, source = table[-1], evaluator.source
-    result: dict[str, Any] = {
-        **last.result(),
-        "table": _rows(table, workdirs, source),
-        "unwritten": [],
-    }
+    rows = _rows(table, workdirs, source)
+    result: dict[str, Any] = {**last.result(), "table": rows, "unwritten": []}
     if processes.is_main():
         views = {"data": config.data.to_dict(), "input_px": config.input_px}
         own = views == {k: trained[0].config[k] for k in views} and not (split or best)
