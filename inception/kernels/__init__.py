@@ -41,7 +41,9 @@ def form(operation: str) -> Callable[..., Any] | None:
     """The platform's own form of an operation of ops.py; None where it computes the plain one."""
     platform = _platform.get() or jax.default_backend()
     file = FORMS.get(operation, {}).get(platform)
-    return file and getattr(importlib.import_module(f"inception.kernels.{file}"), operation)
+    if file is None:
+        return None
+    return getattr(importlib.import_module(f"inception.kernels.{file}"), operation)
 
 
 def by_platform(plain: Callable[..., Any]) -> Callable[..., Any]:
