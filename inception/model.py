@@ -186,9 +186,8 @@ class GoogLeNet(nn.Module):
 
     [b, px, px, 3] -> {'main': logits, '4a': logits, '4d': logits}, float32 [b, classes].
     Training alone computes the heads '4a' and '4d': evaluation does not need their parameters.
-    Parameters are float32. In training `rows`, int [b], says which rows of the whole batch these
-    images are, where they are a part of it: dropout's masks are functions of the rng 'dropout' and
-    the row.
+    Parameters are float32. `rows`, int [b], are the images' rows in the whole batch, where they are
+    a part of it: dropout's masks are functions of the rng 'dropout' and the row.
 
     Raises ValueError or KeyError where a field has an unknown value, or heads too small an input.
     """
@@ -203,9 +202,7 @@ class GoogLeNet(nn.Module):
     conv5x5_px: int = 5  # kernel of those called 5x5; TF-slim's and torchvision's have 3
     pool4_px: int = 3  # window of the max pool after 4e; there 2
     head_pool: str = "strided"  # 5x5/3, the paper's; 'adaptive': to 4x4, torchvision's
-    # What makes 1024 features of 5b's grid: the average, the paper's; 'fc': a fully connected layer
-    # and ReLU, which fixes the input's size.
-    top: str = "average"
+    top: str = "average"  # of 5b's grid; 'fc': fully connected, ReLU, which fixes the input's size
     dropout: float = 0.4  # share of these features dropped before the classifier
     head_dropout: float = 0.7  # the same in the auxiliary heads
     initializer: str = "he"  # normal, fan-in, biases 0; 'xavier': Caffe's, biases .2

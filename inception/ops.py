@@ -34,9 +34,13 @@ def local_response_normalization(x: jax.Array) -> jax.Array:
     Returns:
         The same shape and dtype as `x`.
     """
-    wide = x.astype(jnp.float32)
-    energy = LRN_K + LRN_ALPHA / LRN_SIZE * sum_of_neighbours(jnp.square(wide))
-    return (wide / to_three_quarters(energy)).astype(x.dtype)
+    return (x.astype(jnp.float32) / to_three_quarters(energy(x))).astype(x.dtype)
+
+
+def energy(x: jax.Array) -> jax.Array:
+    """What local response normalisation takes to the power of .75, float32."""
+    squares = jnp.square(x.astype(jnp.float32))
+    return LRN_K + LRN_ALPHA / LRN_SIZE * sum_of_neighbours(squares)
 
 
 def sum_of_neighbours(x: jax.Array) -> jax.Array:

@@ -53,11 +53,6 @@ def learning_rate_schedule(
     return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
-def is_kernel(params: Any) -> Any:
-    """True where a parameter has several axes."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
-
-
 def is_vector(params: Any) -> Any:
     """True where a parameter is a bias or a BatchNorm scale or offset: where it has one axis."""
     return jax.tree.map(lambda p: p.ndim <= 1, params)
@@ -105,7 +100,9 @@ def sgd(
     velocity = optax.trace(momentum)
     order = {"optax": (velocity, rate), "caffe": (rate, velocity)}[momentum_style]
     rule = optax.chain(
-        optax.add_decayed_weights(weight_decay, is_kernel),
+        optax.add_decayed_weights(
+            weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+        ),
         optax.add_decayed_weights(weight_decay * bias_decay_mult, is_vector),
         optax.masked(optax.scale(bias_lr_mult), is_vector),
         optax.masked(optax.scale(trunk_lr_mult), in_modules(trunk)),

@@ -1,21 +1,27 @@
-"""Gradients that keep less of the forward pass, for every platform."""
+"""Gradients that keep less of the forward pass, on every platform.
+
+Temporary memory of a training step with both, and with plain forms instead:
+
+| | both | LRN's plain | ReLU's plain | both plain |
+|---|---|---|---|---|
+| CPU, whole network, batch 16, float32, MB | 512 | 703 | 580 | 696 |
+| H100, the network through 3b, batch 256, bfloat16, GB | 3.82 | 4.44 | 5.42 | 6.00 |
+| ... moved by a step, GB | 33.2 | 34.8 | 35.9 | 37.8 |
+
+The H100's program was compiled without one.
+"""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from inception.ops import LRN_ALPHA, LRN_K, LRN_SIZE, sum_of_neighbours, to_three_quarters
-
-
-def _energy(x: jax.Array) -> jax.Array:
-    squares = jnp.square(x.astype(jnp.float32))
-    return LRN_K + LRN_ALPHA / LRN_SIZE * sum_of_neighbours(squares)
+from inception.ops import LRN_ALPHA, LRN_SIZE, energy, sum_of_neighbours, to_three_quarters
 
 
 @jax.custom_vjp
 def local_response_normalization(x: jax.Array) -> jax.Array:
     """Its gradient keeps the input alone."""
-    return (x.astype(jnp.float32) / to_three_quarters(_energy(x))).astype(x.dtype)
+    return (x.astype(jnp.float32) / to_three_quarters(energy(x))).astype(x.dtype)
 
 
 def _lrn_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -25,10 +31,10 @@ def _lrn_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _lrn_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     # The energy anew: without the barrier the compiler keeps that of the forward pass.
     x, gradient = lax.optimization_barrier((x, gradient))
-    energy = _energy(x)
+    scale = energy(x)
     wide, gradient = (v.astype(jnp.float32) for v in (x, gradient))
-    gradient = gradient / to_three_quarters(energy)
-    others = sum_of_neighbours(gradient * wide / energy)
+    gradient = gradient / to_three_quarters(scale)
+    others = sum_of_neighbours(gradient * wide / scale)
     factor = 2 * 0.75 * LRN_ALPHA / LRN_SIZE
     return ((gradient - factor * wide * others).astype(x.dtype),)
 
