@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from inception import Interrupted, UserError, optim
 from inception.data import paths, pipeline, sources
-from inception.evaluation import results
 from inception.evaluation.evaluator import Evaluator
 from inception.model import TRUNK, GoogLeNet, frozen_modules
 from inception.reporting import callbacks, metrics
@@ -164,10 +163,7 @@ def loop(
 
 
 def save_finite(checkpoints: checkpoint.Checkpoints, state: TrainState) -> None:
-    """Saves at once; UserError in place of numbers that are not finite.
-
-    It does not wait for Evaluator.check_finite, which finds too large numbers as well.
-    """
+    """Saves at once, without Evaluator.check_finite; UserError for numbers that are not finite."""
     numbers = jax.device_get((state.raw_variables(), state.average))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
         raise UserError(
@@ -192,7 +188,7 @@ def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, Evaluato
 
 
 def count_steps(config: ConfigDict, images: int) -> tuple[float, int]:
-    """(steps an epoch, steps in all); UserError if there is none."""
+    """(steps an epoch, steps in all); UserError if there is none, or the warm-up takes all."""
     batch_size, epochs = config.optim.batch_size, config.optim.epochs
     steps_per_epoch = images / batch_size
     total_steps = round(epochs * steps_per_epoch)
@@ -200,6 +196,12 @@ def count_steps(config: ConfigDict, images: int) -> tuple[float, int]:
         raise UserError(
             f"`epochs`={epochs} makes no step of `optim.batch_size`={batch_size} on {images} "
             "images: raise or lower them"
+        )
+    warmup_steps = round(config.optim.warmup_epochs * steps_per_epoch)
+    if warmup_steps >= total_steps:
+        raise UserError(
+            f"`warmup_epochs` lasts {warmup_steps} of {total_steps} steps: it must be shorter than "
+            "`optim.epochs`"
         )
     return steps_per_epoch, total_steps
 
@@ -229,8 +231,7 @@ def write_results(workdir: str, result: dict[str, Any], evaluation: callbacks.Ev
         return
     if count := result["damaged"]:
         metrics.say(f"{count} damaged images were skipped; metrics.jsonl names them")
-    source, split = evaluation.evaluator.source, evaluation.evaluator.split
-    results.write_json(workdir, evaluation.newest, source=source, split=split, step=result["steps"])
+    evaluation.evaluator.write(workdir, evaluation.newest, step=result["steps"])
     page.write([workdir], f"{workdir}/report.html")
     paths.write_whole(paths.at(workdir) / "result.json", json.dumps(result) + "\n")
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from inception import UserError
 from inception.data import decoding, pipeline, progress, sources, store
+from inception.data.folder import Folder
 from inception.data.output import all_or_nothing
 
 IMAGENET = "imagenet2012"
@@ -176,7 +177,7 @@ def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
         return {name: Tfds(str(versions[0].parent), "", name) for name in names}
     found = [p.name for p in path.glob("*/") if p.name in sources.SPLITS]
     splits: dict[str, sources.Source] = {
-        name: sources.Folder(str(path), name) for name in sorted(found) or ("train", "val")
+        name: Folder(str(path), name) for name in sorted(found) or ("train", "val")
     }
     sources.check_classes(*(split.classes for split in splits.values()))
     return splits

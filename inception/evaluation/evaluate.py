@@ -14,11 +14,8 @@ from ml_collections import ConfigDict
 
 from inception import UserError
 from inception.data import paths, sources
-from inception.data.sources import Source
-from inception.evaluation import results
-from inception.evaluation.evaluator import Evaluator
+from inception.evaluation.evaluator import TOP, Evaluation, Evaluator
 from inception.evaluation.networks import load
-from inception.evaluation.results import TOP, Evaluation
 from inception.runtime import processes, sharding
 
 
@@ -120,13 +117,16 @@ def run(
         views = {"data": config.data.to_dict(), "input_px": config.input_px}
         own = views == {k: trained[0].config[k] for k in views} and not (split or best)
         if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
-            _write_result(workdirs[0], last, evaluator, step=trained[0].step)
+            try:
+                evaluator.write(workdirs[0], last, step=trained[0].step)
+            except OSError as error:
+                print(f"WARNING: eval.json is not written: {error}", file=sys.stderr)
         result["unwritten"] = _write_files(last, source, predictions, per_class)
     return result
 
 
 def _write_files(
-    evaluation: results.Evaluation, source: sources.Source, predictions: str, per_class: str
+    evaluation: Evaluation, source: sources.Source, predictions: str, per_class: str
 ) -> list[str]:
     """Writes the files that have a name; returns a line for each that could not be written."""
     unwritten = []
@@ -143,24 +143,13 @@ def _write_files(
 
 
 def _rows(
-    table: list[results.Evaluation], workdirs: Sequence[str], source: sources.Source
+    table: list[Evaluation], workdirs: Sequence[str], source: sources.Source
 ) -> list[dict[str, Any]]:
     rows = [evaluation.row(classes=len(source.classes)) for evaluation in table]
     if len(workdirs) > 1:
         for row, name in zip(rows, itertools.cycle([*workdirs, "together"]), strict=False):
             row["name"] = name
     return rows
-
-
-def _write_result(
-    workdir: str, evaluation: results.Evaluation, evaluator: Evaluator, *, step: int
-) -> None:
-    try:
-        results.write_json(
-            workdir, evaluation, source=evaluator.source, split=evaluator.split, step=step
-        )
-    except OSError as error:
-        print(f"WARNING: eval.json is not written: {error}", file=sys.stderr)
 
 
 def table_3(rows: Sequence[dict[str, Any]]) -> str:
@@ -198,7 +187,7 @@ def table_3(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def write_predictions(path: str, evaluation: Evaluation, source: Source) -> None:
+def write_predictions(path: str, evaluation: Evaluation, source: sources.Source) -> None:
     """A JSON object a line and image: its name, its class, the top five with probabilities."""
     lines = []
     for i, (label, top, probabilities) in enumerate(
@@ -216,7 +205,7 @@ def write_predictions(path: str, evaluation: Evaluation, source: Source) -> None
     paths.write_whole(paths.at(path), "".join(lines))
 
 
-def write_per_class(path: str, evaluation: Evaluation, source: Source) -> None:
+def write_per_class(path: str, evaluation: Evaluation, source: sources.Source) -> None:
     """CSV: class, count, top-1 and top-5 accuracy in percent, of every class that has images."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

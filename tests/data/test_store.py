@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from inception.data import decoding, prepare, sources, store
+from inception.data.folder import Folder
 from tests import tiny
 from tests.data.test_pipeline import eval_batches, train_batches
 
@@ -98,7 +99,7 @@ def test_jpegs_are_close_to_pillows_resize_and_closer_with_more_quality(
         write(smooth_photos, tmp_path / f"{quality}", quality=quality)
         decibels = []
         for split in ("train", "val"):
-            folder = sources.Folder(str(smooth_photos), split)
+            folder = Folder(str(smooth_photos), split)
             stored = open_store(tmp_path / f"{quality}", split)
             for i in range(len(folder)):
                 found = pixels_of(stored[i][0]).astype(float)
@@ -115,7 +116,7 @@ def test_rgb_is_pillows_resize_bit_for_bit_and_small_images_stay(
     write(photos, tmp_path / "out", format="rgb")
     small = 0
     for split in ("train", "val"):
-        folder, stored = sources.Folder(str(photos), split), open_store(tmp_path / "out", split)
+        folder, stored = Folder(str(photos), split), open_store(tmp_path / "out", split)
         for i in range(len(folder)):
             wanted, record = original(folder.name(i)), stored[i][0]
             if min(wanted.size) > SHORT_SIDE:
@@ -219,7 +220,7 @@ def test_a_damaged_photo_is_left_out_and_named_and_the_others_stay(
 ) -> None:
     write(photos, tmp_path / "whole")
     whole = open_store(tmp_path / "whole")
-    folder = sources.Folder(str(photos), "train")
+    folder = Folder(str(photos), "train")
     spoilt = [pathlib.Path(folder.name(i)) for i in (0, 9, 23)]
     spoilt[0].write_bytes(b"")
     spoilt[1].write_bytes(spoilt[1].read_bytes()[:200])
@@ -275,7 +276,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(
     photos: pathlib.Path, tmp_path: pathlib.Path, format: str
 ) -> None:
     for threads in (1, 4):
-        splits = {split: sources.Folder(str(photos), split) for split in ("train", "val")}
+        splits = {split: Folder(str(photos), split) for split in ("train", "val")}
         write_store(splits, tmp_path / f"{threads}", threads=threads, format=format)
     for path in (tmp_path / "1").iterdir():
         assert path.read_bytes() == (tmp_path / "4" / path.name).read_bytes(), path.name

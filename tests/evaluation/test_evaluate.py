@@ -15,8 +15,8 @@ from PIL import Image
 import launch
 from inception import UserError, pixels
 from inception.data import cropping, decoding, pipeline, sources
-from inception.evaluation import evaluate, results
-from inception.evaluation.evaluator import Evaluator, _outcomes
+from inception.evaluation import evaluate
+from inception.evaluation.evaluator import Evaluation, Evaluator, _outcomes
 from inception.evaluation.networks import Networks
 from inception.model import GoogLeNet
 from inception.runtime import sharding
@@ -148,11 +148,11 @@ def test_a_hopeless_image_has_a_finite_loss() -> None:
     assert top.tolist() == [[0, 1]] and best.tolist() == [[1.0, 0.0]]
 
 
-def evaluation(wrong: int, count: int, **changes) -> results.Evaluation:
+def evaluation(wrong: int, count: int, **changes) -> Evaluation:
     top = np.tile(np.arange(5, dtype=np.int32), (count, 1))
     labels = np.where(np.arange(count) < wrong, 9, 0).astype(np.int32)
     ones = np.ones((count, 5), np.float32)
-    return results.Evaluation(labels, top, ones, ones[:, 0], **changes)
+    return Evaluation(labels, top, ones, ones[:, 0], **changes)
 
 
 @pytest.mark.parametrize(("wrong", "count"), [(0, 40), (3, 40), (40, 40), (3335, 50_000)])
@@ -289,7 +289,7 @@ def test_what_cannot_be_written_in_the_end_does_not_lose_the_result(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results, "write_predictions", full)
+    monkeypatch.setattr(evaluate, "write_predictions", full)
     files = [f"--predictions={tmp_path}/p.jsonl", f"--per_class={tmp_path}/c.csv"]
     assert launch.main(["eval", f"--workdir={runs[0]}", "--crops=10", "--json", *files]) == 1
     out, err = capfd.readouterr()
