@@ -78,7 +78,8 @@ def test_few_see_a_config() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                assert node.value.id != "config", f"{path}:{node.lineno}"
+                knob = node.value.id == "config" and node.attr not in dir(dict)  # config.json's
+                assert not knob, f"{path}:{node.lineno}"
 
 
 def test_nothing_imports_the_command_line() -> None:

@@ -111,8 +111,7 @@ def run(
         )
     table = evaluator.table([sharding.replicate(t.variables, mesh) for t in trained])
     last, source = table[-1], evaluator.source
-    rows = _rows(table, workdirs, source)
-    result: dict[str, Any] = {**last.result(), "table": rows, "unwritten": []}
+    unwritten: list[str] = []
     if processes.is_main():
         views = {"data": config.data.to_dict(), "input_px": config.input_px}
         own = views == {k: trained[0].config[k] for k in views} and not (split or best)
@@ -121,8 +120,8 @@ def run(
                 evaluator.write(workdirs[0], last, step=trained[0].step)
             except OSError as error:
                 print(f"WARNING: eval.json is not written: {error}", file=sys.stderr)
-        result["unwritten"] = _write_files(last, source, predictions, per_class)
-    return result
+        unwritten = _write_files(last, source, predictions, per_class)
+    return {**last.result(), "table": _rows(table, workdirs, source), "unwritten": unwritten}
 
 
 def _write_files(
