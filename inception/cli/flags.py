@@ -78,8 +78,7 @@ def add_knobs(parser: argparse.ArgumentParser) -> None:
     """--config.any.knob=VALUE, which argparse does not know: `run` has them as overrides."""
     parser.set_defaults(takes_knobs=True)
     parser.epilog = (
-        "Any knob can be changed, as in --config.data.resize=short: experiments/base.py explains "
-        "each."
+        "Any knob can be changed, as in --config.data.resize=short: launch.py knobs lists them."
     )
 
 

@@ -338,7 +338,7 @@ def test_the_seven_of_the_paper_share_their_first_weights(tmp_path, capfd) -> No
     )
 
 
-@pytest.mark.faults  # tests/test_slurm.py trains a sweep too
+@pytest.mark.faults  # tests/launching/test_slurm.py trains a sweep too
 def test_a_sweep_trains_every_point_and_names_the_broken(tmp_path) -> None:
     (tmp_path / "pair.py").write_text(
         "from experiments import digits\nget_config = digits.get_config\n"

@@ -1,4 +1,4 @@
-"""The run page; the whole of it is made in tests/test_train.py and tests/test_launch.py."""
+"""The run page; the whole of it is made in tests/test_train.py and tests/cli/test_cli.py."""
 
 import types
 
