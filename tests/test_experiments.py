@@ -77,7 +77,7 @@ def test_every_experiment_and_point_of_a_sweep_is_valid(path: pathlib.Path) -> N
     config = load_config(str(path), given(path))
     assert set(flat(config, prefix="")) == set(knob_names())
     for name in sweeps(path):
-        assert plan.points(str(path), given(path), "study", name=name)
+        assert configs_of_points(path, name)
 
 
 def state_batch_step(config) -> tuple:

@@ -133,7 +133,8 @@ def _confusion(result: dict[str, Any]) -> str:
 
 
 def _unreadable(error: UserError) -> str:
-    return f"<p>The images cannot be read: {html.escape(str(error))}</p>"
+    text = str(error).replace("`", "")  # of the names of parameters
+    return f"<p>The images cannot be read: {html.escape(text)}</p>"
 
 
 def _mistakes(result: dict[str, Any], config: ConfigDict) -> str:
