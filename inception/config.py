@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imported where a config is made: the command line's help ne
     from ml_collections import ConfigDict
 
 ROOT = pathlib.Path(__file__).parents[1]
-SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1  # the strided pool of 5x5 needs a grid of 5x5
+SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1  # as in model.py, which needs JAX
 
 
 class CommandLineError(Exception):
@@ -105,6 +105,7 @@ def load_config(path: str, overrides: Sequence[str], rules: Rules = TRAINING) ->
 
 def experiment_config(path: str) -> ConfigDict:
     """get_config() of the experiment file; what it leaves to the user is None."""
+    # A file that does not start from base.py may be older than a knob.
     config = _filled(experiment(path)["get_config"](), older=True)
     for name in flat(config):
         _check_name(f"--config={path}", name, [f"config.{knob}" for knob in KNOBS])

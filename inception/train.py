@@ -268,7 +268,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         )
         damage = callbacks.DamagedImages(writer, config.data.max_damaged_share * len(source))
         throughput = callbacks.Throughput()
-        called = [
+        called = [  # in this order: a checkpoint takes the top-1 of its evaluation
             evaluation,
             callbacks.SaveCheckpoint(evaluation, config.run.checkpoint_every_epochs),
             damage,

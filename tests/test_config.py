@@ -24,7 +24,7 @@ from inception.config import (
     load_config,
     run_config,
 )
-from inception.data import augment, cropping, decoding
+from inception.data import cropping, decoding, randaugment
 from inception.knobs import KNOBS, TRUNK
 from tests import tiny
 
@@ -144,7 +144,7 @@ def test_the_table_has_the_choices_that_the_code_has() -> None:
         ("data.resize", cropping.RESIZES),
     ):
         assert KNOBS[name].allowed.choices == tuple(known), name
-    assert model.TRUNK == TRUNK and augment.HIGHEST == 10
+    assert model.TRUNK == TRUNK and randaugment.HIGHEST == 10
 
 
 # Types

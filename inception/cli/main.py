@@ -106,7 +106,9 @@ def knob_flags(args: argparse.Namespace, rest: Sequence[str], *, mixed: str) -> 
         getattr(args, mixed).extend(a for a in rest if not a.startswith("-"))
         rest = [a for a in rest if a.startswith("-")]
     for argument in rest:
-        if not args.takes_knobs or (argument.startswith("-") and "config." not in argument):
+        if not args.takes_knobs or (
+            argument.startswith("-") and not re.match(r"--?(no)?config\.", argument)
+        ):
             raise CommandLineError(f"unknown flag {argument}; see launch.py {args.command} --help")
     return list(rest)
 
@@ -152,8 +154,7 @@ def as_flags(text: str, flags: Collection[str]) -> str:
         if any(k.startswith(f"{name}.") for k in knobs):
             known.append(name)  # a section, such as data
         if not known:
-            is_group = any(k.startswith(f"{name}.") for k in knob_names())
-            return f"config.{name}" if is_group else name + value
+            return name + value
         return f"{'--' if value else ''}config.{min(known, key=len)}{value}"
 
     return re.sub(r"`([a-z][\w.]*)(=[^`]*)?`", flag, text)

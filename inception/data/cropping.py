@@ -12,7 +12,9 @@ from inception import UserError
 from inception.data.decoding import Picture
 
 ATTEMPTS = 10  # at a crop that fits into the image
-UNIFORMS = 2 * ATTEMPTS + 4  # random numbers that a training crop takes
+# Random numbers of a training crop: area and aspect of each attempt; left, top; mirror;
+# interpolation.
+UNIFORMS = 2 * ATTEMPTS + 4
 VIEWS = (1, 10, 144)  # crops of one image in the paper's Table 3
 RESIZES = ("short", "squash", "central_crop")
 BILINEAR = Image.Resampling.BILINEAR
@@ -29,7 +31,7 @@ def inception_crop(
     """The paper's crop: a box (left, top, right, bottom) in pixels, section 6.
 
     Its share of the area is uniform in `area_range`, its aspect ratio log-uniform in
-    `aspect_range`, its position uniform. Draws that do not fit are repeated; after 10 of them the
+    `aspect_range`, its position uniform. Of 10 draws the first that fits is taken; if none does, the
     largest central box of the nearest allowed aspect ratio is taken.
 
     Args:

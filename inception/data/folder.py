@@ -26,7 +26,7 @@ class Folder:
     PATH/SPLIT/CLASS/... if PATH has a folder train, val, validation or test; otherwise
     PATH/CLASS/..., and of each class a fifth is split 'val', the rest 'train', both 'all'. Classes
     are sorted by name; names that begin with a dot are passed over. PATH may lie in a bucket
-    (gs://...). `left_out` images of an unsplit PATH are in the other part.
+    (gs://...). `left_out`: how many images of an unsplit PATH belong to the other split.
     """
 
     def __init__(self, path: str, split: str):

@@ -126,10 +126,11 @@ class TrainingPipeline:
         """Fills `out` with the crop that these uniform numbers choose, mirrored and augmented."""
         cropping.training_crop(picture, uniforms, out, **self._cropping)
         if self._randaugment["layers"]:
-            from inception.data import augment
+            from inception.data import randaugment
 
+            # Seeded by the crop's own numbers: still a function of (seed, step).
             rng = np.random.default_rng(uniforms.view(np.uint64))
-            augment.rand_augment(out, rng, **self._randaugment)
+            randaugment.rand_augment(out, rng, **self._randaugment)
 
 
 @functools.lru_cache(maxsize=4)
@@ -163,8 +164,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """This process's share of all views of the whole split, in order, cut into batches.
 
-    A batch holds as many rows as it says, whatever the number of views: those of one image may
-    lie in several. Each image is read and decoded once. Every process has the same count of
+    Every batch has `batch_size` rows, whatever the number of views: those of one image may span
+    batches. Each image is read and decoded once. Every process has the same count of
     batches.
 
     Yields:

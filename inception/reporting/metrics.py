@@ -157,7 +157,10 @@ class Window:
 
 
 class Callback:
-    """One thing that happens now and then in a run; a subclass overrides the calls it needs."""
+    """One thing that happens now and then in a run; a subclass overrides the calls it needs.
+
+    `step` is always the number of steps done. `before_step` is called only where `due` says so.
+    """
 
     def due(self, step: int) -> bool:
         """Whether `before_step` is to be called for the state after `step` steps."""
@@ -171,7 +174,7 @@ class Callback:
         """After each step was started; the devices may still compute it."""
 
     def on_wait(self, step: int, seconds: float) -> None:
-        """Often, while the next batch has been waited for so long."""
+        """Called repeatedly while the next batch is waited for, with the wait so far."""
 
     def on_metrics(self, window: Window) -> None:
         """Every `log_every` steps, before any callback's `before_step`, and at a stop."""
