@@ -116,8 +116,8 @@ def in_micro_batches(
         examples["other"] = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), examples)
 
     def split(x: jax.Array) -> jax.Array:
-        # Micro-batch i has the rows i, i + accumulate, ...: equally many of each device, which keeps
-        # them.
+        # Micro-batch i has the rows i, i + accumulate, ...: each device gives equally many, and
+        # none moves to another.
         return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
     return jax.tree.map(split, examples)

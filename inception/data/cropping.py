@@ -31,7 +31,7 @@ def inception_crop(
     """The paper's crop: a box (left, top, right, bottom) in pixels, section 6.
 
     Its share of the area is uniform in `area_range`, its aspect ratio log-uniform in
-    `aspect_range`, its position uniform. Of 10 draws the first that fits is taken; if none does, the
+    `aspect_range`, its position uniform. Of 10 draws the first that fits is taken, or else the
     largest central box of the nearest allowed aspect ratio is taken.
 
     Args:
