@@ -233,11 +233,6 @@ def test_evaluation_knows_no_freezing() -> None:
     assert len(programs) == 1
 
 
-def test_a_module_that_is_not_in_the_trunk() -> None:
-    with pytest.raises(UserError, match=r"config\.model\.frozen_through=4f: choose one of conv1, "):
-        GoogLeNet(frozen_through="4f")
-
-
 @pytest.mark.parametrize("style", optim.MOMENTUM_STYLES)
 def test_the_trunks_rate_is_a_multiple_of_the_rate(rng: np.random.Generator, style: str) -> None:
     """Exactly: the multiples are powers of two."""

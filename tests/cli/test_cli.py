@@ -202,7 +202,7 @@ def test_a_run_imports_its_own_command_alone() -> None:
     ).stdout.split()
     assert {m for m in modules if m.startswith(("inception.", "experiments"))} == {
         "inception.cli", "inception.cli.main", "inception.cli.train", "inception.cli.flags",
-        "inception.config",
+        "inception.config", "inception.knobs",
     }  # fmt: skip
 
 

@@ -236,7 +236,7 @@ def test_a_trial_of_a_dead_worker_is_taken_up(tmp_path: pathlib.Path) -> None:
 def test_halving_stops_the_worse(tmp_path: pathlib.Path, monkeypatch) -> None:
     rates = iter([80.0, 60.0, 70.0, 2.0, 1.0])
     space = {"rate": experiments.uniform(0, 100)}
-    searched = search.Search(str(tmp_path), space, trials=5, point=make(tmp_path, seconds=0.5))
+    searched = search.Search(str(tmp_path), space, trials=5, point=make(tmp_path, seconds=1.0))
     for rate in rates:
         searched._study.enqueue_trial({"rate": rate})
     searched._trials = 10
