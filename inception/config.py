@@ -119,9 +119,9 @@ def run_config(workdir: str, overrides: Sequence[str], rules: Rules = EVALUATION
     """
     from ml_collections import ConfigDict
 
-    from inception.runtime import checkpoint
+    from inception.runtime.workdir import read_config
 
-    config = _filled(ConfigDict(checkpoint.read_config(workdir)), older=True)
+    config = _filled(ConfigDict(read_config(workdir)), older=True)
     with config.ignore_type():
         config.run.workers = str(config.run.workers)  # once a number
     return _obeying(apply_overrides(config, overrides), rules)

@@ -95,9 +95,9 @@ def restore_or_initialise(
     state = compiling.compute_replicated(training.init, training.mesh)
     if not config.init_from:
         return state
-    from inception.runtime import transfer
+    from inception.runtime import weights
 
-    variables = transfer.start_from(
+    variables = weights.start_from(
         config.init_from,
         jax.device_get(state.raw_variables()),
         model=training.model,

@@ -16,7 +16,8 @@ from flax import traverse_util
 from inception import UserError, optim, train
 from inception.config import load_config
 from inception.model import TRUNK, GoogLeNet, frozen_modules
-from inception.runtime import checkpoint, transfer
+from inception.runtime import checkpoint
+from inception.runtime.weights import load_trained, start_from
 from inception.runtime.workdir import write_config
 from inception.step import TrainState, create_state, train_step
 from tests import tiny
@@ -38,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def theirs(trained: pathlib.Path) -> dict[tuple[str, ...], np.ndarray]:
-    return traverse_util.flatten_dict(checkpoint.load(str(trained)).variables)
+    return traverse_util.flatten_dict(load_trained(str(trained)).variables)
 
 
 def fresh(model: GoogLeNet, input_px: int = 65) -> Any:
@@ -53,7 +54,7 @@ def fresh(model: GoogLeNet, input_px: int = 65) -> Any:
 
 def start(trained: pathlib.Path, model: GoogLeNet, classes=COLOURS, input_px: int = 65) -> dict:
     """What a run would start from: path -> array."""
-    started = transfer.start_from(
+    started = start_from(
         str(trained),
         fresh(model, input_px),
         model=model,
@@ -351,7 +352,7 @@ def test_the_recipe_on_a_folder_of_photos(
     assert "fresh: classifier; " in done.stderr
     result = json.loads(done.stdout)
     assert result["steps"] == 9 and result["count"] == 6
-    learnt = checkpoint.load(str(tmp_path / "run"))
+    learnt = load_trained(str(tmp_path / "run"))
     assert learnt.classes == ("ant", "bee", "cat")
     for path, array in traverse_util.flatten_dict(learnt.variables).items():
         still = path[1] in TRUNK and (path[0] == "params" or path[1] in TRUNK[:4])

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from inception import UserError
 from inception.data import paths, sources
 from inception.evaluation.evaluator import TOP, Evaluation, Evaluator
-from inception.evaluation.networks import load
 from inception.runtime import processes, sharding
+from inception.runtime.weights import load_network
 
 
 def check_alike(
@@ -91,7 +91,7 @@ def run(
     _check_files(predictions, per_class)
     choices = {"checkpoints": workdirs, "split": split, "best": best, "crops": crops}
     processes.check_same(json.loads(config.to_json()), **choices)
-    trained = [load(w, c, best=best) for w, c in zip(workdirs, configs, strict=True)]
+    trained = [load_network(w, c, best=best) for w, c in zip(workdirs, configs, strict=True)]
     check_alike(workdirs, configs, [t.classes for t in trained])
     mesh = sharding.make_mesh()
     evaluator = Evaluator(

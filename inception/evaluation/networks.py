@@ -7,56 +7,14 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.special
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from inception import UserError, pixels
 from inception.data import pipeline
 from inception.model import GoogLeNet
-from inception.runtime import checkpoint, compiling, prefetch, processes, sharding
-
-
-def load(
-    workdir: str, config: ConfigDict | None = None, *, best: bool = False
-) -> checkpoint.Trained:
-    """As `checkpoint.load`, and sure to be the weights of the network that config.model describes.
-
-    Args:
-        config: in place of the folder's own.
-
-    Raises:
-        UserError: also where weights or classes.txt are another network's.
-    """
-    from inception.runtime.transfer import misfits  # a run that starts from noise needs it not
-
-    trained = checkpoint.load(workdir, best=best)
-    knobs, px = ((config or trained.config)[key] for key in ("model", "input_px"))
-    try:
-        model = GoogLeNet(**knobs)
-    except TypeError as error:  # an unknown knob
-        raise UserError(f"{workdir}/config.json: {error}") from error
-    images = jax.ShapeDtypeStruct((1, px, px, 3), jnp.float32)
-    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
-    network, weights = map(traverse_util.flatten_dict, (shapes, trained.variables))
-    weights = {path: a for path, a in weights.items() if not path[1].startswith("head_")}
-    if unfit := misfits(weights, network) + misfits(network, weights):
-        first = min(unfit, key=lambda path: path[0] != "params")
-        found, wanted = (
-            list(tree[first].shape) if first in tree else "none" for tree in (weights, network)
-        )
-        raise UserError(
-            f"{workdir}: {'/'.join(first)} has shape {found} in its weights, and {wanted} in the "
-            "network of `model`: undo what was changed in its config.json, or by flags"
-        )
-    if len(trained.classes) != model.classes:
-        raise UserError(
-            f"{workdir}/classes.txt names {len(trained.classes)} classes, and the network has "
-            f"{model.classes}: restore it"
-        )
-    return trained
+from inception.runtime import compiling, prefetch, processes, sharding
 
 
 def eval_batch_size(most: int, rows: int, mesh: Any) -> int:

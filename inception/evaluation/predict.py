@@ -22,8 +22,9 @@ from inception import UserError
 from inception.data import cropping, decoding, imagenet, pipeline, sources
 from inception.evaluation import cam
 from inception.evaluation.evaluate import check_alike
-from inception.evaluation.networks import Networks, eval_batch_size, load
+from inception.evaluation.networks import Networks, eval_batch_size
 from inception.runtime import processes, sharding
+from inception.runtime.weights import load_network
 
 Picture = str | pathlib.Path | Image.Image | np.ndarray
 SUFFIXES = sources.SUFFIXES | {".bmp", ".gif", ".tif", ".tiff"}
@@ -122,7 +123,7 @@ class Predictor:
             raise UserError('name the folders one by one, as in Predictor("runs/a", "runs/b")')
         folders = [os.fspath(workdir) for workdir in workdirs]
         trained = [
-            load(folder, config, best=best)
+            load_network(folder, config, best=best)
             for folder, config in itertools.zip_longest(folders, configs)
         ]
         self._configs = list(configs) or [ConfigDict(t.config) for t in trained]

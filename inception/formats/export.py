@@ -14,9 +14,8 @@ import safetensors.numpy
 from jax import export
 
 from inception import UserError, kernels, pixels
-from inception.evaluation.networks import load
 from inception.model import GoogLeNet
-from inception.runtime.checkpoint import Trained
+from inception.runtime.weights import Trained, load_network
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -117,7 +116,7 @@ def run(checkpoint_dir: str, output: str, *, best: bool = False) -> dict[str, An
                 "pip install -c requirements.txt -e '.[export]'"
             ) from error
         result["opset"] = OPSET
-    trained = load(checkpoint_dir, best=best)
+    trained = load_network(checkpoint_dir, best=best)
     if suffix != ".safetensors":
         trained = without_heads(trained)
     content = FORMATS[suffix](trained)

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +21,6 @@ from orbax.checkpoint import checkpoint_manager, checkpoint_managers
 from inception import UserError
 from inception.data import paths
 from inception.runtime import processes, sharding
-from inception.runtime.workdir import read_config
 
 logging.set_verbosity(logging.FATAL)  # orbax reports every file, and errors that it raises
 
@@ -55,40 +54,6 @@ def _first_line(error: BaseException) -> str:
 def write_classes(workdir: str, classes: tuple[str, ...]) -> None:
     """WORKDIR/classes.txt: what the labels 0, 1, ... stand for, a line each."""
     (paths.at(workdir) / "classes.txt").write_text("".join(f"{c}\n" for c in classes))
-
-
-class Trained(NamedTuple):
-    """What a folder holds that `train` or `convert` wrote."""
-
-    config: dict[str, Any]  # as `read_config`
-    classes: tuple[str, ...]  # of the labels 0, 1, ...: WordNet ids, or a data folder's folders
-    variables: Any  # {'params', 'batch_stats'}, numpy arrays; the Polyak average if there is one
-    step: int  # of the checkpoint
-
-
-def load(workdir: str, *, best: bool = False) -> Trained:
-    """The newest whole checkpoint in a folder, or the best, ready for inference.
-
-    Raises:
-        UserError: none in it, or all damaged.
-    """
-    config = read_config(workdir)
-    try:
-        classes = tuple((paths.at(workdir) / "classes.txt").read_text().splitlines())
-    except OSError as error:
-        raise UserError(f"{workdir} has no readable classes.txt: train writes it") from error
-    checkpoints = Checkpoints(workdir, read_only=True)
-    if not checkpoints.steps():
-        raise UserError(f"{workdir} has no checkpoint: train first")
-    state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
-    checkpoints.close()
-    if len(set(processes.gather_text(f"{state['step']}"))) > 1:
-        raise UserError(
-            f"{workdir}: the processes read checkpoints of different steps: it is being written "
-            "to, or one of them cannot read the newest. Try again"
-        )
-    variables = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
-    return Trained(config, classes, jax.device_get(variables), int(state["step"]))
 
 
 class _Manager(ocp.CheckpointManager):

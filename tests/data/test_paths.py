@@ -32,7 +32,7 @@ def test_a_runs_files_in_a_bucket(bucket: pathlib.Path) -> None:
     run = "gs://bucket/runs/one"
     with workdir.locked(config, run):
         checkpoint.write_classes(run, ("a", "b", "c"))
-    assert checkpoint.read_config(run)["input_px"] == config["input_px"]
+    assert workdir.read_config(run)["input_px"] == config["input_px"]
     (bucket / "runs" / "one" / "metrics.jsonl").touch()
     with tiny.refused("belongs to another config"):
         workdir.write_config({**config, "seed": 7}, run)

@@ -33,6 +33,7 @@ from inception.config import load_config
 from inception.formats import export, to_onnx
 from inception.model import GoogLeNet
 from inception.runtime import checkpoint
+from inception.runtime.weights import Trained, load_trained
 from inception.runtime.workdir import write_config
 from inception.step import create_state
 from tests import tiny
@@ -181,7 +182,7 @@ def test_onnx_agrees_in_any_batch(network, tmp_path, capfd) -> None:
 
 
 def test_the_logits_through_onnx_agree(network) -> None:
-    trained = checkpoint.load(str(network.folder))
+    trained = load_trained(str(network.folder))
     function = export.inference_function(trained)
     model, normalization = function.keywords["model"], function.keywords["normalization"]
     running = session(
@@ -259,7 +260,7 @@ def test_other_networks_too_bfloat16_ones_in_float32(tmp_path, overrides: tuple)
     )
     rng = np.random.default_rng(0)
     variables = jax.tree_util.tree_map_with_path(functools.partial(random_leaf, rng=rng), shapes)
-    trained = checkpoint.Trained(config.to_dict(), (), variables, 0)
+    trained = Trained(config.to_dict(), (), variables, 0)
     model = to_onnx.convert(
         export.inference_function(trained), image_shape=images.shape[1:], output="p", metadata={}
     )

@@ -19,6 +19,8 @@ from inception.data import cropping, decoding, imagenet
 from inception.formats import caffe, torchvision
 from inception.model import GoogLeNet
 from inception.runtime import checkpoint, sharding
+from inception.runtime.weights import load_trained
+from inception.runtime.workdir import read_config
 from tests import record_torchvision as recorded
 from tests.cli.test_cli import fails, process
 
@@ -40,7 +42,7 @@ def convert(capfd, source: str, path: pathlib.Path, output: pathlib.Path, *overr
 
 def logits(workdir: pathlib.Path, batch: np.ndarray, *, heads: bool) -> dict[str, np.ndarray]:
     """A converted network on uint8 images, with `heads` all three of it, dropout off."""
-    config, _, variables, _ = checkpoint.load(str(workdir))
+    config, _, variables, _ = load_trained(str(workdir))
     model = GoogLeNet(**{**config["model"], "dropout": 0.0, "head_dropout": 0.0})
 
     def running_average(next_fun, args, kwargs, context):
@@ -92,9 +94,9 @@ def test_torchvisions_names_and_numbers_as_they_were_recorded(tmp_path, capfd) -
     assert set(result["ignored"]) == set(COUNTERS)
     expected = json.loads((recorded.RECORDED / "googlenet.json").read_text())["logits"]
     close(logits(output, recorded.draw_images(recorded.PX), heads=True), expected)
-    config = checkpoint.read_config(str(output))
+    config = read_config(str(output))
     assert config["model"]["dropout"] == 0.2 and config["data"]["resize"] == "short"
-    assert checkpoint.load(str(output)).classes == imagenet.CLASSES
+    assert load_trained(str(output)).classes == imagenet.CLASSES
     fitting = run_config(str(output), [])
     assert GoogLeNet(**fitting.model) and fitting.data.normalization == "symmetric"
 
@@ -137,7 +139,7 @@ def test_a_fine_tuned_network_of_ten_classes_without_heads(tmp_path, capfd) -> N
     result = convert(capfd, "torchvision", path, output)
     assert result["parameters"] == 6_624_904 - 990 * 1025
     assert result["missing"] == [n for n in SHAPES if n.startswith("aux") and n not in COUNTERS]
-    trained = checkpoint.load(str(output))
+    trained = load_trained(str(output))
     assert trained.classes == tuple(f"class {i}" for i in range(10))
     assert trained.config["model"]["heads"] is False and trained.step == 0
     np.testing.assert_array_equal(trained.variables["params"]["classifier"]["kernel"], arrays["fc.weight"].T)  # fmt: skip
@@ -148,7 +150,7 @@ def test_the_classes_of_the_weights_may_be_named(tmp_path, capfd, files) -> None
     names = tmp_path / "names.txt"
     names.write_text("\ufeffant\nbee hive\n\ncat\n")
     convert(capfd, "torchvision", path, tmp_path / "named", f"--classes={names}")
-    assert checkpoint.load(str(tmp_path / "named")).classes == ("ant", "bee hive", "cat")
+    assert load_trained(str(tmp_path / "named")).classes == ("ant", "bee hive", "cat")
     line = refused(capfd, tmp_path, "caffe", files["caffe"], f"--classes={names}")
     assert f"--classes={names} names 3 classes, and the weights have 1000" in line
     line = refused(capfd, tmp_path, "torchvision", path, f"--classes={tmp_path}/no")
@@ -203,14 +205,14 @@ def test_training_goes_on_from_it(tmp_path, capfd) -> None:
     convert(capfd, "torchvision", path, output, *overrides)
     experiment = tmp_path / "experiment.py"
     experiment.write_text(
-        "from ml_collections import ConfigDict\nfrom inception.runtime import checkpoint\n"
-        f"def get_config(): return ConfigDict(checkpoint.read_config({str(output)!r}))\n"
+        "from ml_collections import ConfigDict\nfrom inception.runtime.workdir import read_config\n"
+        f"def get_config(): return ConfigDict(read_config({str(output)!r}))\n"
     )
     args = ["train", f"--config={experiment}", f"--workdir={output}", "--json"]
     assert launch.main(args) == 0
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert result["steps"] == 2
-    trained = checkpoint.load(str(output))
+    trained = load_trained(str(output))
     assert trained.step == 2
     moved = trained.variables["params"]["conv1"]["Conv_0"]["kernel"]
     start = recorded.draw("conv1.conv.weight", (64, 3, 7, 7)).transpose(2, 3, 1, 0)
@@ -275,7 +277,7 @@ def test_caffes_layouts(tmp_path, capfd, rng, layout: dict) -> None:
         "ignored": [],
         "missing": [] if layout["heads"] else heads,
     }
-    params = checkpoint.load(str(output)).variables["params"]
+    params = load_trained(str(output)).variables["params"]
 
     # A convolution, one output by hand: the image's RGB is Caffe's BGR.
     kernel, bias = weights["conv1/7x7_s2"]
@@ -347,7 +349,7 @@ def test_bvlc_googlenet_gives_the_reference_logits(
     file = np.load(shared_data / "bvlc_googlenet" / "reference_logits.npz")
     reference = {name: file[name][::every] for name in file.files}
     photos = [shared_data / "imagenet-sample" / name for name in reference["files"]]
-    config = checkpoint.read_config(str(workdir))
+    config = read_config(str(workdir))
     views = cropping.Views((1,), 224, 256, config["data"]["resize"])
     batch = np.concatenate(
         [views.of(decoding.decode(p.read_bytes(), p.name, max_megapixels=99)) for p in photos]

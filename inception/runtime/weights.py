@@ -1,0 +1,170 @@
+"""The weights in a folder of `train` or `convert`, for inference or for another run to start."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from inception import UserError
+from inception.data import paths
+from inception.model import FREE_KNOBS, TRUNK, GoogLeNet
+from inception.runtime import checkpoint, processes
+from inception.runtime.workdir import read_config
+
+Path = tuple[str, ...]  # collection, module, ..., array
+
+
+class Trained(NamedTuple):
+    """What a folder holds that `train` or `convert` wrote."""
+
+    config: dict[str, Any]  # as `read_config`
+    classes: tuple[str, ...]  # of the labels 0, 1, ...: WordNet ids, or a data folder's folders
+    variables: Any  # {'params', 'batch_stats'}, numpy arrays; the Polyak average if there is one
+    step: int  # of the checkpoint
+
+
+def load_trained(workdir: str, *, best: bool = False) -> Trained:
+    """The newest whole checkpoint in a folder, or the best, ready for inference.
+
+    Raises:
+        UserError: none in it, or all damaged.
+    """
+    config = read_config(workdir)
+    try:
+        classes = tuple((paths.at(workdir) / "classes.txt").read_text().splitlines())
+    except OSError as error:
+        raise UserError(f"{workdir} has no readable classes.txt: train writes it") from error
+    checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+    if not checkpoints.steps():
+        raise UserError(f"{workdir} has no checkpoint: train first")
+    state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
+    checkpoints.close()
+    if len(set(processes.gather_text(f"{state['step']}"))) > 1:
+        raise UserError(
+            f"{workdir}: the processes read checkpoints of different steps: it is being written "
+            "to, or one of them cannot read the newest. Try again"
+        )
+    variables = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
+    return Trained(config, classes, jax.device_get(variables), int(state["step"]))
+
+
+def misfits(found: dict[Path, Any], wanted: dict[Path, Any]) -> list[Path]:
+    """Of flat trees of arrays the paths in `wanted` that `found` lacks, or has in another shape."""
+    return [p for p, array in wanted.items() if p not in found or found[p].shape != array.shape]
+
+
+def load_network(
+    workdir: str, config: Mapping[str, Any] | None = None, *, best: bool = False
+) -> Trained:
+    """As `load_trained`, and sure to be the weights of the network that config.model describes.
+
+    Args:
+        config: in place of the folder's own.
+
+    Raises:
+        UserError: also where weights or classes.txt are another network's.
+    """
+    trained = load_trained(workdir, best=best)
+    knobs, px = ((config or trained.config)[key] for key in ("model", "input_px"))
+    try:
+        model = GoogLeNet(**knobs)
+    except TypeError as error:  # an unknown knob
+        raise UserError(f"{workdir}/config.json: {error}") from error
+    images = jax.ShapeDtypeStruct((1, px, px, 3), jnp.float32)
+    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    network, weights = map(traverse_util.flatten_dict, (shapes, trained.variables))
+    weights = {path: a for path, a in weights.items() if not path[1].startswith("head_")}
+    if unfit := misfits(weights, network) + misfits(network, weights):
+        first = min(unfit, key=lambda path: path[0] != "params")
+        found, wanted = (
+            list(tree[first].shape) if first in tree else "none" for tree in (weights, network)
+        )
+        raise UserError(
+            f"{workdir}: {'/'.join(first)} has shape {found} in its weights, and {wanted} in the "
+            "network of `model`: undo what was changed in its config.json, or by flags"
+        )
+    if len(trained.classes) != model.classes:
+        raise UserError(
+            f"{workdir}/classes.txt names {len(trained.classes)} classes, and the network has "
+            f"{model.classes}: restore it"
+        )
+    return trained
+
+
+def _check_alike(
+    init_from: str, trained: dict[str, Any], *, model: GoogLeNet, normalization: str
+) -> None:
+    """Raises UserError where weights of `trained` would compute something else here."""
+    remedies = []
+    for field in dataclasses.fields(model):
+        if field.name in FREE_KNOBS | {"classes", "parent", "name"}:
+            continue
+        value = trained["model"].get(field.name, field.default)  # an older config lacks the knob
+        if value != getattr(model, field.name):
+            remedies.append(f"`model.{field.name}={value}`")
+    if trained["data"]["normalization"] != normalization:
+        remedies.append(f"`normalization={trained['data']['normalization']}`")
+    if remedies:
+        raise UserError(f"`init_from`={init_from} was trained otherwise: give {' '.join(remedies)}")
+
+
+def start_from(
+    init_from: str,
+    fresh: Any,
+    *,
+    model: GoogLeNet,
+    normalization: str,
+    classes: Sequence[str],
+) -> Any:
+    """`fresh` with the arrays of the newest checkpoint in `init_from` that fit it.
+
+    The trunk is taken whole; a classifier if the checkpoint's classes.txt is `classes`; other
+    layers if the checkpoint has them in the same shape (a head's `fc` depends on the input's size).
+    One line on stderr names the layers that start fresh.
+
+    Args:
+        fresh: {'params', 'batch_stats'} of `model`, numpy arrays.
+
+    Raises:
+        UserError: no whole checkpoint; one of another trunk or with another normalisation.
+    """
+    try:
+        trained = load_trained(init_from)
+    except UserError as error:
+        raise UserError(f"`init_from`: {error}") from error
+    _check_alike(init_from, trained.config, model=model, normalization=normalization)
+
+    theirs = traverse_util.flatten_dict(trained.variables)
+    flat = traverse_util.flatten_dict(fresh)
+    unfit = set(misfits(theirs, flat))
+    layers: dict[Path, list[Path]] = {}  # collection/LAYER/array
+    for path in flat:
+        layers.setdefault(path[1:-1], []).append(path)
+    taken: set[str] = set()  # modules
+    missing = []
+    for layer, arrays in layers.items():
+        if unfit.isdisjoint(arrays) and (
+            "classifier" not in layer or trained.classes == tuple(classes)
+        ):
+            flat |= {p: theirs[p] for p in arrays}
+            taken.add(layer[0])
+        elif layer[0] in TRUNK:
+            raise UserError(
+                f"`init_from`={init_from}: its {'/'.join(layer)} is not what its config.json "
+                "says: take another checkpoint"
+            )
+        else:
+            missing.append(layer)
+    untouched = sum(len(layers[layer]) for layer in missing)
+    names = [layer[0] if layer[0] not in taken else "/".join(layer) for layer in missing]
+    print(
+        f"fresh: {', '.join(sorted(set(names))) or 'nothing'}; {len(flat) - untouched} arrays from "
+        f"{init_from}",
+        file=sys.stderr,
+    )
+    return {**fresh, **traverse_util.unflatten_dict(flat)}  # without BatchNorm no statistics
