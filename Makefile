@@ -1,14 +1,20 @@
 # `make demo` and `make test` set everything up in .venv first; nothing else is needed.
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 BIN := .venv/bin
 
-.PHONY: demo test faults check format clean
+.PHONY: demo test test-newest faults check format clean
 
 demo: .venv/installed  ## train experiments/digits.py and write its page
 	$(BIN)/python launch.py train --config=experiments/digits.py --workdir=runs/digits
 
 test: check  ## format, lint, types, and the tests, the slow ones too; not those of make faults
 	$(BIN)/python -m pytest -m "not faults" -n 3 --dist loadfile --no-loadscope-reorder
+
+# What TFDS's builders and SkyPilot run on does not depend on jax.
+test-newest: .venv-newest/installed  ## the fast tests with the newest jax, flax and optax
+	.venv-newest/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
+		--ignore=tests/data/test_prepare.py --ignore=tests/launching/test_sky.py
 
 faults: check  ## the longest: several processes, kills, full disks
 	$(BIN)/python -m pytest -m faults
@@ -23,7 +29,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-newest runs
 
 .venv/installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
@@ -33,4 +39,10 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[dev]'
+	@touch $@
+
+.venv-newest/installed: requirements.txt pyproject.toml
+	$(PYTHON312) -m venv .venv-newest
+	grep -vE '^(jax|jaxlib|flax|optax)==' requirements.txt > .venv-newest/others.txt
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-newest/others.txt -e '.[test]'
 	@touch $@

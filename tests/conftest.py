@@ -7,11 +7,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from benchmarks import faults
+
 # Compiled fast rather than well: tests that start a process of their own compile as users do.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_cpu_use_fusion_emitters=false"
-)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {faults.compile_fast()}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Runs started as processes of their own compile the same few programs: they share this folder.
 CACHE = pathlib.Path(tempfile.gettempdir()) / f"inception-test-cache-{os.getuid()}"

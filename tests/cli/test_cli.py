@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # A process of its own has one device and lenient promotion, as a user's has; compiled fast.
 ENVIRONMENT = {
     **{k: v for k, v in os.environ.items() if "PROMOTION" not in k},
-    "XLA_FLAGS": faults.COMPILE_FAST,
+    "XLA_FLAGS": faults.compile_fast(),
 }
 
 

@@ -47,7 +47,7 @@ def test_one_of_two_killed_and_both_started_again(
     workdir = tmp_path / "run"
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 " + faults.COMPILE_FAST,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 " + faults.compile_fast(),
     }
     launcher = subprocess.Popen(
         [*faults.LAUNCH, *faults.TRAIN, f"--workdir={workdir}", "--processes=2", "--restarts=1"],

@@ -21,7 +21,7 @@ here = pytest.mark.skipif(
 STEPS = 64
 ENVIRONMENT = {
     **os.environ,
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=1 " + faults.COMPILE_FAST,
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=1 " + faults.compile_fast(),
 }
 
 

@@ -1,0 +1,93 @@
+"""How much there is to read: the longest functions and files, and what a training run loads.
+
+    python benchmarks/tree.py            # also trains a network of seconds, to see what it loads
+
+Lines are lines of the file: docstrings, comments and blank ones count. tests/test_rules.py holds
+the limits.
+"""
+
+import ast
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TRAIN = (
+    "train", "--config=experiments/digits.py", "--config.model.width=0.05",
+    "--config.model.classes=3", "--config.data.source=synthetic", "--config.data.examples=32",
+    "--config.optim.batch_size=16", "--config.optim.epochs=1.", "--config.run.eval_batch_size=16",
+)  # fmt: skip
+# In the process that trains: modules in the order in which they were loaded. Experiment files are
+# run by path, so that they are no modules.
+LOADED = """
+import json, pathlib, sys
+sys.argv = ["launch.py", *json.loads(sys.argv[1])]
+import launch
+from inception.cli.main import main
+assert main(sys.argv[1:]) == 0
+files = [getattr(m, "__file__", None) for m in list(sys.modules.values())]
+print(json.dumps([f for f in files if f] + [str(pathlib.Path("experiments/digits.py").resolve())]))
+"""
+PAGE = "inception/reporting/page.py"  # with what it loads: after the last step
+OF_CPUS = "inception/kernels/cpu.py"
+
+
+def sources() -> list[pathlib.Path]:
+    """The project's own files, tests and benchmarks apart."""
+    found = [*ROOT.glob("inception/**/*.py"), *ROOT.glob("experiments/*.py"), ROOT / "launch.py"]
+    return sorted(found)
+
+
+def lines(path: pathlib.Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def functions(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """(lines, 'file:line name') of every function, signature and docstring included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            where = f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+            yield node.end_lineno - node.lineno + 1, where  # type: ignore[operator]
+
+
+def loaded_by_a_run() -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """The project's files that a training run loads for its steps, and those for its page."""
+    with tempfile.TemporaryDirectory() as folder:
+        argv = json.dumps([*TRAIN, f"--workdir={folder}/run"])
+        run = subprocess.run(
+            [sys.executable, "-c", LOADED, argv], cwd=ROOT, capture_output=True, text=True
+        )
+        if run.returncode:
+            sys.exit(run.stderr)
+    paths = [pathlib.Path(file) for file in json.loads(run.stdout.splitlines()[-1])]
+    own = set(sources())
+    ordered = [path for path in dict.fromkeys(paths) if path in own and path != ROOT / OF_CPUS]
+    experiments = [path for path in ordered if path.parent.name == "experiments"]
+    rest = [path for path in ordered if path not in experiments]
+    page = rest.index(ROOT / PAGE)
+    return rest[:page] + experiments, rest[page:]
+
+
+def main() -> None:
+    """Prints the longest of each kind, and the files of a run."""
+    files = sources()
+    print("longest functions")
+    for count, where in sorted((f for path in files for f in functions(path)), reverse=True)[:5]:
+        print(f"{count:>7}  {where}")
+    print("longest files")
+    for count, path in sorted(((lines(path), path) for path in files), reverse=True)[:5]:
+        print(f"{count:>7}  {path.relative_to(ROOT)}")
+    total = sum(lines(p) for p in files if p.is_relative_to(ROOT / "inception"))
+    print(f"{total:>7}  inception/ in all")
+    steps, page = loaded_by_a_run()
+    for what, paths in (("a training run loads", steps), ("and for its page", page)):
+        print(f"{what} {len(paths)} files, {sum(map(lines, paths))} lines")
+        for path in paths:
+            print(f"{lines(path):>7}  {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
