@@ -12,7 +12,6 @@ calls it (`pip install -c requirements.txt -e '.[tpu]'`).
 
 import argparse
 import collections
-import functools
 import os
 import pathlib
 import re
@@ -29,8 +28,6 @@ sys.path.insert(0, str(ROOT))
 
 from inception import train  # noqa: E402
 from inception.config import load_config  # noqa: E402
-from inception.model import GoogLeNet  # noqa: E402
-from inception.step import create_state  # noqa: E402
 
 IMAGES = 1_281_167  # of ImageNet's training set: how long a schedule is shapes no collective
 KINDS = (
@@ -102,13 +99,9 @@ def compile_step(config, devices: list):
     mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
     batch_size, px = config.optim.batch_size, config.input_px
     steps_per_epoch = IMAGES / batch_size
-    _, tx = train.optimizer(config, steps_per_epoch, round(config.optim.epochs * steps_per_epoch))
-    state = jax.eval_shape(
-        functools.partial(
-            create_state, GoogLeNet(**config.model), tx, seed=config.seed, input_px=px,
-            polyak_decay=config.optim.polyak_decay,
-        )
-    )  # fmt: skip
+    total_steps = round(config.optim.epochs * steps_per_epoch)
+    training = train.build(config, mesh, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    state = jax.eval_shape(training.init)
     batch = {
         "image": jax.ShapeDtypeStruct((batch_size, px, px, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
@@ -116,7 +109,7 @@ def compile_step(config, devices: list):
     # On the CPU the collectives are placed before the level counts: 0 compiles sooner and
     # lists the same.
     fast = {"xla_backend_optimization_level": "0"} if devices[0].platform == "cpu" else {}
-    compiled = train.step_function(config, tx, mesh).lower(state, batch).compile(fast)
+    compiled = training.step.lower(state, batch).compile(fast)
     return compiled, sum(p.size * p.dtype.itemsize for p in jax.tree.leaves(state.params))
 
 

@@ -20,9 +20,8 @@ import numpy as np
 import optax
 from PIL import Image
 
-import launch
-from inception.config import load_config
-from inception.evaluation import evaluate
+from inception.config import ROOT, load_config
+from inception.evaluation.evaluator import Evaluator
 from inception.model import GoogLeNet
 from inception.runtime import sharding
 from inception.step import create_state
@@ -47,7 +46,7 @@ def config_of(folder: pathlib.Path):
     overrides = {"data.source": "folder", "data.path": folder, "data.eval_split": "val"}
     overrides |= {"run.eval_batch_size": BATCH, "model.heads": False}
     return load_config(
-        str(launch.HERE / "experiments" / "base.py"),
+        str(ROOT / "experiments" / "base.py"),
         [f"--config.{knob}={value}" for knob, value in overrides.items()],
     )
 
@@ -74,9 +73,7 @@ def compare(root: pathlib.Path) -> None:
         write_photos(folder, count)
         config = config_of(folder)
         variables = [sharding.replicate(weights(config), mesh)] * models
-        evaluator = evaluate.Evaluator(
-            config, mesh, split="val", crops=(crops,), networks=[config] * models
-        )
+        evaluator = Evaluator(config, mesh, split="val", crops=(crops,), networks=[config] * models)
         batches = -(-count * crops // BATCH)
 
         def alone(evaluator=evaluator, variables=variables, batches=batches) -> None:
@@ -115,7 +112,7 @@ def main() -> None:
     if len(sys.argv) == 3:  # a process of `memory`
         config = config_of(pathlib.Path(sys.argv[1]))
         mesh = sharding.make_mesh()
-        evaluator = evaluate.Evaluator(config, mesh, split="val", crops=(int(sys.argv[2]),))
+        evaluator = Evaluator(config, mesh, split="val", crops=(int(sys.argv[2]),))
         evaluator(sharding.replicate(weights(config), mesh))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         return

@@ -4,7 +4,7 @@
 
 Trains a small network as real processes of `launch.py`, breaks it in every way of
 docs/processes.md, and prints that page's table; a line that does not hold ends the script with
-status 1. tests/test_processes.py runs some of it.
+status 1. tests/runtime/test_processes.py runs some of it.
 """
 
 import argparse

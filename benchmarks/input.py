@@ -53,37 +53,25 @@ COMPARISONS = (
 
 
 def ours(folder: str, kind: str, how: str, batch: int = BATCH) -> Iterator[np.ndarray]:
-    """The loader as training uses it."""
-    from inception.data import cropping, pipeline, sources
+    """The pipeline as training uses it; the paper's crops."""
+    from inception.config import load_config
+    from inception.data import pipeline
 
-    opened = sources.open_source(
-        "folder" if kind == "original" else "store", path=f"{folder}/{kind}", split="train"
+    config = load_config(
+        "experiments/base.py",
+        [
+            f"--config.data.source={'folder' if kind == 'original' else 'store'}",
+            f"--config.data.path={folder}/{kind}",
+            f"--config.data.decoder={'exact' if how == 'exact' else 'fast'}",
+            f"--config.data.randaugment.layers={2 if how == 'augmented' else 0}",
+            f"--config.optim.batch_size={batch}",
+        ],
     )
-    names = ("bilinear", "area", "nearest", "cubic") if how == "mixed" else ("bilinear",)
-    sample = cropping.training_sampler(
-        "inception",
-        input_px=PX,
-        resize_px=256,
-        mirror=True,
-        interpolations=names,
-        layers=2 if how == "augmented" else 0,
-        magnitude=9.0,
-        **RANGES,
-    )
-    batches = pipeline.train_batches(
-        opened,
-        sample=sample,
-        decoder="exact" if how == "exact" else "fast",
-        seed=0,
-        start_step=0,
-        total_steps=10**6,
-        batch_size=batch,
-        input_px=PX,
-        classes=len(opened.classes),
-        max_megapixels=100.0,
-        workers="all",
-    )
-    for made, _ in batches:
+    if how != "mixed":
+        config.data.interpolations = ("bilinear",)
+    source = pipeline.open_split(config, "train")
+    config.model.classes = len(source.classes)
+    for made, _ in pipeline.training_batches(config, source, start_step=0, total_steps=10**6):
         yield made["image"]
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import functools
 import json
 import os
 import pathlib
@@ -83,7 +84,9 @@ class Ours:
             tx = optim.sgd(optax.constant_schedule(RATE), momentum=MOMENTUM, weight_decay=DECAY)
             state = step.first_state({"params": params}, tx, polyak_decay=0.0)
             self.state = sharding.replicate(state, mesh)
-            self.function = train.step_function(config, tx, mesh)
+            training = train.build(config, mesh, steps_per_epoch=1.0, total_steps=10**6)
+            function = functools.partial(training.step.function, tx=tx)
+            self.function = compiling.CompiledStep(function, mesh, training=True)
         else:
             self.state = {"params": params}
             forward = lambda variables, batch: eval_step(  # noqa: E731

@@ -20,18 +20,23 @@ TRAIN = (
     "--config.model.classes=3", "--config.data.source=synthetic", "--config.data.examples=32",
     "--config.optim.batch_size=16", "--config.optim.epochs=1.", "--config.run.eval_batch_size=16",
 )  # fmt: skip
-# In the process that trains: modules in the order in which they were loaded. Experiment files are
-# run by path, so that they are no modules.
+# In the process that trains: the files of its modules when it begins to load the page, and at its
+# end. The experiment's own file is run by its path, so that it is no module.
 LOADED = """
 import json, pathlib, sys
-sys.argv = ["launch.py", *json.loads(sys.argv[1])]
 import launch
-from inception.cli.main import main
-assert main(sys.argv[1:]) == 0
-files = [getattr(m, "__file__", None) for m in list(sys.modules.values())]
-print(json.dumps([f for f in files if f] + [str(pathlib.Path("experiments/digits.py").resolve())]))
+def files():
+    return [m.__file__ for m in list(sys.modules.values()) if getattr(m, "__file__", None)]
+class Watch:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "inception.reporting.page":
+            steps.extend(files())
+steps = []
+sys.meta_path.insert(0, Watch)
+assert launch.main(json.loads(sys.argv[1])) == 0
+print(json.dumps([steps, files()]))
 """
-PAGE = "inception/reporting/page.py"  # with what it loads: after the last step
 OF_CPUS = "inception/kernels/cpu.py"
 
 
@@ -62,13 +67,11 @@ def loaded_by_a_run() -> tuple[list[pathlib.Path], list[pathlib.Path]]:
         )
         if run.returncode:
             sys.exit(run.stderr)
-    paths = [pathlib.Path(file) for file in json.loads(run.stdout.splitlines()[-1])]
-    own = set(sources())
-    ordered = [path for path in dict.fromkeys(paths) if path in own and path != ROOT / OF_CPUS]
-    experiments = [path for path in ordered if path.parent.name == "experiments"]
-    rest = [path for path in ordered if path not in experiments]
-    page = rest.index(ROOT / PAGE)
-    return rest[:page] + experiments, rest[page:]
+    steps, all_files = json.loads(run.stdout.splitlines()[-1])
+    own = set(sources()) - {ROOT / OF_CPUS}
+    of_steps = (own & set(map(pathlib.Path, steps))) | {ROOT / "experiments/digits.py"}
+    of_page = (own & set(map(pathlib.Path, all_files))) - of_steps
+    return sorted(of_steps), sorted(of_page)
 
 
 def main() -> None:
@@ -83,7 +86,7 @@ def main() -> None:
     total = sum(lines(p) for p in files if p.is_relative_to(ROOT / "inception"))
     print(f"{total:>7}  inception/ in all")
     steps, page = loaded_by_a_run()
-    for what, paths in (("a training run loads", steps), ("and for its page", page)):
+    for what, paths in (("a training run loads", steps), ("and at its end, for its page,", page)):
         print(f"{what} {len(paths)} files, {sum(map(lines, paths))} lines")
         for path in paths:
             print(f"{lines(path):>7}  {path.relative_to(ROOT)}")

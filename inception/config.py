@@ -1,15 +1,24 @@
-"""Experiment files and runs -> locked configs, with the knobs that flags change."""
+"""Experiment files and runs -> locked configs, validated by the table of knobs.
+
+Nothing that takes a config checks its knobs again.
+"""
+
+from __future__ import annotations
 
 import difflib
-import math
 import pathlib
 import runpy
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from inception import UserError
+from inception.knobs import KNOBS
+
+if TYPE_CHECKING:  # imported where a config is made: the command line's help needs none
+    from ml_collections import ConfigDict
 
 ROOT = pathlib.Path(__file__).parents[1]
+SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1  # as in model.py, which needs JAX
 
 
 class CommandLineError(Exception):
@@ -33,30 +42,101 @@ def experiment(path: str) -> dict[str, Any]:
     return defined
 
 
-def load_config(path: str, overrides: list[str]) -> ConfigDict:
+# Knobs that must fit each other: a rule returns what is wrong with a config, or ''.
+
+
+def heads_have_room(config: ConfigDict) -> str:
+    """Training with heads: their strided pool needs a grid."""
+    px, model = config.input_px, config.model
+    if px >= SMALLEST_PX_WITH_HEADS or not model.heads or model.head_pool != "strided":
+        return ""
+    return (
+        f"`input_px`={px} is too small for the auxiliary heads, whose 5x5 pool needs a grid of "
+        f"5x5: the smallest is {SMALLEST_PX_WITH_HEADS}, or turn them off with `model.heads`=False"
+    )
+
+
+def crops_fit(config: ConfigDict) -> str:
+    """Images of resize_px hold the crops of input_px."""
+    px, resize_px = config.input_px, config.data.resize_px
+    if 1 <= px <= resize_px:
+        return ""
+    return f"`input_px`={px} and `data.resize_px`={resize_px}: need 1 <= input_px <= resize_px"
+
+
+def warmup_ends(config: ConfigDict) -> str:
+    """The warm-up is shorter than the run."""
+    warmup, epochs = config.optim.warmup_epochs, config.optim.epochs
+    if warmup < epochs:
+        return ""
+    return f"`optim.warmup_epochs`={warmup}: must be shorter than `optim.epochs`={epochs}"
+
+
+Rules = Sequence[Callable[["ConfigDict"], str]]
+TRAINING: Rules = (heads_have_room, crops_fit, warmup_ends)
+EVALUATION: Rules = (crops_fit,)
+NETWORK: Rules = (heads_have_room,)  # a step on noise, or no step: no images, no schedule
+
+
+def default_config() -> ConfigDict:
+    """Every knob at its default."""
+    from ml_collections import ConfigDict
+
+    return _filled(ConfigDict(), older=False)
+
+
+def load_config(path: str, overrides: Sequence[str], rules: Rules = TRAINING) -> ConfigDict:
     """get_config() of the experiment file, locked, with --config.any.knob=VALUE applied.
 
+    Args:
+        rules: what the knobs must obey together, for what the config is to do.
+
     Raises:
-        CommandLineError: no such file, a misspelt knob, a value of the wrong type, or none where
-            the experiment leaves the choice to the user.
+        CommandLineError: no such file, a misspelt knob, a value of the wrong type or below 0, or
+            none where the experiment leaves the choice to the user.
+        UserError: a choice that does not exist, a number out of bounds, a broken rule.
     """
-    config = apply_overrides(experiment(path)["get_config"](), overrides)
-    if open_knobs := _open_knobs(config, "config"):
-        flags_to_give = " ".join(f"--{name}=..." for name in open_knobs)
-        raise CommandLineError(f"--config={path} leaves the choice to you: give {flags_to_give}")
+    config = apply_overrides(experiment_config(path), overrides)
+    if open_knobs := [f"--{name}=..." for name, value in flat(config).items() if value is None]:
+        given = " ".join(open_knobs)
+        raise CommandLineError(f"--config={path} leaves the choice to you: give {given}")
+    return _obeying(config, rules)
+
+
+def experiment_config(path: str) -> ConfigDict:
+    """get_config() of the experiment file; what it leaves to the user is None."""
+    # A file that does not start from base.py may be older than a knob.
+    config = _filled(experiment(path)["get_config"](), older=True)
+    for name in flat(config):
+        _check_name(f"--config={path}", name, [f"config.{knob}" for knob in KNOBS])
     return config
 
 
-def apply_overrides(config: ConfigDict, overrides: list[str]) -> ConfigDict:
-    """Applies flags of the form --config.any.knob=VALUE; CommandLineError if one is wrong."""
+def run_config(workdir: str, overrides: Sequence[str], rules: Rules = EVALUATION) -> ConfigDict:
+    """The config that the run in `workdir` was started with, as `load_config` returns it.
+
+    Knobs that are younger than the run are what they were before there was a knob.
+    """
+    from ml_collections import ConfigDict
+
+    from inception.runtime import checkpoint
+
+    config = _filled(ConfigDict(checkpoint.read_config(workdir)), older=True)
+    with config.ignore_type():
+        config.run.workers = str(config.run.workers)  # once a number
+    return _obeying(apply_overrides(config, overrides), rules)
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Applies flags --config.any.knob=VALUE, locks the config, and checks each knob that is set."""
+    from absl import flags
+    from ml_collections import config_flags
+
     config.lock()
-    before = config.copy_and_resolve_references()
-    knobs = _knobs(config, "config")
     for flag in overrides:
-        name = flag.split("=")[0].lstrip("-").removeprefix("no")
-        if flag.startswith("-") and name not in knobs:
-            near = difflib.get_close_matches(name, knobs, n=1, cutoff=0.0)[0]
-            raise CommandLineError(f"{flag}: there is no knob {name}; the nearest is {near}")
+        if flag.startswith("-"):
+            name = flag.split("=")[0].lstrip("-").removeprefix("no")
+            _check_name(flag, name, list(flat(config)))
     values = flags.FlagValues()
     argv = ["launch.py", *overrides]
     try:
@@ -66,73 +146,53 @@ def apply_overrides(config: ConfigDict, overrides: list[str]) -> ConfigDict:
         raise CommandLineError(str(error)) from error
     if rest:
         raise CommandLineError(f"unknown argument {rest[0]}")
-    _check_tuples(before, config, "config")
-    _check_numbers(config, "config")
+    given = {k: v for k, v in flat(config, prefix="").items() if k in KNOBS and v is not None}
+    for name, value in given.items():
+        if misfit := KNOBS[name].misfit(value):
+            raise CommandLineError(f"--config.{name}{misfit}")
+    for name, value in given.items():
+        if refusal := KNOBS[name].allowed.refusal(value):
+            raise UserError(f"`{name}`{refusal}")
     return config
 
 
-def flat(config: ConfigDict, prefix: str = "config") -> dict[str, Any]:
+def flat(config: ConfigDict, prefix: str = "config.") -> dict[str, Any]:
     """{'config.optim.momentum': .9, ...}."""
     found: dict[str, Any] = {}
     for key, value in config.items():
-        name = f"{prefix}.{key}"
-        found |= flat(value, name) if isinstance(value, ConfigDict) else {name: value}
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if hasattr(value, "items") else {name: value}
     return found
 
 
-def _knobs(config: ConfigDict, prefix: str) -> list[str]:
-    names = []
-    for key, value in config.items():
-        name = f"{prefix}.{key}"
-        names += _knobs(value, name) if isinstance(value, ConfigDict) else [name]
-    return names
-
-
 def knob_names() -> list[str]:
-    """Every knob of experiments/base.py: seed, optim.learning_rate, ..."""
-    base = experiment("experiments/base.py")["get_config"]()
-    return [name.removeprefix("config.") for name in _knobs(base, "config")]
+    """Every knob: seed, optim.learning_rate, ..."""
+    return list(KNOBS)
 
 
-def _open_knobs(config: ConfigDict, prefix: str) -> list[str]:
-    """Placeholders that nothing has filled."""
-    names = []
-    for key, value in config.items():
-        name = f"{prefix}.{key}"
-        if isinstance(value, ConfigDict):
-            names += _open_knobs(value, name)
-        elif value is None:
-            names.append(name)
-    return names
+def _filled(config: ConfigDict, *, older: bool) -> ConfigDict:
+    """The same config with the knobs that it lacks: defaults, or what was done before the knob."""
+    with config.unlocked():
+        for name, knob in KNOBS.items():
+            *groups, last = name.split(".")
+            owner = config
+            for group in groups:
+                if group not in owner:
+                    owner[group] = {}
+                owner = owner[group]
+            if last not in owner:
+                owner[last] = knob.before if older and knob.before is not None else knob.default
+    return config
 
 
-def _check_tuples(before: ConfigDict, after: ConfigDict, name: str) -> None:
-    """ml_collections checks types, but not those inside a tuple."""
-    for key, old in before.items():
-        new = after[key]
-        if isinstance(old, ConfigDict):
-            _check_tuples(old, new, f"{name}.{key}")
-        elif isinstance(old, tuple):
-            kind = (int, float) if isinstance(old[0], float) else type(old[0])
-            if not all(isinstance(value, kind) for value in new):
-                raise CommandLineError(
-                    f"--{name}.{key}={new}: each element must be a {type(old[0]).__name__}, "
-                    f"as in {old}"
-                )
+def _check_name(flag: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise CommandLineError(f"{flag}: there is no knob {name}; the nearest is {near}")
 
 
-def _check_numbers(config: ConfigDict, name: str) -> None:
-    """No knob has a meaning below 0."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            _check_numbers(value, f"{name}.{key}")
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not 0 <= number < math.inf:
-                raise CommandLineError(f"--{name}.{key}={value}: must be finite and at least 0")
-
-
-def run_config(workdir: str, overrides: list[str]) -> ConfigDict:
-    """The config that the run in `workdir` was started with."""
-    from inception.runtime import checkpoint
-
-    return apply_overrides(ConfigDict(checkpoint.read_config(workdir)), overrides)
+def _obeying(config: ConfigDict, rules: Rules) -> ConfigDict:
+    for rule in rules:
+        if broken := rule(config):
+            raise UserError(broken)
+    return config

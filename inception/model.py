@@ -172,7 +172,7 @@ class AuxiliaryHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, rows: jax.Array | None = None) -> jax.Array:
-        x = HEAD_POOLS[self.pool](x)  # [b, 4, 4, 512 or 528]; strided: at 224 px
+        x = HEAD_POOLS[self.pool](x)  # [b, 4, 4, 512 or 528] at 224 px
         x = self.conv(HEAD_CONV, 1, name="conv")(x, train)  # [b, 4, 4, 128]
         x = x.reshape(x.shape[0], -1)  # [b, 2048]
         x = ops.relu(self.dense(self.hidden, name="fc")(x))  # [b, 1024]
@@ -207,9 +207,8 @@ class GoogLeNet(nn.Module):
     head_dropout: float = 0.7  # the same in the auxiliary heads
     initializer: str = "he"  # normal, fan-in, biases 0; 'xavier': Caffe's, biases .2
     dtype: str = "float32"  # of the computation; or 'bfloat16'
-    # The last module, counted from conv1, that runs in training as it does in evaluation (BatchNorm
-    # with its running statistics, which stay) and that no gradient enters; '': none. The optimiser
-    # must leave its parameters alone: `frozen_modules`.
+    # In training, the modules from conv1 to this one run as in evaluation, with BatchNorm's running
+    # statistics, and without gradients; '': none. The optimiser needs `frozen_modules` as well.
     frozen_through: str = ""
     # In training the backward pass computes the inside of every module of the trunk anew instead of
     # keeping it: the same gradients.

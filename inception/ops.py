@@ -1,4 +1,4 @@
-"""Operations that the paper has and the framework lacks, in plain jnp.
+"""The paper's operations in plain form.
 
 Those marked `by_platform` are computed in another form where kernels/ has one of the platform.
 """

@@ -49,9 +49,9 @@ def augment(
     """Distorts the colours of images, then mixes images and targets where there is an 'other'.
 
     Args:
-        batch: {'image': [b, px, px, 3] of 0-255, 'label': int32 [b], 'row': int [b], of which and
-            of the keys all random numbers are functions; 'other': the same three of the images to
-            mix these with}.
+        batch: {'image': [b, px, px, 3] of 0-255, 'label': int32 [b], 'row': int [b]; 'other': the
+            same three fields of the images to mix in}. All random numbers are functions of the
+            keys and 'row'.
         colors: as `distort_colors` takes them.
         mixing: as `own_share` does.
 

@@ -84,7 +84,7 @@ def loss_and_metrics(
     """(main + head_weight * (4a + 4d), (the next batch_stats, metrics)), paper section 5.
 
     Args:
-        batch: what `augment` reads, `pixels.augment` of the run's knobs.
+        batch: see `pixels.augment`; `augment` is that function with the run's knobs.
     """
     images, targets = augment(batch)
     logits, updates = model.apply(
@@ -101,25 +101,26 @@ def loss_and_metrics(
     metrics = {"loss": total}
     for head, head_logits in logits.items():
         metrics[f"loss_{head}"] = losses[head]
-        guessed = jnp.take_along_axis(targets, head_logits.argmax(-1, keepdims=True), -1)
-        metrics["top1" if head == "main" else f"top1_{head}"] = guessed.mean()
+        credit = jnp.take_along_axis(targets, head_logits.argmax(-1, keepdims=True), -1)
+        metrics["top1" if head == "main" else f"top1_{head}"] = credit.mean()
     return total, (updates.get("batch_stats", {}), metrics)
 
 
 def in_micro_batches(
     batch: dict[str, jax.Array], accumulate: int, *, mixed: bool
 ) -> dict[str, Any]:
-    """[b, ...] -> [accumulate, b / accumulate, ...], with what `pixels.augment` reads besides."""
-    rows: dict[str, Any] = {**batch, "row": jnp.arange(len(batch["label"]))}
+    """[b, ...] -> [accumulate, b / accumulate, ...], with 'row', and if `mixed` 'other', added."""
+    examples: dict[str, Any] = {**batch, "row": jnp.arange(len(batch["label"]))}
     if mixed:
         # Before it is split: which image is mixed with which depends on the whole batch alone.
-        rows["other"] = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rows)
+        examples["other"] = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), examples)
 
     def split(x: jax.Array) -> jax.Array:
-        # Micro-batch i has the rows i, i + accumulate, ...: of each device as many, where they are.
+        # Micro-batch i has the rows i, i + accumulate, ...: each device gives equally many, and
+        # none moves to another.
         return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
-    return jax.tree.map(split, rows)
+    return jax.tree.map(split, examples)
 
 
 def mean_gradient(
@@ -165,8 +166,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of SGD, its gradient summed over `accumulate` micro-batches.
 
-    That is the whole batch's within float32's rounding. NOTE: but not with BatchNorm, whose
-    statistics are those of each micro-batch; the running ones move once a micro-batch.
+    It equals the whole batch's gradient up to rounding. NOTE: not with BatchNorm: its statistics
+    are those of each micro-batch, and the running ones move once a micro-batch.
 
     Random numbers are functions of (seed, step, row of the batch): nothing about them is stored,
     and they do not depend on micro-batches, devices or processes.
@@ -175,7 +176,7 @@ def train_step(
         batch: {'image': uint8 [b, px, px, 3], 'label': int32 [b]}; accumulate times the number of
             devices divides b.
         mixing: {'mixup', 'cutmix'}, see `pixels.own_share`; above 0 each image is mixed with the
-            one before it in the batch. The accuracies are then the shares of the guessed labels.
+            one before it in the batch. Accuracy is then the target weight of the predicted class.
 
     Returns:
         The next state, and scalars: 'loss', 'grad_norm'; 'loss_HEAD' and 'top1_HEAD' for main,

@@ -3,26 +3,39 @@
 import contextlib
 import functools
 import json
-import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from inception import Interrupted, UserError, optim
-from inception.data import cropping, decoding, paths, pipeline, sources
-from inception.evaluation import evaluate, results
+from inception.data import paths, pipeline, sources
+from inception.evaluation.evaluator import Evaluator
 from inception.model import TRUNK, GoogLeNet, frozen_modules
-from inception.reporting import monitor, page, samples
-from inception.runtime import checkpoint, compiling, prefetch, processes, sharding, transfer
-from inception.runtime.workdir import claimed
+from inception.reporting import callbacks, metrics
+from inception.reporting.metrics import Callbacks, Steps
+from inception.runtime import checkpoint, compiling, prefetch, processes, sharding
+from inception.runtime.workdir import locked
 from inception.step import TrainState, create_state, train_step
 
 
-def optimizer(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> tuple[Any, Any]:
-    """(learning-rate schedule, optax transform) that config.optim asks for."""
+class Training(NamedTuple):
+    """What a run computes with, each made once."""
+
+    mesh: Any
+    model: GoogLeNet
+    schedule: optax.Schedule  # step -> learning rate
+    tx: optax.GradientTransformation
+    init: Callable[[], TrainState]  # the state before the first step, without init_from
+    step: compiling.CompiledStep  # (state, batch) -> (state, metrics)
+
+
+def build(config: ConfigDict, mesh: Any, *, steps_per_epoch: float, total_steps: int) -> Training:
+    """The network, its optimiser and its train step, as a config says."""
+    model = GoogLeNet(**config.model)
     schedule = optim.learning_rate_schedule(
         config.optim.schedule,
         learning_rate=config.optim.learning_rate,
@@ -43,125 +56,191 @@ def optimizer(config: ConfigDict, steps_per_epoch: float, total_steps: int) -> t
         trunk_lr_mult=config.optim.trunk_lr_mult,
         frozen=frozen_modules(config.model.frozen_through),
     )
-    return schedule, tx
-
-
-def check(config: ConfigDict) -> None:
-    """Looks at what needs neither data nor devices; nothing is compiled.
-
-    Raises:
-        UserError: a choice that there is not, or a number that can never do.
-    """
-    GoogLeNet(**config.model).check_input_px(config.input_px)
-    samples.training_sampler(config)
-    cropping.Views((1,), config.input_px, config.data.resize_px, config.data.resize)
-    decoding.check_decoder(config.data.decoder)
-    sources.check_kind(config.data.source)
-    pipeline.threads(config.run.workers)
-    for knob, value in (
-        ("optim.batch_size", config.optim.batch_size),
-        ("optim.accumulate", config.optim.accumulate),
-        ("run.log_every_steps", config.run.log_every_steps),
-        ("run.keep_checkpoints", config.run.keep_checkpoints),
-        ("run.eval_batch_size", config.run.eval_batch_size),
-    ):
-        if value < 1:
-            raise UserError(f"config.{knob}={value}: must be at least 1")
-    if not config.optim.warmup_epochs < config.optim.epochs:
-        raise UserError(
-            f"config.optim.warmup_epochs={config.optim.warmup_epochs}: must be shorter than "
-            f"config.optim.epochs={config.optim.epochs}"
-        )
-    optimizer(config, steps_per_epoch=1.0, total_steps=sys.maxsize)
-
-
-def step_function(config: ConfigDict, tx: Any, mesh: Any) -> Any:
-    """The train step that `run` takes, jitted: (state, batch) -> (state, metrics)."""
+    init = functools.partial(
+        create_state,
+        model,
+        tx,
+        seed=config.seed,
+        input_px=config.input_px,
+        polyak_decay=config.optim.polyak_decay,
+    )
     step = functools.partial(
         train_step,
-        model=GoogLeNet(**config.model),
+        model=model,
         tx=tx,
         seed=config.seed,
         data_seed=config.data.seed,
         colors=config.data.colors.to_dict(),
-        mixing={knob: config.data.get(knob, 0.0) for knob in ("mixup", "cutmix")},
+        mixing={"mixup": config.data.mixup, "cutmix": config.data.cutmix},
         normalization=config.data.normalization,
         head_weight=config.loss.head_weight,
         label_smoothing=config.loss.label_smoothing,
         polyak_decay=config.optim.polyak_decay,
         accumulate=config.optim.accumulate,
     )
-    return compiling.CompiledStep(step, mesh, training=True)
+    step_fn = compiling.CompiledStep(step, mesh, training=True)
+    return Training(mesh, model, schedule, tx, init, step_fn)
 
 
-def initializer(config: ConfigDict, tx: Any) -> Callable[[], TrainState]:
-    """What makes the state before the first step."""
-    return functools.partial(
-        create_state,
-        GoogLeNet(**config.model),
-        tx,
-        seed=config.seed,
-        input_px=config.input_px,
-        polyak_decay=config.optim.polyak_decay,
-    )
-
-
-def _state_and_step(
+def restore_or_initialise(
     config: ConfigDict,
-    tx: Any,
-    mesh: Any,
+    training: Training,
     checkpoints: checkpoint.Checkpoints,
     classes: tuple[str, ...],
-) -> tuple[TrainState, Any]:
-    """The newest saved state, or the first; and the compiled train step."""
-    init = initializer(config, tx)
-    state = checkpoints.restore(sharding.replicated_shapes(init, mesh))
-    if state is None:
-        state = compiling.compute_replicated(init, mesh)
-        if config.init_from:
-            taken = transfer.start_from(
-                config.init_from,
-                jax.device_get(state.raw_variables()),
-                model=GoogLeNet(**config.model),
-                normalization=config.data.normalization,
-                classes=classes,
-            )
-            average = sharding.replicate(taken if state.average else {}, mesh)
-            state = state.replace(**sharding.replicate(taken, mesh), average=average)
-    return state, step_function(config, tx, mesh)
+) -> TrainState:
+    """The newest saved state; without one the first, with the weights of config.init_from."""
+    state = checkpoints.restore(sharding.replicated_shapes(training.init, training.mesh))
+    if state is not None:
+        return state
+    state = compiling.compute_replicated(training.init, training.mesh)
+    if not config.init_from:
+        return state
+    from inception.runtime import transfer
 
-
-def training_batches(
-    config: ConfigDict, source: sources.Source, start_step: int, total_steps: int
-) -> Any:
-    """This process's (batch, what was damaged in it), from one step to another."""
-    return pipeline.train_batches(
-        source,
-        sample=samples.training_sampler(config),
-        decoder=config.data.decoder,
-        seed=config.data.seed,
-        start_step=start_step,
-        total_steps=total_steps,
-        batch_size=config.optim.batch_size,
-        input_px=config.input_px,
-        classes=config.model.classes,
-        max_megapixels=config.data.max_megapixels,
-        workers=config.run.workers,
-        process=jax.process_index(),
-        processes=jax.process_count(),
+    variables = transfer.start_from(
+        config.init_from,
+        jax.device_get(state.raw_variables()),
+        model=training.model,
+        normalization=config.data.normalization,
+        classes=classes,
     )
+    average = sharding.replicate(variables if state.average else {}, training.mesh)
+    return state.replace(**sharding.replicate(variables, training.mesh), average=average)
+
+
+def loop(
+    training: Training,
+    state: TrainState,
+    batches: Iterator[tuple[pipeline.Batch, list[str]]],
+    calls: Callbacks,
+    checkpoints: checkpoint.Checkpoints,
+    stop: processes.Stop,
+) -> TrainState:
+    """Trains until all steps are done; a stop from outside saves, and raises Interrupted.
+
+    for each step:
+        stop, if a signal came          # here the state is whole, and all processes agree
+        evaluate, then save, if due     # before the step: a stop in either loses nothing
+        take the next batch             # read ahead; time without it and without work counts
+        start the step                  # the devices compute it while the host continues
+        wait for the step before it     # at most two are under way: memory stays bounded
+        log, if due                     # only here are metrics fetched, and alarms raised
+    evaluate and save the last state
+    """
+    running: dict[str, jax.Array] = {}  # metrics of the newest step
+
+    def put(item: tuple[pipeline.Batch, list[str]]) -> tuple[dict[str, jax.Array], list[str]]:
+        return sharding.shard_batch(item[0], training.mesh), item[1]
+
+    def poll(seconds: float) -> None:
+        stop.poll()
+        calls.on_wait(seconds)
+
+    def busy() -> bool:
+        return bool(running) and not running["loss"].is_ready()  # type: ignore[attr-defined]
+
+    with stop, prefetch.Prefetcher(batches, put, poll=poll, busy=busy) as prefetched:
+        try:
+            for step in range(calls.steps.start, calls.steps.total):
+                stop.check()
+                calls.before_step(step, state)
+                batch, damaged = next(prefetched)
+                previous = running
+                state, running = training.step(state, batch, poll=stop.poll)
+                jax.block_until_ready(previous)
+                calls.after_step(running, damaged, starved=prefetched.starved)
+            stop.check()
+            calls.before_step(calls.steps.total, state)
+        except processes.Stopped as stopped:
+            calls.fetch()
+            save_finite(checkpoints, state)
+            raise Interrupted(
+                f"stopped by {stopped}: step {state.step} of {calls.steps.total} is saved; the "
+                "same command goes on from there"
+            ) from stopped
+    checkpoints.wait()
+    return state
+
+
+def save_finite(checkpoints: checkpoint.Checkpoints, state: TrainState) -> None:
+    """Saves at once, without Evaluator.check_finite; UserError for numbers that are not finite."""
+    numbers = jax.device_get((state.raw_variables(), state.average))
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
+        raise UserError(
+            "the parameters or statistics are not finite: this state was not saved. Lower "
+            "`learning_rate`, and start in a new `workdir`"
+        )
+    checkpoints.save(int(state.step), state)
+    checkpoints.wait()
+
+
+def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, Evaluator]:
+    """The training split, and what evaluates on the other; UserError if they do not fit."""
+    source = processes.together(lambda: pipeline.open_split(config, config.data.train_split))
+    if (found := len(source.classes)) != config.model.classes:
+        raise UserError(
+            f"`classes`={config.model.classes}, and the set has {found} classes: give "
+            f"`classes={found}`"
+        )
+    evaluator = processes.together(lambda: Evaluator(config, mesh, split=config.data.eval_split))
+    sources.check_classes(source.classes, evaluator.source.classes)
+    return source, evaluator
+
+
+def count_steps(config: ConfigDict, images: int) -> tuple[float, int]:
+    """(steps an epoch, steps in all); UserError if there is none, or the warm-up takes all."""
+    batch_size, epochs = config.optim.batch_size, config.optim.epochs
+    steps_per_epoch = images / batch_size
+    total_steps = round(epochs * steps_per_epoch)
+    if total_steps < 1:
+        raise UserError(
+            f"`epochs`={epochs} makes no step of `optim.batch_size`={batch_size} on {images} "
+            "images: raise or lower them"
+        )
+    warmup_steps = round(config.optim.warmup_epochs * steps_per_epoch)
+    if warmup_steps >= total_steps:
+        raise UserError(
+            f"`warmup_epochs` lasts {warmup_steps} of {total_steps} steps: it must be shorter than "
+            "`optim.epochs`"
+        )
+    return steps_per_epoch, total_steps
+
+
+def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str) -> metrics.Writer:
+    """metrics.jsonl, with the line of this start; UserError if the set has changed."""
+    if processes.is_main():
+        checkpoint.write_classes(workdir, source.classes)
+    images, devices = len(source), jax.devices()
+    writer = metrics.Writer(workdir, start_step=steps.start)
+    writer.check_images(images)
+    writer.write("start", steps.start, command=command, images=images, **processes.environment())
+    metrics.say(
+        f"{images} images, {steps.total} steps of {steps.batch_size} on {len(devices)} device(s) "
+        f"of kind {devices[0].device_kind}"
+        + (f" of {n} processes" if (n := jax.process_count()) > 1 else "")
+        + (f", going on at step {steps.start}" if steps.start else "; compiling")
+    )
+    return writer
+
+
+def write_results(workdir: str, result: dict[str, Any], evaluation: callbacks.Evaluate) -> None:
+    """eval.json, the page and result.json, by process 0."""
+    from inception.reporting import page
+
+    if not processes.is_main():
+        return
+    if count := result["damaged"]:
+        metrics.say(f"{count} damaged images were skipped; metrics.jsonl names them")
+    evaluation.evaluator.write(workdir, evaluation.newest, step=result["steps"])
+    page.write([workdir], f"{workdir}/report.html")
+    paths.write_whole(paths.at(workdir) / "result.json", json.dumps(result) + "\n")
 
 
 def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any]:
-    """Trains `config` in `workdir`, going on where the last start stopped.
+    """Trains `config` in `workdir`, resuming where the last start stopped.
 
-    Every process of the run calls it; process 0 writes metrics and pages, and all come to the same
-    result.
-
-    Args:
-        config: locked, with the knobs of experiments/base.py.
-        workdir: of this run alone.
-        command: how the run was started, for the page.
+    Every process of the run calls it; process 0 writes, and all return the same. `command`, how
+    the run was started, is for the page.
 
     Returns:
         {'steps', 'images_per_second', 'waiting_for_data': share of the training time,
@@ -171,181 +250,49 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         UserError: whatever the user can mend.
         Interrupted: after a signal or a maintenance notice, when the state is saved.
     """
-    with claimed(json.loads(config.to_json()), workdir):
-        return _run(config, workdir, command)
-
-
-def _run(config: ConfigDict, workdir: str, command: str) -> dict[str, Any]:
-    check(config)
-    mesh = sharding.make_mesh()
-    batch_size = config.optim.batch_size
-    sharding.check_batch_size(batch_size, config.optim.accumulate, mesh)
-    source = processes.together(lambda: evaluate.open_split(config, config.data.train_split))
-    if len(source.classes) != config.model.classes:
-        raise UserError(
-            f"config.model.classes={config.model.classes}, and the set has {len(source.classes)} "
-            f"classes: give --config.model.classes={len(source.classes)}"
-        )
-    evaluator = processes.together(
-        lambda: evaluate.Evaluator(config, mesh, split=config.data.eval_split)
-    )
-    sources.check_classes(source.classes, evaluator.source.classes)
-    if processes.is_main():
-        checkpoint.write_classes(workdir, source.classes)
-
-    steps_per_epoch = len(source) / batch_size
-    total_steps = round(config.optim.epochs * steps_per_epoch)
-    if total_steps < 1:
-        raise UserError(
-            f"config.optim.epochs={config.optim.epochs} makes no step of "
-            f"config.optim.batch_size={batch_size} on {len(source)} images: raise or lower them"
-        )
-    schedule, tx = optimizer(config, steps_per_epoch, total_steps)
-
-    with contextlib.ExitStack() as closing:
+    with locked(json.loads(config.to_json()), workdir), contextlib.ExitStack() as closing:
+        mesh = sharding.make_mesh()
+        sharding.check_batch_size(config.optim.batch_size, config.optim.accumulate, mesh)
+        source, evaluator = open_splits(config, mesh)
+        per_epoch, total = count_steps(config, len(source))
+        training = build(config, mesh, steps_per_epoch=per_epoch, total_steps=total)
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.run.keep_checkpoints)
         closing.callback(checkpoints.close)
-        state, step_fn = _state_and_step(config, tx, mesh, checkpoints, source.classes)
-        start_step = int(state.step)
-        writer = monitor.Writer(workdir, start_step=start_step)
+        state = restore_or_initialise(config, training, checkpoints, source.classes)
+        steps = Steps(int(state.step), total, per_epoch, config.optim.batch_size)
+        writer = open_log(workdir, steps, source, command=command)
         closing.callback(writer.close)
-        writer.check_images(len(source))
-        writer.write("start", start_step, command=command, images=len(source), **page.environment())
-        watch = monitor.Monitor(
-            writer,
-            schedule=schedule,
-            start_step=start_step,
-            total_steps=total_steps,
-            steps_per_epoch=steps_per_epoch,
-            batch_size=batch_size,
-            classes=config.model.classes,
-            dead_head_epochs=config.run.dead_head_epochs,
-            max_damaged=config.data.max_damaged_share * len(source),
+        stop = processes.Stop()
+        evaluation = callbacks.Evaluate(
+            evaluator, checkpoints, writer, stop, steps, config.run.eval_every_epochs
         )
-        closing.callback(watch.close)
-        watch.say(
-            f"{len(source)} images, {total_steps} steps of {batch_size} on {mesh.devices.size} "
-            f"device(s) of kind {jax.devices()[0].device_kind}"
-            + (f" of {n} processes" if (n := jax.process_count()) > 1 else "")
-            + (f", going on at step {start_step}" if start_step else "; compiling")
+        damage = callbacks.DamagedImages(writer, config.data.max_damaged_share * len(source))
+        throughput = callbacks.Throughput()
+        called = [  # in this order: a checkpoint takes the top-1 of its evaluation
+            evaluation,
+            callbacks.SaveCheckpoint(evaluation, config.run.checkpoint_every_epochs),
+            damage,
+            throughput,
+            callbacks.NotFinite(),
+            callbacks.WriteMetrics(writer, training.schedule),
+            callbacks.ProgressBar(steps),
+            callbacks.DeadHeads(writer, steps, config.model.classes, config.run.dead_head_epochs),
+            callbacks.Stalls(writer),
+        ]
+        calls = Callbacks(called, writer, steps, log_every=config.run.log_every_steps)
+        closing.callback(calls.close)
+        share = {"process": jax.process_index(), "processes": jax.process_count()}
+        batches = pipeline.training_batches(
+            config, source, start_step=steps.start, total_steps=total, **share
         )
-        state, evaluation = _loop(
-            state,
-            step_fn,
-            training_batches(config, source, start_step, total_steps),
-            evaluator,
-            checkpoints,
-            watch,
-            mesh=mesh,
-            start_step=start_step,
-            total_steps=total_steps,
-            eval_every=max(1, round(config.run.eval_every_epochs * steps_per_epoch)),
-            save_every=max(1, round(config.run.checkpoint_every_epochs * steps_per_epoch)),
-            log_every=config.run.log_every_steps,
-        )
-        damaged = watch.damaged()
-        if damaged:
-            watch.say(f"{damaged} damaged images were skipped; metrics.jsonl names them")
+        state = loop(training, state, batches, calls, checkpoints, stop)
         result = {
-            "steps": total_steps,
-            "images_per_second": watch.images_per_second(),
-            "waiting_for_data": watch.waiting_for_data(),
+            "steps": total,
+            **throughput.result(),
             "params_digest": checkpoint.digest(jax.device_get(state.params)),
-            "damaged": damaged,
-            **evaluation.result(),
+            "damaged": damage.count,
+            **evaluation.newest.result(),
         }
-    if processes.is_main():
-        results.write_json(
-            workdir, evaluation, source=evaluator.source, split=evaluator.split, step=total_steps
-        )
-        page.write([workdir], f"{workdir}/report.html")
-        paths.write_whole(paths.at(workdir) / "result.json", json.dumps(result) + "\n")
+        closing.close()  # before the page reads what they wrote
+        write_results(workdir, result, evaluation)
     return result
-
-
-def _check_finite(state: TrainState) -> None:
-    """At once, where Evaluator.check_finite, which sees too large numbers as well, takes long."""
-    numbers = jax.device_get((state.raw_variables(), state.average))
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
-        raise UserError(
-            "the parameters or statistics are not finite: this state was not saved. Lower "
-            "config.optim.learning_rate, and start in a new --workdir"
-        )
-
-
-def _loop(
-    state: TrainState,
-    step_fn: Any,
-    batches: Any,
-    evaluator: evaluate.Evaluator,
-    checkpoints: checkpoint.Checkpoints,
-    watch: monitor.Monitor,
-    *,
-    mesh: Any,
-    start_step: int,
-    total_steps: int,
-    eval_every: int,
-    save_every: int,
-    log_every: int,
-) -> tuple[TrainState, results.Evaluation]:
-    """Evaluates and saves the state that is there, then takes the next batch and steps."""
-    newest: dict[str, jax.Array] = {}  # of the step that the devices are at
-
-    def put(item: tuple[pipeline.Batch, list[str]]) -> tuple[dict[str, jax.Array], list[str]]:
-        return sharding.shard_batch(item[0], mesh), item[1]
-
-    def poll(seconds: float) -> None:
-        stop.waiting()
-        watch.stalled(seconds)
-
-    def busy() -> bool:
-        return bool(newest) and not newest["loss"].is_ready()  # type: ignore[attr-defined]
-
-    with processes.Stop() as stop, prefetch.Prefetcher(batches, put, poll=poll, busy=busy) as ahead:
-        step = start_step
-        try:
-            while True:
-                stop.check()
-                done = step == total_steps
-                top1 = None
-                if done or (step % eval_every == 0 and watch.wants_evaluation(step)):
-                    watch.flush()
-                    try:
-                        evaluation = evaluator(state.eval_variables(), stop=stop)
-                    except UserError:  # a damaged image costs no training
-                        if jax.process_count() == 1:  # the others are still evaluating
-                            evaluator.check_finite(state.raw_variables())
-                            checkpoints.save(step, state)
-                        raise
-                    top1 = evaluation.accuracy(1)
-                    watch.evaluated(step, evaluation.metrics())
-                if done or (step % save_every == 0 and (step > start_step or top1 is not None)):
-                    watch.flush()
-                    evaluator.check_finite(state.raw_variables())
-                    checkpoints.save(step, state, top1=top1)
-                    watch.restart_clock()
-                if done:
-                    checkpoints.wait()
-                    return state, evaluation
-
-                batch, damaged = next(ahead)
-                previous = newest
-                state, newest = step_fn(state, batch, poll=stop.waiting)
-                watch.add(newest, damaged, starved=ahead.starved)
-                jax.block_until_ready(previous)  # two steps are under way at most
-                if step == start_step:
-                    jax.block_until_ready(newest)
-                    watch.compiled()
-                step += 1
-                if step % log_every == 0:
-                    watch.flush()
-        except processes.Stopped as stopped:
-            watch.flush()
-            _check_finite(state)
-            checkpoints.save(step, state)
-            checkpoints.wait()
-            raise Interrupted(
-                f"stopped by {stopped}: step {step} of {total_steps} is saved; the same command "
-                "goes on from there"
-            ) from stopped
-    raise AssertionError("the loop returns at its last step")

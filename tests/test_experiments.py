@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from inception import pixels, train
-from inception.config import _open_knobs, experiment, load_config
+from inception.config import experiment, experiment_config, flat, knob_names, load_config
 from inception.model import HEADS, HEADS_ON, GoogLeNet
 from inception.runtime import sharding
 from inception.step import head_losses
@@ -37,8 +37,13 @@ def _promotion() -> Iterator[None]:
 
 def given(path: pathlib.Path) -> list[str]:
     """What a user must give."""
-    open_knobs = _open_knobs(experiment(str(path))["get_config"](), "config")
-    return [f"--{knob}={YOURS[knob]}" for knob in open_knobs]
+    values = flat(experiment_config(str(path)))
+    return [f"--{knob}={YOURS[knob]}" for knob, value in values.items() if value is None]
+
+
+def configs_of_points(path: pathlib.Path, name: str) -> list:
+    points = plan.Plan(str(path), given(path), "study", name).points()
+    return [load_config(str(path), list(point.command[3:])) for point in points]
 
 
 def sweeps(path: pathlib.Path) -> list[str]:
@@ -61,17 +66,31 @@ def test_a_recipe_lists_what_differs_from_its_parent_alone(path: pathlib.Path) -
         assert operator.attrgetter(knob)(own) != operator.attrgetter(knob)(theirs), knob
 
 
+def test_every_experiment_has_a_docstring_with_its_command() -> None:
+    for path in EXPERIMENTS:
+        if path.stem != "base":
+            assert f"--config=experiments/{path.name}" in path.read_text().split('"""')[1]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_and_point_of_a_sweep_is_valid(path: pathlib.Path) -> None:
+    config = load_config(str(path), given(path))
+    assert set(flat(config, prefix="")) == set(knob_names())
+    for name in sweeps(path):
+        assert configs_of_points(path, name)
+
+
 def state_batch_step(config) -> tuple:
     """A state and a batch as shapes, and the step, on one device."""
-    _, tx = train.optimizer(config, steps_per_epoch=10.0, total_steps=10**6)
     mesh = Mesh(jax.devices()[:1], ("data",), axis_types=(AxisType.Auto,))
-    state = sharding.replicated_shapes(train.initializer(config, tx), mesh)
+    training = train.build(config, mesh, steps_per_epoch=10.0, total_steps=10**6)
+    state = sharding.replicated_shapes(training.init, mesh)
     px, size = config.input_px, config.optim.batch_size
     batch = {
         "image": jax.ShapeDtypeStruct((size, px, px, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((size,), np.int32),
     }
-    return state, batch, train.step_function(config, tx, mesh)
+    return state, batch, training.step
 
 
 def kinds(config) -> set[str]:
@@ -96,7 +115,6 @@ def test_every_point_is_sound_and_its_step_can_be_traced(path: pathlib.Path) -> 
     base = load_config(str(path), given(path))
 
     def look(config) -> None:
-        train.check(config)
         if not kinds(config) <= TRACED:
             TRACED.update(kinds(config))
             state, batch, step = state_batch_step(config)
@@ -107,7 +125,8 @@ def test_every_point_is_sound_and_its_step_can_be_traced(path: pathlib.Path) -> 
 
     look(base)
     for name in sweeps(path):
-        assert plan.points(str(path), given(path), "study", name=name, check=look)
+        for config in configs_of_points(path, name):
+            look(config)
 
 
 def drawn(shapes):
@@ -154,7 +173,8 @@ def take_two_steps(config) -> None:
 def test_two_steps_of_every_point_at_a_small_size(path: pathlib.Path) -> None:
     take_two_steps(load_config(str(path), given(path)))
     for name in sweeps(path):
-        plan.points(str(path), given(path), "study", name=name, check=take_two_steps)
+        for config in configs_of_points(path, name):
+            take_two_steps(config)
 
 
 @functools.cache

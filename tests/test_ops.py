@@ -102,7 +102,7 @@ def test_dropout_only_in_training_and_in_the_inputs_dtype() -> None:
 def test_adaptive_avg_pool_averages_the_cells_of_torchs(
     height: int, width: int, outputs: int
 ) -> None:
-    """Cell by cell in float64; tests/test_pretrained.py compares with torch's own."""
+    """Cell by cell in float64; tests/formats/test_pretrained.py compares with torch's own."""
     x = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
     got = ops.adaptive_avg_pool(jnp.asarray(x), outputs=outputs)
     assert got.shape == (2, outputs, outputs, 3) and got.dtype == jnp.float32

@@ -55,7 +55,7 @@ def test_folders_import_those_before_them_alone() -> None:
         own = own_folder(path)
         if own in ("", "config", "knobs") or path.parent.name == "experiments":
             continue
-        for other in siblings(path) - {"config"}:
+        for other in siblings(path) - {"config", "knobs"}:
             assert ORDER.index(other) <= ORDER.index(own), f"{path} imports {other}"
 
 
@@ -78,7 +78,8 @@ def test_few_see_a_config() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                assert node.value.id != "config", f"{path}:{node.lineno}"
+                knob = node.value.id == "config" and node.attr not in dir(dict)  # config.json's
+                assert not knob, f"{path}:{node.lineno}"
 
 
 def test_nothing_imports_the_command_line() -> None:
@@ -91,7 +92,9 @@ def test_nothing_imports_the_command_line() -> None:
 def test_experiments_import_ml_collections_the_knobs_and_each_other_alone() -> None:
     for path in (ROOT / "experiments").glob("*.py"):
         others = {i for i in imports(path) if i.split(".")[0] not in sys.stdlib_module_names}
-        assert all(re.match(r"ml_collections|inception\.config|experiments", i) for i in others)
+        assert all(
+            re.match(r"ml_collections|inception\.(config|knobs)|experiments", i) for i in others
+        )
 
 
 def only(pattern: str, *allowed: str) -> None:
@@ -125,7 +128,7 @@ def identifiers(path: pathlib.Path) -> Iterator[tuple[int, str]]:
 
 def test_one_file_says_how_arrays_lie_on_devices() -> None:
     """The others call its functions: none of JAX's own names for it, imported or used."""
-    says = re.compile(r"Sharding|shardings?\b|PartitionSpec|device_put|make_array_from|\bMesh\b")
+    says = re.compile(r"Sharding|shardings?\b|PartitionSpec|device_put|make_array_from")
     for path in FILES:
         if path != ROOT / "inception/runtime/sharding.py":
             for line, name in identifiers(path):

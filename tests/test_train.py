@@ -16,7 +16,7 @@ from tensorboardX.proto import event_pb2
 from inception import Interrupted, UserError, train
 from inception.data import pipeline
 from inception.evaluation import evaluate
-from inception.reporting import monitor
+from inception.reporting import callbacks, metrics
 from inception.runtime import checkpoint, processes
 from inception.runtime.workdir import write_config
 from tests import tiny
@@ -39,7 +39,7 @@ def test_result(unbroken) -> None:
 
 
 def test_metrics_file(unbroken) -> None:
-    rows = monitor.read_metrics(str(unbroken[1]))
+    rows = metrics.read_metrics(str(unbroken[1]))
     assert [r["step"] for r in rows if r["kind"] == "eval"] == [2, 4, 6]
     trained = [r for r in rows if r["kind"] == "train"]
     assert [r["step"] for r in trained] == [2, 4, 6]
@@ -87,7 +87,7 @@ def test_the_same_command_on_a_finished_run_repeats_its_result(unbroken) -> None
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, batch: int, number: int = signal.SIGINT) -> None:
     """Sends the signal when that batch of this start has been read."""
-    original = pipeline.train_batches
+    original = pipeline.training_batches
 
     def interrupting(*args, **kwargs):
         for i, item in enumerate(original(*args, **kwargs)):
@@ -95,7 +95,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, batch: int, number: int = sign
                 signal.raise_signal(number)
             yield item
 
-    monkeypatch.setattr(pipeline, "train_batches", interrupting)
+    monkeypatch.setattr(pipeline, "training_batches", interrupting)
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_unbroken_one(
     result = train.run(tiny.config(), str(tmp_path))
     assert result["params_digest"] == unbroken[0]["params_digest"]
     assert result["top1_error"] == unbroken[0]["top1_error"]
-    rows = [monitor.read_metrics(str(w)) for w in (tmp_path, unbroken[1])]
+    rows = [metrics.read_metrics(str(w)) for w in (tmp_path, unbroken[1])]
     evaluations = [
         [(r["step"], r["top1"], r["loss"]) for r in some if r["kind"] == "eval"] for some in rows
     ]
@@ -130,7 +130,7 @@ def test_run_knobs_may_change_and_others_may_not(unbroken, tmp_path: pathlib.Pat
     write_config(plain, str(tmp_path))
     write_config(json.loads(tiny.config("--config.run.workers=3").to_json()), str(tmp_path))
     other = tiny.config("--config.optim.learning_rate=0.5")
-    with pytest.raises(UserError, match=r"config\.optim\.learning_rate is 0.02 there and 0.5 here"):
+    with tiny.refused(r"config\.optim\.learning_rate is 0.02 there and 0.5 here"):
         train.run(other, str(unbroken[1]))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is damaged"):
@@ -139,7 +139,7 @@ def test_run_knobs_may_change_and_others_may_not(unbroken, tmp_path: pathlib.Pat
 
 def test_a_workdir_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--workdir=.*cannot be written"):
+    with tiny.refused(r"--workdir=.*cannot be written"):
         train.run(tiny.config(), str(tmp_path / "file" / "run"))
 
 
@@ -149,7 +149,7 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_run_without_a_step(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match=r"config\.optim\.epochs=0.1 makes no step"):
+    with tiny.refused(r"config\.optim\.epochs=0.1 makes no step"):
         train.run(
             tiny.config("--config.optim.epochs=0.1", "--config.optim.warmup_epochs=0."),
             str(tmp_path),
@@ -164,7 +164,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
     config = tiny.config("--config.optim.learning_rate=1e30", "--config.model.norm=lrn",
                          "--config.run.checkpoint_every_epochs=0.5", "--config.run.log_every_steps=1",
                          "--config.optim.warmup_epochs=1.")  # fmt: skip
-    with pytest.raises(UserError, match=r"(became|not finite).*config\.optim\.learning_rate"):
+    with tiny.refused(r"(became|not finite).*config\.optim\.learning_rate"):
         train.run(config, str(tmp_path))
     assert checkpoint.Checkpoints(str(tmp_path)).steps() == [1]
     assert np.isfinite(evaluate.run([config], [str(tmp_path)])["top1_error"])
@@ -183,7 +183,7 @@ def test_the_choices_that_the_demo_does_not_make_train_too(tmp_path: pathlib.Pat
                          "--config.optim.learning_rate=.001")  # fmt: skip
     result = train.run(config, str(tmp_path))
     assert result["steps"] == 6 and result["count"] == 32
-    rows = [r for r in monitor.read_metrics(str(tmp_path)) if r["kind"] == "train"]
+    rows = [r for r in metrics.read_metrics(str(tmp_path)) if r["kind"] == "train"]
     assert rows[-1].keys() >= {"loss_main", "loss_4a", "loss_4d"}
 
 
@@ -193,53 +193,64 @@ def test_damaged_images_above_the_share_stop_the_run(
 ) -> None:
     overrides = ["--config.data.source=folder", f"--config.data.path={photos}",
                  "--config.data.eval_split=val", "--config.optim.batch_size=8"]  # fmt: skip
-    val = {evaluate.open_split(tiny.config(*overrides), "val").name(i) for i in range(6)}
+    val = {pipeline.open_split(tiny.config(*overrides), "val").name(i) for i in range(6)}
     spoilt = [p for p in sorted(photos.rglob("*.*")) if str(p) not in val][:3]
     for path in spoilt:
         path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(
-        UserError, match=r"damaged images are more than config\.data\.max_damaged_share"
-    ):
+    with tiny.refused(r"damaged images are more than config\.data\.max_damaged_share"):
         train.run(
             tiny.config(*overrides, "--config.data.max_damaged_share=0.1"), str(tmp_path / "a")
         )
     allowed = tiny.config(*overrides, "--config.data.max_damaged_share=0.2")
     result = train.run(allowed, str(tmp_path / "b"))
     assert result["damaged"] == 3
-    rows = [r for r in monitor.read_metrics(str(tmp_path / "b")) if r["kind"] == "damaged"]
+    rows = [r for r in metrics.read_metrics(str(tmp_path / "b")) if r["kind"] == "damaged"]
     assert {row["image"].split(":")[0] for row in rows} == set(map(str, spoilt))
 
 
-def watched(tmp_path: pathlib.Path) -> monitor.Monitor:
-    return monitor.Monitor(
-        monitor.Writer(str(tmp_path), start_step=0), schedule=lambda _: 0.1, start_step=0,
-        total_steps=40, steps_per_epoch=4.5, batch_size=8, classes=10, dead_head_epochs=2.0,
-        max_damaged=0.0,
-    )  # fmt: skip
+@pytest.fixture
+def log(tmp_path: pathlib.Path):
+    """Callbacks -> what calls them, for a run of 40 steps; its metrics.jsonl is in tmp_path."""
+    steps = metrics.Steps(start=0, total=40, per_epoch=4.5, batch_size=8)
+    writer = metrics.Writer(str(tmp_path), start_step=0)
+
+    def call(*made) -> metrics.Callbacks:
+        called = [make(writer, steps) for make in made]
+        return metrics.Callbacks(called, writer, steps, log_every=3)
+
+    return call
 
 
-def test_what_another_process_waited_for_is_told(tmp_path: pathlib.Path, monkeypatch) -> None:
-    watch = watched(tmp_path)
-    other = {"damaged": [], "stalls": ["process 1: no batch for 61 s"], "starved": 1e9}
-    monkeypatch.setattr(processes, "gather_text", lambda mine: [mine, json.dumps(other)])
-    watch.add({"loss": jnp.float32(1), "top1": jnp.float32(0)}, [], starved=0.0)
-    watch.flush()
-    rows = {row["kind"]: row for row in monitor.read_metrics(str(tmp_path))}
+def test_what_another_process_waited_for_is_told(log, tmp_path: pathlib.Path, monkeypatch) -> None:
+    throughput = callbacks.Throughput()
+    calls = log(lambda w, _: callbacks.WriteMetrics(w, lambda _: 0.1), lambda *_: throughput)
+    other = {"damaged": [], "warnings": ["process 1: no batch for 61 s"], "starved": 1e9}
+    monkeypatch.setattr(processes, "gather_text", lambda own: [own, json.dumps(other)])
+    calls.after_step({"loss": jnp.float32(1), "top1": jnp.float32(0)}, [], starved=0.0)
+    calls.fetch()
+    rows = {row["kind"]: row for row in metrics.read_metrics(str(tmp_path))}
     assert rows["warning"]["text"] == "process 1: no batch for 61 s"
-    assert rows["train"]["waiting_for_data"] == watch.waiting_for_data() == 1
+    assert rows["train"]["waiting_for_data"] == throughput.result()["waiting_for_data"] == 1
 
 
-def test_a_dead_head_raises_a_loud_warning_once(tmp_path: pathlib.Path, capfd) -> None:
-    watch = watched(tmp_path)
+def test_a_stall_is_a_warning_ever_more_rarely(log, tmp_path: pathlib.Path, capfd) -> None:
+    calls = log(lambda w, _: callbacks.Stalls(w))
+    for seconds in (59, 61, 100, 200, 245, 300):
+        calls.on_wait(seconds)
+    texts = [row["text"][:21] for row in metrics.read_metrics(str(tmp_path))]
+    assert texts == ["no batch for 61 s at ", "no batch for 245 s at"]
+    assert "WARNING: no batch for 61 s at step 0: the disk" in capfd.readouterr().err
+
+
+def test_a_dead_head_raises_a_loud_warning_once(log, tmp_path: pathlib.Path, capfd) -> None:
+    calls = log(lambda w, steps: callbacks.DeadHeads(w, steps, 10, 2.0))
     names = ("loss", "loss_main", "loss_4a", "top1", "top1_4a")
     for step in range(40):
         alive = min(1.0, 0.1 + step / 20)
         values = dict(zip(names, (2.0, 2.3, 1.0, 0.1 + 0.02 * (step % 2), alive), strict=True))
-        watch.add({k: jnp.float32(v) for k, v in values.items()}, [], starved=0.0)
-        if step % 3 == 0:
-            watch.flush()
-    watch.flush()
-    warnings = [r for r in monitor.read_metrics(str(tmp_path)) if r["kind"] == "warning"]
+        calls.after_step({k: jnp.float32(v) for k, v in values.items()}, [], starved=0.0)
+    calls.fetch()
+    warnings = [r for r in metrics.read_metrics(str(tmp_path)) if r["kind"] == "warning"]
     assert len(warnings) == 1
     assert "head main is still at chance after 2 epochs" in warnings[0]["text"]
     for cure in (
@@ -251,7 +262,7 @@ def test_a_dead_head_raises_a_loud_warning_once(tmp_path: pathlib.Path, capfd) -
     assert "*** WARNING: head main" in capfd.readouterr().err
 
 
-def test_a_set_that_changed_is_not_gone_on_with(unbroken, tmp_path: pathlib.Path) -> None:
+def test_a_run_does_not_resume_on_a_set_that_changed(unbroken, tmp_path: pathlib.Path) -> None:
     shutil.copytree(unbroken[1], tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"images": 32', '"images": 31'))

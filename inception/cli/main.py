@@ -1,9 +1,138 @@
-"""The command line: what launch.py calls."""
+"""The command line: what launch.py calls.
 
+Each command is a module of this folder, inception/cli/COMMAND.py, with
+
+    HELP: one line
+    add_flags(parser)
+    run(args, overrides) -> the result, for --json; it prints its lines for people
+
+and where it needs them
+
+    MIXED: its positional argument of many values, which may stand between flags
+    FAILED: the result's key of a list that makes the exit status 1 unless it is empty
+    LESS_MEMORY: what to give when the device's memory is full
+    start_processes(args, overrides) -> exit status, or None to run in this process
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
 import re
-from collections.abc import Collection
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator, Sequence
+from types import ModuleType
+from typing import Any, NoReturn
 
-from inception.config import knob_names
+from inception import Interrupted, UserError
+from inception.config import CommandLineError, knob_names
+
+COMMANDS = (
+    "train", "eval", "sweep", "predict", "prepare", "convert", "export", "report", "audit",
+    "bench", "plan", "knobs",
+)  # fmt: skip
+
+
+def module(command: str) -> ModuleType:
+    """The command's module, imported when it is needed."""
+    return importlib.import_module(f"inception.cli.{command}")
+
+
+def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The flags of the command that `argv` begins with; of all where it begins with none."""
+    top = argparse.ArgumentParser(
+        prog="launch.py",
+        description="GoogLeNet (Szegedy et al., 2014): train, evaluate, look.",
+        epilog="Exit status: 0 done, 1 the work failed, 2 the command line was wrong, 75 stopped "
+        "from outside: train and sweep go on with the same command.",
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for name in argv[:1] if argv and argv[0] in COMMANDS else COMMANDS:
+        text = module(name).HELP
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(parser=sub, takes_knobs=False)
+        sub.add_argument(
+            "--json",
+            action="store_true",
+            help="print the result as one JSON object, last on stdout",
+        )
+        module(name).add_flags(sub)
+    return top
+
+
+def main(argv: list[str]) -> int:
+    """Runs one command; returns the exit status."""
+    top = parser(argv)
+    if not argv:
+        top.print_help()
+        return 2
+    args, rest = top.parse_known_args(argv)
+    if args.command is None:
+        print(f"launch.py: {argv[0]}: name a COMMAND first; see launch.py --help", file=sys.stderr)
+        return 2
+    args.argv = argv
+    command = module(args.command)
+    try:
+        overrides = knob_flags(args, rest, mixed=getattr(command, "MIXED", ""))
+        if hasattr(command, "start_processes"):
+            status = command.start_processes(args, overrides)
+            if status is not None:
+                return status
+        with stdout_to_stderr() if args.json else contextlib.nullcontext():
+            result = command.run(args, overrides)
+    except (Exception, KeyboardInterrupt) as error:
+        text, status = explain(error, args)
+        print(f"launch.py {args.command}: {text}", file=sys.stderr)
+        return status
+    if args.json and is_main_process():
+        print(json.dumps(result))
+    return 1 if result.get(getattr(command, "FAILED", "")) else 0
+
+
+def knob_flags(args: argparse.Namespace, rest: Sequence[str], *, mixed: str) -> list[str]:
+    """Those of the arguments unknown to argparse that change knobs.
+
+    Values of the positional argument `mixed` join their list: argparse takes them in one place
+    alone, not "a --topk=1 b".
+
+    Raises:
+        CommandLineError: something else is among them.
+    """
+    if mixed:
+        getattr(args, mixed).extend(a for a in rest if not a.startswith("-"))
+        rest = [a for a in rest if a.startswith("-")]
+    for argument in rest:
+        if not args.takes_knobs or (
+            argument.startswith("-") and not re.match(r"--?(no)?config\.", argument)
+        ):
+            raise CommandLineError(f"unknown flag {argument}; see launch.py {args.command} --help")
+    return list(rest)
+
+
+def explain(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
+    """The line about an error that the user can mend, and the exit status; raises a bug again."""
+    text = str(error)
+    if isinstance(error, CommandLineError | UserError | OSError):
+        status = 2 if isinstance(error, CommandLineError) else getattr(error, "status", 1)
+        return as_flags(text, vars(args)), status
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 1
+    processes = sys.modules.get("inception.runtime.processes")
+    if processes and processes.is_lost_peer(error):
+        return (
+            "another process of the run has ended or is out of reach "
+            f"({text.splitlines()[0]}). What is saved is kept: the same command goes on from there",
+            Interrupted.status,
+        )
+    if "RESOURCE_EXHAUSTED" in text and "memory" in text:
+        default = "a smaller config.run.eval_batch_size"
+        remedy = getattr(module(args.command), "LESS_MEMORY", default)
+        return f"{text.splitlines()[0]} Give {remedy}", 1
+    raise error
 
 
 def as_flags(text: str, flags: Collection[str]) -> str:
@@ -20,9 +149,60 @@ def as_flags(text: str, flags: Collection[str]) -> str:
         name, value = match[1], match[2] or ""
         if name in flags:
             return f"--{name}{value}"
-        known = [k for k in knob_names() if k == name or k.endswith(f".{name}")]
+        knobs = knob_names()
+        known = [k for k in knobs if k == name or k.endswith(f".{name}")]
+        if any(k.startswith(f"{name}.") for k in knobs):
+            known.append(name)  # a section, such as data
         if not known:
             return name + value
         return f"{'--' if value else ''}config.{min(known, key=len)}{value}"
 
     return re.sub(r"`([a-z][\w.]*)(=[^`]*)?`", flag, text)
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Within it whatever prints, in C as well, prints to stderr."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def is_main_process() -> bool:
+    """Whether this is process 0; without JAX there is no other."""
+    processes = sys.modules.get("inception.runtime.processes")
+    return not processes or processes.is_main()
+
+
+def on_sigterm(_number: int, _frame: Any) -> None:
+    """What SIGTERM does where nothing is saved by it."""
+    print("launch.py: stopped by SIGTERM", file=sys.stderr)
+    raise SystemExit(Interrupted.status)
+
+
+def run_process(function: Callable[[list[str]], int], argv: list[str]) -> NoReturn:
+    """Ends this process with the status that function(argv) returns; after a failure at once.
+
+    Threads that still compile, or other processes that wait for this one, would keep it.
+    """
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        status = function(argv)
+    except SystemExit as error:  # of argparse, and of `on_sigterm`
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status in (0, 2):
+        sys.exit(status)
+    if "inception.runtime.processes" in sys.modules and is_main_process():
+        time.sleep(1)  # the others fail by themselves, or JAX ends them with a page of its own
+    os._exit(status)

@@ -1,8 +1,7 @@
-"""Which part of an image the network sees: the training samplers, the views of evaluation."""
+"""Which part of an image the network sees: training's random crops, the views of evaluation."""
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -10,16 +9,15 @@ import numpy as np
 from PIL import Image
 
 from inception import UserError
-from inception.data import augment
-from inception.data.decoding import INTERPOLATIONS, Picture
+from inception.data.decoding import Picture
 
 ATTEMPTS = 10  # at a crop that fits into the image
-UNIFORMS = 2 * ATTEMPTS + 4  # random numbers that a training sampler takes for one image
+# Random numbers of a training crop: area and aspect of each attempt; left, top; mirror;
+# interpolation.
+UNIFORMS = 2 * ATTEMPTS + 4
 VIEWS = (1, 10, 144)  # crops of one image in the paper's Table 3
 RESIZES = ("short", "squash", "central_crop")
 BILINEAR = Image.Resampling.BILINEAR
-
-Sampler = Callable[[Picture, np.ndarray, np.ndarray], None]
 
 
 def inception_crop(
@@ -33,7 +31,7 @@ def inception_crop(
     """The paper's crop: a box (left, top, right, bottom) in pixels, section 6.
 
     Its share of the area is uniform in `area_range`, its aspect ratio log-uniform in
-    `aspect_range`, its place uniform. Draws that do not fit are repeated; after 10 of them the
+    `aspect_range`, its position uniform. Of 10 draws the first that fits is taken, or else the
     largest central box of the nearest allowed aspect ratio is taken.
 
     Args:
@@ -58,78 +56,48 @@ def inception_crop(
     return left, top, left + w, top + h
 
 
-def training_sampler(
-    name: str,
+def training_crop(
+    picture: Picture,
+    uniforms: np.ndarray,
+    out: np.ndarray,
     *,
-    input_px: int,
+    sampler: str,
     resize_px: int,
     area_range: tuple[float, float],
     aspect_range: tuple[float, float],
     mirror: bool,
     interpolations: tuple[str, ...],
-    layers: int = 0,
-    magnitude: float = 0.0,
-) -> Sampler:
-    """sample(picture, uniforms [24], out) fills `out`, uint8 [input_px, input_px, 3], contiguous.
+) -> None:
+    """Fills `out`, uint8 [px, px, 3], contiguous, with the crop that the uniform numbers choose.
 
-    'inception': the paper's crop, resized. 'caffe': the image squashed to resize_px x resize_px,
-    and a crop from a random place. Both: mirrored half the time if `mirror`, interpolation
-    drawn from `interpolations`; then RandAugment's layers, if any.
+    Sampler 'inception': the paper's crop, resized. 'caffe': the image squashed to resize_px x
+    resize_px, and a crop of it at a random position. Both: mirrored half the time if `mirror`,
+    interpolation drawn from `interpolations`.
 
-    Raises:
-        UserError: an unknown sampler or interpolation, an empty or impossible range or magnitude.
+    Args:
+        uniforms: 24 numbers from [0, 1).
     """
-    if name not in ("inception", "caffe"):
-        raise UserError(f"config.data.sampler={name}: choose inception or caffe")
-    for method in interpolations:
-        if method not in INTERPOLATIONS:
-            raise UserError(
-                f"config.data.interpolations has '{method}': choose from "
-                f"{tuple(INTERPOLATIONS)}, written as \"('bilinear','area')\""
-            )
-    if not interpolations:
-        raise UserError("config.data.interpolations is empty: name at least one")
-    check_sizes(input_px, resize_px)
-    augment.check(magnitude)
-    for knob, bounds, most in (("area", area_range, 1.0), ("aspect", aspect_range, math.inf)):
-        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= most:
-            raise UserError(
-                f"config.data.{knob}_range={bounds}: two numbers, 0 < low <= high"
-                + (" <= 1" if most == 1.0 else "")
-            )
-
-    def sample(picture: Picture, uniforms: np.ndarray, out: np.ndarray) -> None:
-        method = interpolations[int(uniforms[-1] * len(interpolations))]
-        if name == "inception":
-            box = inception_crop(
-                *picture.size, uniforms, area_range=area_range, aspect_range=aspect_range
-            )
-            picture.resize(out, method, box)
-        else:
-            squashed = np.empty((resize_px, resize_px, 3), np.uint8)
-            picture.resize(squashed, method)
-            left, top = (int(u * (resize_px - input_px + 1)) for u in uniforms[:2])
-            out[:] = squashed[top : top + input_px, left : left + input_px]
-        if mirror and uniforms[-2] < 0.5:
-            cv2.flip(out, 1, dst=out)
-        if layers:
-            rng = np.random.default_rng(uniforms.view(np.uint64))
-            augment.rand_augment(out, rng, layers=layers, magnitude=magnitude)
-
-    return sample
-
-
-def check_sizes(input_px: int, resize_px: int) -> None:
-    """Raises UserError where a crop of input_px does not fit into resize_px."""
-    if not 1 <= input_px <= resize_px:
-        raise UserError(
-            f"config.input_px={input_px} and config.data.resize_px={resize_px}: need "
-            "1 <= input_px <= resize_px"
+    method = interpolations[int(uniforms[-1] * len(interpolations))]
+    if sampler == "inception":
+        width, height = picture.size
+        box = inception_crop(
+            width, height, uniforms, area_range=area_range, aspect_range=aspect_range
         )
+        picture.resize(out, method, box)
+    elif sampler == "caffe":
+        squashed = np.empty((resize_px, resize_px, 3), np.uint8)
+        picture.resize(squashed, method)
+        px = len(out)
+        left, top = (int(u * (resize_px - px + 1)) for u in uniforms[:2])
+        out[:] = squashed[top : top + px, left : left + px]
+    else:
+        raise ValueError(f"unknown sampler {sampler}")
+    if mirror and uniforms[-2] < 0.5:
+        cv2.flip(out, 1, dst=out)
 
 
-class Place(NamedTuple):
-    """One crop: the image's shorter side made `px`, a box of that, and whether it is mirrored."""
+class Crop(NamedTuple):
+    """A box of the image resized to `px` on its shorter side, mirrored or not."""
 
     px: int
     box: tuple[int, int, int, int]  # left, top, right, bottom
@@ -144,7 +112,7 @@ class Views:
     paper's, section 7: at 4 scales (the shorter side resize_px times 8/8, 9/8, 10/8 and 11/8:
     256, 288, 320, 352) 3 squares, and of each the centre, the four corners and the whole square
     resized to input_px, each also mirrored. The single view is the first of the ten, and those
-    are among the 144: whoever asks for all three pays for 144.
+    are among the 144: all three together cost no more than 144.
 
     Args:
         crops: some of 1, 10, 144.
@@ -153,7 +121,7 @@ class Views:
             px the central 87.5% of both sides).
 
     Raises:
-        UserError: a choice that does not exist.
+        UserError: another number of crops, or 144 of images resized another way than 'short'.
     """
 
     crops: tuple[int, ...]
@@ -162,16 +130,14 @@ class Views:
     resize: str
 
     def __post_init__(self) -> None:
-        check_sizes(self.input_px, self.resize_px)
         if self.resize not in RESIZES:
-            raise UserError(f"config.data.resize={self.resize}: choose one of {', '.join(RESIZES)}")
+            raise ValueError(f"unknown resize {self.resize}")
         for crops in self.crops:
             if crops not in VIEWS:
-                raise UserError(f"--crops={crops}: choose from {', '.join(map(str, VIEWS))}")
+                raise UserError(f"`crops`={crops}: choose from {', '.join(map(str, VIEWS))}")
         if 144 in self.crops and self.resize != "short":
             raise UserError(
-                f"--crops=144 needs the image's own aspect: config.data.resize=short, not "
-                f"{self.resize}"
+                f"`crops`=144 needs the image's own aspect: `resize`=short, not {self.resize}"
             )
 
     @property
@@ -179,33 +145,33 @@ class Views:
         """How many crops of one image the network sees."""
         return max(self.crops)
 
-    def places(self, size: tuple[int, int], crops: int) -> list[Place]:
-        """The crops of an image of (width, height)."""
-        eighths = (8, 9, 10, 11) if crops == 144 else (8,)
-        places = []
+    def crops_of(self, size: tuple[int, int], count: int) -> list[Crop]:
+        """The 1, 10 or 144 crops of an image of (width, height)."""
+        eighths = (8, 9, 10, 11) if count == 144 else (8,)
+        crops = []
         for px in (self.resize_px * n // 8 for n in eighths):
             width, height = self._resized_size(size, px)
-            squares = self._squares(width, height) if crops == 144 else [(0, 0, width, height)]
+            squares = self._squares(width, height) if count == 144 else [(0, 0, width, height)]
             for square in squares:
                 boxes = self._centre_and_corners(square, px)
-                for box in [*boxes, square] if crops == 144 else boxes:
-                    places += [Place(px, box, False), Place(px, box, True)]
-        return places[:crops]
+                for box in [*boxes, square] if count == 144 else boxes:
+                    crops += [Crop(px, box, False), Crop(px, box, True)]
+        return crops[:count]
 
-    def members(self, size: tuple[int, int]) -> np.ndarray:
-        """How often each row counts among each of `crops`, float32 [rows, len(crops)].
+    def crop_weights(self, size: tuple[int, int]) -> np.ndarray:
+        """How often each row counts among each number of crops, float32 [rows, len(crops)].
 
         More than once where crops coincide; a column sums to its number of crops.
         """
-        rows = self.places(size, self.rows)
-        members = np.zeros((len(rows), len(self.crops)), np.float32)
-        for column, crops in enumerate(self.crops):
-            if crops == self.rows:
-                members[:, column] = 1
+        rows = self.crops_of(size, self.rows)
+        weights = np.zeros((len(rows), len(self.crops)), np.float32)
+        for column, count in enumerate(self.crops):
+            if count == self.rows:
+                weights[:, column] = 1
             else:
-                mine = [rows.index(place) for place in self.places(size, crops)]
-                np.add.at(members, (mine, column), 1)
-        return members
+                used = [rows.index(crop) for crop in self.crops_of(size, count)]
+                np.add.at(weights, (used, column), 1)
+        return weights
 
     def of(self, image: Image.Image) -> np.ndarray:
         """All rows of an RGB image, uint8 [rows, input_px, input_px, 3]."""
@@ -216,19 +182,19 @@ class Views:
     def fill(self, image: Image.Image, start: int, out: np.ndarray) -> None:
         """Writes the rows from `start` on into `out`, as many as fit: uint8 [n, px, px, 3]."""
         px = 0
-        for row, place in zip(out, self.places(image.size, self.rows)[start:], strict=False):
+        for row, crop in zip(out, self.crops_of(image.size, self.rows)[start:], strict=False):
             if self.resize == "central_crop":
-                view = np.asarray(self._central(image, place))
+                view = np.asarray(self._central(image, crop))
             else:
-                if place.px != px:
-                    px, resized = place.px, self._resized(image, place.px)
+                if crop.px != px:
+                    px, resized = crop.px, self._resized(image, crop.px)
                     pixels = np.asarray(resized)
-                left, top, right, bottom = place.box
+                left, top, right, bottom = crop.box
                 view = pixels[top:bottom, left:right]
                 if view.shape != row.shape:
-                    whole = resized.crop(place.box)
+                    whole = resized.crop(crop.box)
                     view = np.asarray(whole.resize((self.input_px,) * 2, BILINEAR))
-            if place.mirrored:
+            if crop.mirrored:
                 cv2.flip(view, 1, dst=row)
             else:
                 row[:] = view
@@ -255,8 +221,8 @@ class Views:
             )
         return image.resize(self._resized_size(image.size, px), BILINEAR)
 
-    def _central(self, image: Image.Image, place: Place) -> Image.Image:
-        left, top, right, bottom = (side / place.px for side in place.box)
+    def _central(self, image: Image.Image, crop: Crop) -> Image.Image:
+        left, top, right, bottom = (side / crop.px for side in crop.box)
         width, height = image.size
         box = (left * width, top * height, right * width, bottom * height)
         return image.resize((self.input_px,) * 2, BILINEAR, box=box)
@@ -280,5 +246,5 @@ class Views:
             low + (high - low + self.input_px - px) // 2 + (px - self.input_px) // 2
             for low, high in ((left, right), (top, bottom))
         )
-        places = [(x, y), (left, top), (right, top), (left, bottom), (right, bottom)]
-        return [(x, y, x + self.input_px, y + self.input_px) for x, y in places]
+        corners = [(left, top), (right, top), (left, bottom), (right, bottom)]
+        return [(x, y, x + self.input_px, y + self.input_px) for x, y in [(x, y), *corners]]

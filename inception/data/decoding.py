@@ -1,18 +1,16 @@
 """Bytes -> pixels: decoding and resizing, exactly or fast."""
 
+import collections
 import contextlib
 import io
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
-
-from inception import UserError
 
 INTERPOLATIONS = {  # Pillow's and OpenCV's
     "bilinear": (Image.Resampling.BILINEAR, cv2.INTER_LINEAR),
@@ -33,15 +31,6 @@ class DamagedImageError(Exception):
 Record = bytes | np.ndarray  # an encoded image, or pixels: uint8 [h, w] or [h, w, 3]
 
 
-class Picture(Protocol):
-    """One image of which a box can be had in any size."""
-
-    size: tuple[int, int]  # width, height
-
-    def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
-        """Fills uint8 `out` [h, w, 3] with the box, or the whole; a key of INTERPOLATIONS."""
-
-
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Within it C code's stderr is dropped."""
@@ -56,7 +45,7 @@ def _silent_stderr() -> Iterator[None]:
 
 
 try:
-    with _silent_stderr():  # it complains of the CUDA libraries that are not needed here
+    with _silent_stderr():  # it warns of missing CUDA libraries, of no use to its CPU backend
         from nvidia import nvimgcodec
 except ImportError:  # there are wheels for Linux and Windows only
     nvimgcodec = None
@@ -130,9 +119,10 @@ class ExactPicture:
 
     def __init__(self, data: Record, name: str, *, max_megapixels: float):
         self._image = decode(data, name, max_megapixels=max_megapixels)
-        self.size = self._image.size
+        self.size: tuple[int, int] = self._image.size  # width, height
 
     def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
+        """Fills uint8 `out` [h, w, 3] with the box, or the whole; a key of INTERPOLATIONS."""
         height, width, _ = out.shape
         out[:] = self._image.resize((width, height), INTERPOLATIONS[method][0], box=box)
 
@@ -149,33 +139,33 @@ class FastPicture:
     """
 
     def __init__(self, data: Record, name: str, *, max_megapixels: float):
-        stream = _jpeg_stream(data) if isinstance(data, bytes) else None
-        self._region: Callable[[int, int, int, int], np.ndarray]
-        if stream is not None:
-            self.size = (stream.width, stream.height)
+        self._data, self._name, self._max_megapixels = data, name, max_megapixels
+        self._stream = _jpeg_stream(data) if isinstance(data, bytes) else None
+        self.size: tuple[int, int]
+        if self._stream is not None:
+            self.size = (self._stream.width, self._stream.height)
             _check_size(*self.size, name, max_megapixels)
-
-            def region(left: int, top: int, right: int, bottom: int) -> np.ndarray:
-                view = nvimgcodec.Region(top, left, bottom, right)
-                image = _jpeg_decoder().decode(
-                    stream.get_sub_code_stream(0, view), params=_thread.params
-                )
-                if image is not None:
-                    return np.asarray(image)
-                whole = np.asarray(decode(data, name, max_megapixels=max_megapixels))
-                return whole[top:bottom, left:right]
-
-            self._region = region
         else:
-            pixels = (
-                np.asarray(decode(data, name, max_megapixels=max_megapixels))
-                if isinstance(data, bytes)
-                else data
-            )
-            self.size = (pixels.shape[1], pixels.shape[0])
-            self._region = lambda left, top, right, bottom: pixels[top:bottom, left:right]
+            self._pixels = self._decoded() if isinstance(data, bytes) else data
+            self.size = (self._pixels.shape[1], self._pixels.shape[0])
+
+    def _decoded(self) -> np.ndarray:
+        """The whole image, by Pillow."""
+        image = decode(self._data, self._name, max_megapixels=self._max_megapixels)
+        return np.asarray(image)
+
+    def _region(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
+        if self._stream is None:
+            return self._pixels[top:bottom, left:right]
+        region = nvimgcodec.Region(top, left, bottom, right)
+        decoder = _jpeg_decoder()
+        image = decoder.decode(self._stream.get_sub_code_stream(0, region), params=_thread.params)
+        if image is not None:
+            return np.asarray(image)
+        return self._decoded()[top:bottom, left:right]
 
     def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
+        """As ExactPicture's."""
         left, top, right, bottom = box or (0, 0, *self.size)
         region = self._region(
             int(left),
@@ -201,7 +191,7 @@ def _jpeg_decoder() -> "nvimgcodec.Decoder":
     if not hasattr(_thread, "decoder"):
         cpu = nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)
         _thread.decoder = nvimgcodec.Decoder(
-            device_id=-99999,  # NVIMGCODEC_DEVICE_CPU_ONLY of its C header: no CUDA is asked for
+            device_id=-99999,  # NVIMGCODEC_DEVICE_CPU_ONLY of its C header: loads no CUDA
             max_num_cpu_threads=1,
             backends=[cpu],
         )
@@ -216,11 +206,12 @@ def _jpeg_stream(data: bytes) -> "nvimgcodec.CodeStream | None":
     try:
         stream = nvimgcodec.CodeStream(data)
         return stream if stream.num_channels in (1, 3) and stream.precision in (0, 8) else None
-    except RuntimeError:  # it parses the head when first asked for something
+    except RuntimeError:  # it parses the header when first used
         return None
 
 
-DECODERS: dict[str, Callable[..., Picture]] = {"fast": FastPicture, "exact": ExactPicture}
+Picture = ExactPicture | FastPicture
+DECODERS: dict[str, type[Picture]] = {"fast": FastPicture, "exact": ExactPicture}
 
 
 def open_picture(data: Record, name: str, *, decoder: str, max_megapixels: float) -> Picture:
@@ -232,7 +223,28 @@ def open_picture(data: Record, name: str, *, decoder: str, max_megapixels: float
     return DECODERS[decoder](data, name, max_megapixels=max_megapixels)
 
 
-def check_decoder(decoder: str) -> None:
-    """Raises UserError for an unknown decoder."""
-    if decoder not in DECODERS:
-        raise UserError(f"config.data.decoder={decoder}: choose {' or '.join(DECODERS)}")
+class _Lease:
+    """Lends memory to an array; recycles it when neither the array nor a view of it is in use."""
+
+    def __init__(self, memory: np.ndarray, free: collections.deque[np.ndarray]):
+        self._memory, self._free = memory, free
+        self.__array_interface__ = memory.__array_interface__
+
+    def __del__(self) -> None:
+        self._free.append(self._memory)
+
+
+class RecycledImages:
+    """Arrays of one shape in recycled memory: fresh pages cost more than resizing into them."""
+
+    def __init__(self, rows: int, px: int):
+        self._shape = (rows, px, px, 3)
+        self._free: collections.deque[np.ndarray] = collections.deque()  # append, pop: atomic
+
+    def take(self) -> np.ndarray:
+        """uint8, of any content; kept as long as a reference, a view or JAX's zero-copy array."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(self._shape, np.uint8)
+        return np.asarray(_Lease(memory, self._free))

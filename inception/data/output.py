@@ -12,34 +12,34 @@ from inception.data import paths
 
 @contextlib.contextmanager
 def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
-    """A folder OUTPUT.incomplete to work in, which becomes OUTPUT when all is done.
+    """A folder OUTPUT.incomplete to write in, which becomes OUTPUT when the block ends.
 
-    What an interrupted start has left in it goes first.
+    Leftovers of an interrupted start are deleted first; after an error all is deleted.
 
     Raises:
-        UserError: OUTPUT is there already, cannot be written, lies in a bucket, or another process
-            works on it.
+        UserError: OUTPUT exists and is not empty, cannot be written, lies in a bucket, or another
+            process writes it.
     """
     if paths.in_bucket(output):
-        raise UserError(f"--output={output}: write a local folder, then copy it there")
+        raise UserError(f"`output`={output}: write a local folder, then copy it there")
     try:
         final = pathlib.Path(output).expanduser().resolve()
         work = final.with_name(f"{final.name}.incomplete")
         if not output or final.is_mount():
-            raise UserError(f"--output={output}: name a new folder; a mount point cannot be one")
+            raise UserError(f"`output`={output}: name a new folder; a mount point cannot be one")
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise UserError(
-                f"--output={output} is not empty: choose a new folder, or empty this one"
+                f"`output`={output} is not empty: choose a new folder, or empty this one"
             )
         work.mkdir(parents=True, exist_ok=True)
         lock = os.open(work, os.O_RDONLY)
     except (OSError, ValueError, RuntimeError) as error:  # also a path without a name
-        raise UserError(f"--output={output} cannot be written: {error}") from error
+        raise UserError(f"`output`={output} cannot be written: {error}") from error
     try:
         paths.lock(lock, work)
     except BlockingIOError as error:
         os.close(lock)
-        raise UserError(f"--output={output}: another process is writing there") from error
+        raise UserError(f"`output`={output}: another process is writing there") from error
     try:
         for left in work.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -1,4 +1,4 @@
-"""Where folders and files lie: on this machine or, as gs://... and s3://..., in a bucket."""
+"""Folders and files: on this machine or, as gs://... and s3://..., in a bucket; locks."""
 
 import fcntl
 import json
@@ -14,12 +14,12 @@ PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what fsspec needs for
 
 
 def in_bucket(path: str) -> bool:
-    """Whether a path is one of a bucket, such as gs://..."""
+    """Whether a path lies in a bucket, such as gs://..."""
     return "://" in path
 
 
 def at(path: str) -> epath.Path:
-    """What a flag or a knob names; '~' is the home folder.
+    """The path that a flag or a knob names; '~' is the home folder.
 
     Raises:
         UserError: a bucket for which no package is installed.
@@ -36,18 +36,18 @@ def at(path: str) -> epath.Path:
     return found
 
 
-def here(path: str) -> pathlib.Path:
-    """A folder of ArrayRecord files, which its library reads from disks alone; '~' as in `at`."""
+def on_disk(path: str) -> pathlib.Path:
+    """A folder of ArrayRecord files, which its library cannot read from buckets; '~' as in `at`."""
     if in_bucket(path):
         raise UserError(
-            f"config.data.path={path}: ArrayRecord files are read from disks: mount the bucket, as "
+            f"`path`={path}: ArrayRecord files are read from disks: mount the bucket, as "
             "with gcsfuse, or copy it"
         )
     return pathlib.Path(path).expanduser()
 
 
 def check_writable(path: epath.Path) -> None:
-    """Raises UserError where `write_whole` would fail: asked before long work."""
+    """Raises UserError where `write_whole` would fail: a check before long work."""
     try:
         if not path.parent.is_dir():
             raise FileNotFoundError("no such folder")
@@ -61,13 +61,12 @@ def check_writable(path: epath.Path) -> None:
 
 
 def lock(file: Any, name: object, *, wait: bool = False) -> None:
-    """Has an open file, called `name`, for this process alone, until it is closed.
+    """Locks an open file, called `name`, for this process, until it is closed or the process ends.
 
-    The system lets go of it however the process ends. Where the file system knows no locks, a
-    line says so.
+    A warning is printed where the file system supports no locks.
 
     Raises:
-        BlockingIOError: another has it, and it was not to be waited for.
+        BlockingIOError: another process holds the lock, and `wait` is false.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -81,7 +80,7 @@ def lock(file: Any, name: object, *, wait: bool = False) -> None:
 
 
 def is_locked(path: pathlib.Path) -> bool:
-    """Whether a process has the file, as `lock` does."""
+    """Whether a process holds the file's lock."""
     try:
         with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -93,7 +92,7 @@ def is_locked(path: pathlib.Path) -> bool:
 
 
 def read_lines(path: epath.Path) -> list[Any]:
-    """What a file has, one JSON value a line; a line cut off by a crash is left out."""
+    """The JSON values of a file, one a line; a line cut off by a crash is left out."""
     rows = []
     for line in path.read_bytes().decode(errors="replace").splitlines() if path.exists() else ():
         try:
@@ -104,11 +103,11 @@ def read_lines(path: epath.Path) -> list[Any]:
 
 
 def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a file that appears, or replaces another, when it is whole."""
+    """Writes a file, or replaces it, atomically: readers never see a part of it."""
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
         unfinished.write_text(text)
         unfinished.replace(path)
     except OSError:
-        unfinished.unlink(missing_ok=True)  # room for others on a full disk
+        unfinished.unlink(missing_ok=True)  # makes room on a full disk
         raise

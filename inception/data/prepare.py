@@ -1,6 +1,6 @@
 """ImageNet's tars, or any set of TFDS -> ArrayRecord; any of these, or a folder -> a store.
 
-TensorFlow is needed here alone, by TFDS's builders.
+Only this file needs TensorFlow, for TFDS's builders.
 """
 
 import contextlib
@@ -17,26 +17,26 @@ import tarfile
 from typing import Any
 
 import absl.logging
-import grain
 from PIL import Image
 
 from inception import UserError
 from inception.data import decoding, pipeline, progress, sources, store
+from inception.data.folder import Folder
 from inception.data.output import all_or_nothing
 
 IMAGENET = "imagenet2012"
 TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 IMAGENET_COUNTS = {"train": 1_281_167, "validation": 50_000}
-MEGAPIXELS = 1000.0  # a larger picture is left out
+MEGAPIXELS = 1000.0  # larger pictures are left out
 
 
-def _members(path: pathlib.Path) -> list[tarfile.TarInfo]:
+def _names_in(path: pathlib.Path) -> list[str]:
     try:
         with tarfile.open(path, "r:") as tar:
-            return tar.getmembers()
+            return tar.getnames()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
-            f"--tars={path.parent}: there is no {path.name} in it: ImageNet's two tars "
+            f"`tars`={path.parent}: there is no {path.name} in it: ImageNet's two tars "
             f"({', '.join(TARS)}) come from image-net.org, after registration"
         ) from error
     except (tarfile.TarError, OSError) as error:
@@ -44,15 +44,15 @@ def _members(path: pathlib.Path) -> list[tarfile.TarInfo]:
 
 
 def _check_tars(tars: str, classes: list[str], work: pathlib.Path) -> None:
-    """Reads both tars' tables of contents: of a missing tar TFDS drops the split and goes on."""
+    """Reads both tars' tables of contents: TFDS itself would drop the split of a missing tar."""
     train, val = (pathlib.Path(tars).expanduser() / name for name in TARS)
-    inside = {path: [m.name for m in _members(path)] for path in (train, val)}
+    inside = {path: _names_in(path) for path in (train, val)}
     for path, suffix, what in ((train, ".tar", "one tar a class"), (val, ".JPEG", "JPEG images")):
-        odd = [name for name in inside[path] if not name.endswith(suffix)]
-        if odd or not inside[path]:
+        others = [name for name in inside[path] if not name.endswith(suffix)]
+        if others or not inside[path]:
             raise UserError(
-                f"{path} should hold {what} and has {odd[0] if odd else 'nothing'} in it: are the "
-                "two tars swapped?"
+                f"{path} should hold {what} and has {others[0] if others else 'nothing'} in it: "
+                "are the two tars swapped?"
             )
     found = {pathlib.Path(name).stem for name in inside[train]}
     wrong = [f"{name} is missing" for name in sorted(set(classes) - found)]
@@ -66,7 +66,7 @@ def _check_tars(tars: str, classes: list[str], work: pathlib.Path) -> None:
     free = shutil.disk_usage(work).free
     if needed > free:
         raise UserError(
-            f"--output: preparing takes about {needed / 1e9:.1f} GB for a while, and "
+            f"`output`: preparing takes about {needed / 1e9:.1f} GB for a while, and "
             f"{work.parent} has {free / 1e9:.1f} GB free: choose another disk"
         )
 
@@ -84,24 +84,24 @@ def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
     known = tfds.list_builders(with_community_datasets=False)
     if name.split(":")[0].split("/")[0] not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-        raise UserError(f"--name={name}: TFDS has no such set; the nearest are {', '.join(near)}")
-    absl.logging.set_verbosity(absl.logging.ERROR)  # ImageNet's test split is not wanted
+        raise UserError(f"`name`={name}: TFDS has no such set; the nearest are {', '.join(near)}")
+    absl.logging.set_verbosity(absl.logging.ERROR)  # it warns of ImageNet's missing test split
     try:
         builder = tfds.builder(name, data_dir=str(work), file_format="array_record")
-    except Exception as error:  # a version or a config that is not there, in many words
+    except Exception as error:  # an unknown version or config, in many words
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"--name={name}: {reason}") from error
+        raise UserError(f"`name`={name}: {reason}") from error
     if builder.name == IMAGENET:
         if not tars:
-            raise UserError(f"--name={name} cannot be downloaded: give --tars")
+            raise UserError(f"`name`={name} cannot be downloaded: give `tars`")
         _check_tars(tars, builder.info.features["label"].names, work)
-        splits = [  # what TFDS takes for its progress bars' totals
+        splits = [  # the totals of TFDS's progress bars
             tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=0)
             for split, count in IMAGENET_COUNTS.items()
         ]
         builder.info.set_splits(tfds.core.splits.SplitDict(splits))
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it names the folder of the moment
+        with contextlib.redirect_stdout(io.StringIO()):  # it names the temporary folder
             builder.download_and_prepare(
                 download_dir=work / "downloads",
                 download_config=tfds.download.DownloadConfig(manual_dir=tars or None),
@@ -114,7 +114,7 @@ def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
 
 
 def _label_or_damage(source: sources.Source, index: int) -> int | str:
-    """The record's label, or what is wrong with it; what is no plain JPEG is decoded whole."""
+    """The record's label, or what is wrong with it; all but plain JPEGs are decoded whole."""
     name = source.name(index)
     try:
         record, label = source[index]
@@ -135,20 +135,13 @@ def _label_or_damage(source: sources.Source, index: int) -> int | str:
 
 
 def _check_records(splits: dict[str, sources.Source], threads: int, name: str) -> dict[str, Any]:
-    """Looks at every record that TFDS has written; prints counts, and what they should be."""
+    """Checks every record that TFDS has written; prints counts, beside the expected ones."""
     counts: dict[str, int] = {}
     rejected: list[str] = []
     for split, source in splits.items():
         check = functools.partial(_label_or_damage, source)
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
-        found = list(
-            progress.bar(
-                iter(grain.MapDataset.range(len(source)).map(check).to_iter_dataset(options)),
-                desc=f"check {split}",
-                total=len(source),
-                unit="image",
-            )
-        )
+        checked = pipeline.in_threads(check, 0, len(source), count=threads, ahead=16)
+        found = list(progress.bar(checked, desc=f"check {split}", total=len(source), unit="image"))
         bad = [item for item in found if isinstance(item, str)]
         classes = {item for item in found if not isinstance(item, str)}
         counts[split], rejected = len(found), rejected + bad
@@ -179,10 +172,12 @@ def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
             names = [split["name"] for split in json.loads(versions[0].read_text())["splits"]]
         except (ValueError, KeyError) as error:
             raise UserError(f"{versions[0]} is damaged: prepare it again") from error
-        return {name: sources.Tfds(str(versions[0].parent), "", name) for name in names}
+        from inception.data.tfds import Tfds
+
+        return {name: Tfds(str(versions[0].parent), "", name) for name in names}
     found = [p.name for p in path.glob("*/") if p.name in sources.SPLITS]
     splits: dict[str, sources.Source] = {
-        name: sources.Folder(str(path), name) for name in sorted(found) or ("train", "val")
+        name: Folder(str(path), name) for name in sorted(found) or ("train", "val")
     }
     sources.check_classes(*(split.classes for split in splits.values()))
     return splits
@@ -200,12 +195,12 @@ def prepare(
 ) -> dict[str, Any]:
     """Writes OUTPUT: a set of TFDS as ArrayRecord, or with `short_side` a store.
 
-    OUTPUT appears when it is whole, and not before; an interrupted start begins anew.
+    OUTPUT appears only when it is whole; an interrupted start begins anew.
 
     Args:
-        tars: a folder with ImageNet's two tars, or what another set wants downloaded by hand.
-        name: of a TFDS set, to be downloaded if there are no tars; '' is imagenet2012.
-        source: in place of both, what is there: a folder of class folders, or what TFDS prepared.
+        tars: a folder with ImageNet's two tars, or the files of another set downloaded by hand.
+        name: of a TFDS set, downloaded if no tars are given; '' is imagenet2012.
+        source: in place of both: a folder of class folders, or a set that TFDS prepared.
         short_side: of the store's images, pixels.
         quality, format: see `store.write_store`.
 
@@ -217,9 +212,9 @@ def prepare(
     """
     threads = pipeline.threads("all")
     if short_side is not None and short_side < 1:
-        raise UserError(f"--short_side={short_side}: at least 1 pixel")
+        raise UserError(f"`short_side`={short_side}: at least 1 pixel")
     if not 1 <= quality <= 100:
-        raise UserError(f"--quality={quality}: from 1 to 100")
+        raise UserError(f"`quality`={quality}: from 1 to 100")
     with all_or_nothing(output) as work:
         try:
             prepared = (
@@ -229,7 +224,7 @@ def prepare(
             )
             splits = _open_all(prepared)
         except (UserError, RuntimeError) as error:  # RuntimeError: ~ of no known user
-            raise UserError(f"--source={source}: {error}" if source else str(error)) from error
+            raise UserError(f"`source`={source}: {error}" if source else str(error)) from error
         if short_side is None:
             return _check_records(splits, threads, (name or IMAGENET).split(":")[0])
         result = store.write_store(

@@ -1,4 +1,4 @@
-"""The store that trains fast: every image of a set once more, smaller, in one file a split."""
+"""The store that trains fast: a smaller copy of every image of a set, in one file a split."""
 
 import dataclasses
 import io
@@ -11,21 +11,20 @@ import time
 import zipfile
 from typing import Any
 
-import grain
 import numpy as np
 import tqdm
 from PIL import Image
 
 from inception import UserError
-from inception.data import cropping, decoding, paths, progress
+from inception.data import cropping, decoding, paths, pipeline, progress, sources
 
 VERSION = 1
 FORMATS = ("jpeg", "rgb")
-PROBES = 100  # images that tell the size beforehand, and the effect on pixels
+PROBES = 100  # images from which the size and the effect on pixels are estimated beforehand
 
 
 class Store:
-    """What `launch.py prepare --short_side` writes: one file of JPEGs or of pixels a split.
+    """A source that `launch.py prepare --short_side` wrote: one file of JPEGs or pixels a split.
 
     PATH/store.json describes it; PATH/SPLIT.bin holds the images one after the other,
     PATH/SPLIT.npz where each begins ('offsets', int64 [n + 1]), its 'labels', int32 [n], and its
@@ -37,23 +36,23 @@ class Store:
     """
 
     def __init__(self, path: str, split: str):
-        root = paths.here(path)
+        root = paths.on_disk(path)
         try:
             about = json.loads((root / "store.json").read_text())
             written_by = about["version"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"config.data.path={path} is no store (store.json: {error}): write one with "
+                f"`path`={path} is no store (store.json: {error}): write one with "
                 "launch.py prepare --short_side"
             ) from error
         if written_by != VERSION:
             raise UserError(
-                f"config.data.path={path} was written by another version of this program (store "
+                f"`path`={path} was written by another version of this program (store "
                 f"{written_by}, this one reads {VERSION}): prepare it again"
             )
         if split not in about["splits"]:
             raise UserError(
-                f"config.data: there is no split '{split}' in {path}; there are "
+                f"`data`: there is no split '{split}' in {path}; there are "
                 f"{', '.join(about['splits'])}"
             )
         self._where = f"{path}/{split}"
@@ -63,9 +62,7 @@ class Store:
                 self._shapes = index["shapes"] if about["format"] == "rgb" else None
             size = (root / f"{split}.bin").stat().st_size
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"config.data.path={path} is damaged ({error}): prepare it again"
-            ) from error
+            raise UserError(f"`path`={path} is damaged ({error}): prepare it again") from error
         if size != self._offsets[-1]:
             raise UserError(
                 f"{self._where}.bin has {size} bytes where {self._offsets[-1]} were written: copy "
@@ -90,17 +87,21 @@ class Store:
         return f"{self._where} record {index}"
 
 
+Stored = tuple[bytes, int, tuple[int, int]]  # an image's bytes, label, (height, width)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Encoder:
-    """An image's index -> its bytes in the store, label and shape; or what is wrong with it."""
+    """A source's images -> what the store holds of them."""
 
-    source: Any
+    source: sources.Source
     short_side: int
     quality: int
     format: str
     max_megapixels: float
 
-    def __call__(self, index: int) -> tuple[bytes, int, tuple[int, int]] | str:
+    def __call__(self, index: int) -> Stored | str:
+        """The image at an index as it is stored; or a line that says why it cannot be."""
         try:
             image, label = self.decode(index)
             small = self.shrink(image)
@@ -111,11 +112,8 @@ class _Encoder:
             return f"{self.source.name(index)}: {error}"
 
     def decode(self, index: int) -> tuple[Image.Image, int]:
+        record, label = sources.read(self.source, index)
         name = self.source.name(index)
-        try:
-            record, label = self.source[index]
-        except OSError as error:
-            raise decoding.DamagedImageError(f"{name}: {error.strerror or error}") from error
         return decoding.decode(record, name, max_megapixels=self.max_megapixels), label
 
     def shrink(self, image: Image.Image) -> Image.Image:
@@ -168,14 +166,14 @@ def _probe(encoder: _Encoder) -> tuple[float, float]:
 
 
 def write_split(
-    source: Any, folder: pathlib.Path, split: str, *, encoder: _Encoder, threads: int
+    encoder: _Encoder, folder: pathlib.Path, split: str, *, threads: int
 ) -> tuple[int, list[str]]:
     """Writes SPLIT.bin and SPLIT.npz; returns the count of images, and a line for each rejected."""
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
-    encoded = iter(grain.MapDataset.range(len(source)).map(encoder).to_iter_dataset(options))
+    count = len(encoder.source)
+    encoded = pipeline.in_threads(encoder, 0, count, count=threads, ahead=16)
     offsets, labels, shapes, rejected = [0], [], [], []
     with (folder / f"{split}.bin").open("wb") as file:
-        for item in progress.bar(encoded, desc=split, total=len(source), unit="image"):
+        for item in progress.bar(encoded, desc=split, total=count, unit="image"):
             if isinstance(item, str):
                 rejected.append(item)
                 tqdm.tqdm.write(f"WARNING: left out: {item}", file=sys.stderr)
@@ -195,8 +193,18 @@ def write_split(
     return len(labels), rejected
 
 
+def _check_room(split: str, needed: float, folder: pathlib.Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"`output`: {split} needs about {needed / 1e9:.1f} GB and {folder.parent} has "
+            f"{free / 1e9:.1f} GB free: choose another disk, a smaller `short_side` or "
+            "`quality`, or `format=jpeg`"
+        )
+
+
 def write_store(
-    splits: dict[str, Any],
+    splits: dict[str, sources.Source],
     folder: pathlib.Path,
     *,
     short_side: int,
@@ -206,7 +214,7 @@ def write_store(
     threads: int,
     origin: str,
 ) -> dict[str, Any]:
-    """Writes every image of some sources once more, smaller; prints size, time, effect on pixels.
+    """Writes a smaller copy of every image of the sources; prints size, time, effect on pixels.
 
     An image that cannot be read is left out and named. store.json comes last: a folder without it
     is no store.
@@ -229,16 +237,8 @@ def write_store(
         started = time.monotonic()
         encoder = _Encoder(source, short_side, quality, format, max_megapixels)
         size, decibels = _probe(encoder)
-        needed, free = size * len(source), shutil.disk_usage(folder).free
-        if needed > free:
-            raise UserError(
-                f"--output: {split} needs about {needed / 1e9:.1f} GB and {folder.parent} has "
-                f"{free / 1e9:.1f} GB free: choose another disk, a smaller --short_side or "
-                "--quality, or --format=jpeg"
-            )
-        counts[split], left_out = write_split(
-            source, folder, split, encoder=encoder, threads=threads
-        )
+        _check_room(split, size * len(source), folder)
+        counts[split], left_out = write_split(encoder, folder, split, threads=threads)
         rejected += left_out
         print(
             f"{split}: {counts[split]} images, {(folder / f'{split}.bin').stat().st_size / 1e6:.1f}"

@@ -1,153 +1,28 @@
-"""Exact top-1 and top-5 over a whole split: one network or several, 1, 10 or 144 crops."""
+"""The paper's Table 3 for folders of networks: one or several, 1, 10 or 144 crops; its files."""
 
+import csv
 import functools
+import io
 import itertools
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError
-from inception.data import cropping, paths, pipeline, progress, sources
-from inception.evaluation import results
-from inception.evaluation.networks import Networks, eval_batch_size, load
+from inception.data import paths, sources
+from inception.evaluation.evaluator import TOP, Evaluation, Evaluator
+from inception.evaluation.networks import load
 from inception.runtime import processes, sharding
-
-
-def open_split(config: ConfigDict, split: str) -> sources.Source:
-    """The split of the set that config.data names."""
-    return sources.open_source(
-        config.data.source,
-        split=split,
-        path=config.data.path,
-        name=config.data.name,
-        examples=config.data.examples,
-        classes=config.model.classes,
-    )
-
-
-class Evaluator:
-    """Variables -> Evaluation, over every example of one split exactly once.
-
-    Args:
-        config: of the data, and of the network unless `networks` says otherwise.
-        crops: some of 1, 10, 144; all come out of one pass.
-        networks: the configs of several networks that see the same images.
-        classes: what the networks' outputs stand for, if more than the set has.
-    """
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        mesh: Any,
-        *,
-        split: str,
-        crops: Sequence[int] = (1,),
-        networks: Sequence[ConfigDict] = (),
-        classes: tuple[str, ...] = (),
-    ):
-        self.split = split
-        self._classes = config.model.classes
-        self._views = cropping.Views(
-            tuple(sorted(set(crops))), config.input_px, config.data.resize_px, config.data.resize
-        )
-        self.source = open_split(config, split)
-        self.left_out = getattr(self.source, "left_out", 0)
-        if classes:
-            self.source = sources.as_classes(self.source, classes)
-        batch_size = eval_batch_size(
-            config.run.eval_batch_size, len(self.source) * self._views.rows, mesh
-        )
-        mine = batch_size // jax.process_count()
-        shape = (mine, config.input_px, config.input_px, 3)
-        self._noise = {
-            "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
-            "label": np.zeros(mine, np.int32),
-            "index": np.full(mine, -1, np.int32),
-            "members": np.zeros((mine, len(self._views.crops)), np.float32),
-        }
-        self._batches = functools.partial(
-            pipeline.eval_batches,
-            self.source,
-            views=self._views,
-            batch_size=batch_size,
-            classes=config.model.classes,
-            max_megapixels=config.data.max_megapixels,
-            workers=config.run.workers,
-            process=jax.process_index(),
-            processes=jax.process_count(),
-        )
-        self._networks = Networks(networks or [config], mesh)
-
-    def check_finite(self, variables: Any) -> None:
-        """Raises UserError where the outputs on a batch of noise are not finite."""
-        for _ in self._networks.outputs([variables], [self._noise]):
-            pass
-
-    def __call__(self, variables: Any, *, stop: processes.Stop | None = None) -> results.Evaluation:
-        """The one network at the most crops that were asked for; as `table`."""
-        return self.table([variables], stop=stop)[-1]
-
-    def table(
-        self, variables: Sequence[Any], *, stop: processes.Stop | None = None
-    ) -> list[results.Evaluation]:
-        """An Evaluation for each number of crops: of each network, and of all together.
-
-        Every process has its share of the images; all come to the same result.
-
-        Args:
-            stop: is asked before every batch.
-
-        Raises:
-            RuntimeError: an example that was not there exactly once.
-            processes.Stopped: `stop` says so.
-            UserError: outputs that are not finite, a damaged image.
-        """
-        n, rows = len(self.source), len(self._views.crops) * (len(variables) + (len(variables) > 1))
-        top_n = min(results.TOP, self._classes)
-        labels = np.full(n, -1, np.int32)  # -1: not evaluated
-        top = np.zeros((rows, n, top_n), np.int32)
-        best = np.zeros((rows, n, top_n), np.float32)
-        losses = np.zeros((rows, n), np.float32)
-        hidden = not processes.is_main()
-        with progress.bar(total=n, desc="evaluate", unit="img", leave=False, disable=hidden) as bar:
-            for images, mine, values in self._networks.probabilities(
-                variables, self._batches(), crops=self._views.crops, stop=stop
-            ):
-                if (labels[images] >= 0).any() or len(np.unique(images)) < len(images):
-                    raise RuntimeError("an image was evaluated twice")
-                labels[images] = mine
-                if len(variables) > 1:
-                    values = np.concatenate([values, values.mean(0, keepdims=True)])
-                by_crops = values.swapaxes(0, 1).reshape(rows, len(images), -1)
-                for row, p in enumerate(by_crops):
-                    top[row, images], best[row, images], losses[row, images] = _outcomes(p, mine)
-                bar.update(len(images))
-        if (labels < 0).any():
-            raise RuntimeError(f"evaluated {(labels >= 0).sum()} images of {n}")
-        models = [1] * len(variables) + [len(variables)] * (len(variables) > 1)
-        return [
-            results.Evaluation(labels, top[row], best[row], losses[row], crops, count)
-            for row, (crops, count) in enumerate(itertools.product(self._views.crops, models))
-        ]
-
-
-def _outcomes(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities [n, classes], labels [n] -> top, probabilities, losses, as in Evaluation."""
-    top = np.argsort(-p, axis=-1, kind="stable")[:, : results.TOP]
-    right = np.take_along_axis(p, labels[:, None], -1)[:, 0]
-    losses = -np.log(np.maximum(right, np.finfo(np.float64).tiny))
-    return top, np.take_along_axis(p, top, -1), losses
 
 
 def check_alike(
     workdirs: Sequence[str], configs: Sequence[ConfigDict], classes: Sequence[Sequence[str]]
 ) -> None:
-    """Raises UserError where a network is there twice, or they differ in their views or classes."""
+    """Raises UserError where a network is named twice, or they differ in views or classes."""
     folders = [paths.at(workdir).resolve() for workdir in workdirs]
     for i, folder in enumerate(folders):
         if folder in folders[:i]:
@@ -159,9 +34,8 @@ def check_alike(
         for workdir, other in zip(workdirs[1:], others, strict=True):
             if other != first:
                 raise UserError(
-                    f"config.{knob} is {first} in {workdirs[0]} and {other} in {workdir}: an "
-                    "ensemble sees the same images. Leave one out, or give all the same: "
-                    f"--config.{knob}={first}"
+                    f"`{knob}` is {first} in {workdirs[0]} and {other} in {workdir}: an ensemble "
+                    f"sees the same images. Leave one out, or give all the same: `{knob}={first}`"
                 )
     for workdir, other_classes in zip(workdirs, classes, strict=True):
         if len(other_classes) != len(classes[0]):
@@ -174,6 +48,18 @@ def check_alike(
                 f"{workdirs[0]} and {workdir} have other classes, or in another order: see their "
                 "classes.txt; leave one out"
             )
+
+
+def _check_files(predictions: str, per_class: str) -> None:
+    """Before the work, raises UserError where a file could not be written after it."""
+    if predictions and predictions == per_class:
+        raise UserError(f"`predictions` and `per_class` are both {predictions}: name two files")
+
+    def check_writable() -> None:
+        for file in filter(None, (predictions, per_class)) if processes.is_main() else ():
+            paths.check_writable(paths.at(file))
+
+    processes.together(check_writable)
 
 
 def run(
@@ -194,33 +80,24 @@ def run(
 
     Returns:
         `Evaluation.result` of the last row: all networks, the most crops; 'table', all rows; and
-        'unwritten', a line for each file that was asked for and could not be written.
+        'unwritten', a line for each of the two files that could not be written.
 
     Raises:
         UserError: no checkpoint, a damaged one or one of another network, networks that do not go
             together, an image that cannot be read; a file that cannot be written, if that shows
             before the work.
     """
-    if predictions and predictions == per_class:
-        raise UserError(f"--predictions and --per_class are both {predictions}: name two files")
-
-    def check_files() -> None:
-        for file in filter(None, (predictions, per_class)) if processes.is_main() else ():
-            paths.check_writable(paths.at(file))
-
-    processes.together(check_files)
-    processes.check_same(
-        json.loads(configs[0].to_json()), checkpoints=workdirs, split=split, best=best, crops=crops
-    )
-    trained = [
-        load(workdir, config, best=best) for workdir, config in zip(workdirs, configs, strict=True)
-    ]
+    config = configs[0]
+    _check_files(predictions, per_class)
+    choices = {"checkpoints": workdirs, "split": split, "best": best, "crops": crops}
+    processes.check_same(json.loads(config.to_json()), **choices)
+    trained = [load(w, c, best=best) for w, c in zip(workdirs, configs, strict=True)]
     check_alike(workdirs, configs, [t.classes for t in trained])
     mesh = sharding.make_mesh()
     evaluator = Evaluator(
-        configs[0],
+        config,
         mesh,
-        split=split or configs[0].data.eval_split,
+        split=split or config.data.eval_split,
         crops=crops,
         networks=configs,
         classes=trained[0].classes,
@@ -228,40 +105,112 @@ def run(
     if evaluator.left_out and processes.is_main():
         print(
             f"evaluating {(n := len(evaluator.source))} of {n + evaluator.left_out} images: "
-            f"{configs[0].data.path} has no train and val folders, and of each class a fifth is "
+            f"{config.data.path} has no train and val folders, and of each class a fifth is "
             "'val', the rest 'train'; --split=all takes all",
             file=sys.stderr,
         )
     table = evaluator.table([sharding.replicate(t.variables, mesh) for t in trained])
-    rows = [e.row(classes=len(evaluator.source.classes)) for e in table]
-    if len(workdirs) > 1:
-        for i, row in enumerate(rows):
-            row["name"] = [*workdirs, "together"][i % (len(workdirs) + 1)]
-    last = table[-1]
+    last, source = table[-1], evaluator.source
     unwritten: list[str] = []
-    result = {**last.result(), "table": rows, "unwritten": unwritten}
-    if not processes.is_main():
-        return result
-    views = {"data": configs[0].data.to_dict(), "input_px": configs[0].input_px}
-    own = views == {k: trained[0].config[k] for k in views} and not (split or best)
-    if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
-        try:
-            results.write_json(
-                workdirs[0],
-                last,
-                source=evaluator.source,
-                split=evaluator.split,
-                step=trained[0].step,
-            )
-        except OSError as error:
-            print(f"WARNING: eval.json is not written: {error}", file=sys.stderr)
+    if processes.is_main():
+        views = {"data": config.data.to_dict(), "input_px": config.input_px}
+        own = views == {k: trained[0].config[k] for k in views} and not (split or best)
+        if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
+            try:
+                evaluator.write(workdirs[0], last, step=trained[0].step)
+            except OSError as error:
+                print(f"WARNING: eval.json is not written: {error}", file=sys.stderr)
+        unwritten = _write_files(last, source, predictions, per_class)
+    return {**last.result(), "table": _rows(table, workdirs, source), "unwritten": unwritten}
+
+
+def _write_files(
+    evaluation: Evaluation, source: sources.Source, predictions: str, per_class: str
+) -> list[str]:
+    """Writes the files that have a name; returns a line for each that could not be written."""
+    unwritten = []
     for write, file in (
-        (results.write_predictions, predictions),
-        (results.write_per_class, per_class),
+        (write_predictions, predictions),
+        (write_per_class, per_class),
     ):
         try:
             if file:
-                write(file, last, evaluator.source)
+                write(file, evaluation, source)
         except OSError as error:
             unwritten.append(f"{file} cannot be written: {error.strerror or error}")
-    return result
+    return unwritten
+
+
+def _rows(
+    table: list[Evaluation], workdirs: Sequence[str], source: sources.Source
+) -> list[dict[str, Any]]:
+    rows = [evaluation.row(classes=len(source.classes)) for evaluation in table]
+    if len(workdirs) > 1:
+        for row, name in zip(rows, itertools.cycle([*workdirs, "together"]), strict=False):
+            row["name"] = name
+    return rows
+
+
+def table_3(rows: Sequence[dict[str, Any]]) -> str:
+    """`Evaluation.row`s as the paper's Table 3, for people; its numbers where a row has them."""
+
+    def number(value: float | None, sign: str = "") -> str:
+        return "" if value is None else f"{value:{sign}.2f}"
+
+    def interval(low_high: list[float]) -> str:
+        return "{:.2f}-{:.2f}".format(*low_high)
+
+    head = "models|crops|cost|top-5 error %|95%|paper|difference|top-1 error %|95%|log-loss|"
+    lines = [tuple(head.split("|"))]
+    for row in rows:
+        lines.append(
+            (
+                *(str(row[key]) for key in ("models", "crops", "cost")),
+                number(row["top5_error"]),
+                interval(row["top5_error_interval"]),
+                number(row["top5_error_paper"]),
+                number(row["difference"], "+"),
+                number(row["top1_error"]),
+                interval(row["top1_error_interval"]),
+                f"{row['log_loss']:.4f}",
+                row["name"],
+            )
+        )
+    if all(row["top5_error_paper"] is None for row in rows):
+        lines = [(*line[:5], *line[7:]) for line in lines]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths[:-1], strict=False))
+        + f"  {line[-1]}".rstrip()
+        for line in lines
+    )
+
+
+def write_predictions(path: str, evaluation: Evaluation, source: sources.Source) -> None:
+    """A JSON object a line and image: its name, its class, the top five with probabilities."""
+    lines = []
+    for i, (label, top, probabilities) in enumerate(
+        zip(evaluation.labels, evaluation.top, evaluation.probabilities, strict=True)
+    ):
+        row = {
+            "image": source.name(i),
+            "class": source.classes[label],
+            "top": [
+                [source.classes[c], round(float(p), 6)]
+                for c, p in zip(top, probabilities, strict=True)
+            ],
+        }
+        lines.append(json.dumps(row) + "\n")
+    paths.write_whole(paths.at(path), "".join(lines))
+
+
+def write_per_class(path: str, evaluation: Evaluation, source: sources.Source) -> None:
+    """CSV: class, count, top-1 and top-5 accuracy in percent, of every class that has images."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "count", "top1_accuracy", "top5_accuracy"])
+    for label in np.unique(evaluation.labels):
+        of_class = evaluation.labels == label
+        accuracies = [100 * evaluation.correct(k)[of_class].mean() for k in (1, TOP)]
+        writer.writerow([source.classes[label], of_class.sum(), *(f"{a:.2f}" for a in accuracies)])
+    paths.write_whole(paths.at(path), text.getvalue())

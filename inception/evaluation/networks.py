@@ -16,13 +16,13 @@ from ml_collections import ConfigDict
 from inception import UserError, pixels
 from inception.data import pipeline
 from inception.model import GoogLeNet
-from inception.runtime import checkpoint, compiling, prefetch, processes, sharding, transfer
+from inception.runtime import checkpoint, compiling, prefetch, processes, sharding
 
 
 def load(
     workdir: str, config: ConfigDict | None = None, *, best: bool = False
 ) -> checkpoint.Trained:
-    """As `checkpoint.load`, and sure to be the weights of the network that config.model names.
+    """As `checkpoint.load`, and sure to be the weights of the network that config.model describes.
 
     Args:
         config: in place of the folder's own.
@@ -30,25 +30,26 @@ def load(
     Raises:
         UserError: also where weights or classes.txt are another network's.
     """
+    from inception.runtime.transfer import misfits  # a run that starts from noise needs it not
+
     trained = checkpoint.load(workdir, best=best)
     knobs, px = ((config or trained.config)[key] for key in ("model", "input_px"))
     try:
         model = GoogLeNet(**knobs)
-    except TypeError as error:  # a knob that is none
+    except TypeError as error:  # an unknown knob
         raise UserError(f"{workdir}/config.json: {error}") from error
     images = jax.ShapeDtypeStruct((1, px, px, 3), jnp.float32)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     network, weights = map(traverse_util.flatten_dict, (shapes, trained.variables))
     weights = {path: a for path, a in weights.items() if not path[1].startswith("head_")}
-    odd = transfer.misfits(weights, network) + transfer.misfits(network, weights)
-    if odd:
-        first = min(odd, key=lambda path: path[0] != "params")
-        shapes = [
+    if unfit := misfits(weights, network) + misfits(network, weights):
+        first = min(unfit, key=lambda path: path[0] != "params")
+        found, wanted = (
             list(tree[first].shape) if first in tree else "none" for tree in (weights, network)
-        ]
+        )
         raise UserError(
-            f"{workdir}: {'/'.join(first)} has shape {shapes[0]} in its weights, and {shapes[1]} "
-            "in the network of config.model: undo what was changed in its config.json, or by flags"
+            f"{workdir}: {'/'.join(first)} has shape {found} in its weights, and {wanted} in the "
+            "network of `model`: undo what was changed in its config.json, or by flags"
         )
     if len(trained.classes) != model.classes:
         raise UserError(
@@ -59,12 +60,11 @@ def load(
 
 
 def eval_batch_size(most: int, rows: int, mesh: Any) -> int:
-    """config.run.eval_batch_size, or fewer where so many rows are all; the devices divide it.
+    """The global batch for `rows` rows in all, at most about `most`.
 
-    Fewer are a power of two: each size is a program to compile.
+    The power of two at or above `rows`, since each size is a program to compile; capped at `most`,
+    then rounded up to a multiple of the devices.
     """
-    if most < 1:
-        raise UserError(f"config.run.eval_batch_size={most}: must be at least 1")
     devices = mesh.devices.size
     return -(-min(most, 1 << max(0, rows - 1).bit_length()) // devices) * devices
 
@@ -72,7 +72,7 @@ def eval_batch_size(most: int, rows: int, mesh: Any) -> int:
 def eval_step(
     variables: Any, batch: dict[str, jax.Array], *, model: nn.Module, normalization: str
 ) -> dict[str, jax.Array]:
-    """One batch -> its 'logits', float32 [b, classes], and what else is in it by row."""
+    """One batch -> its 'logits', float32 [b, classes], and its other arrays but the images."""
     images = pixels.normalize(batch["image"], method=normalization)
     logits: Any = model.apply(variables, images, train=False)
     return {"logits": logits["main"], **{k: v for k, v in batch.items() if k != "image"}}
@@ -92,7 +92,7 @@ class Networks:
 
     def __init__(self, configs: Sequence[ConfigDict], mesh: Any):
         self._mesh = mesh
-        compiled: dict[str, Any] = {}  # those that are alike share one program
+        compiled: dict[str, Any] = {}  # equal networks share one program
         for config in configs:
             key = f"{config.model}{config.data.normalization}"
             step = functools.partial(
@@ -110,29 +110,29 @@ class Networks:
         *,
         stop: processes.Stop | None = None,
     ) -> Iterator[list[dict[str, np.ndarray]]]:
-        """For each batch what `eval_step` gives, by network; the next one computes meanwhile.
+        """For each batch what `eval_step` returns, by network; the next one computes meanwhile.
 
         Args:
-            batches: this process's rows; what comes out is of all processes' rows, in each.
-            stop: is asked before every batch, and while waiting.
+            batches: this process's rows; the outputs are of all processes' rows, in each.
+            stop: checked before every batch, and while waiting.
 
         Raises:
             UserError: outputs that are not finite.
         """
-        poll = stop.waiting if stop else prefetch.noop
-        waiting: collections.deque[list[dict[str, jax.Array]]] = collections.deque()
+        poll = stop.poll if stop else prefetch.noop
+        computing: collections.deque[list[dict[str, jax.Array]]] = collections.deque()
         with prefetch.Prefetcher(
             batches, lambda batch: sharding.shard_batch(batch, self._mesh), poll=poll
-        ) as ahead:
-            for rows in ahead:
+        ) as prefetched:
+            for rows in prefetched:
                 if stop:
                     stop.check()
-                waiting.append(
+                computing.append(
                     [s(v, rows, poll=poll) for s, v in zip(self._steps, variables, strict=True)]
                 )
-                if len(waiting) > 1:
-                    yield _finite(jax.device_get(waiting.popleft()))
-        for outputs in waiting:
+                if len(computing) > 1:
+                    yield _finite(jax.device_get(computing.popleft()))
+        for outputs in computing:
             yield _finite(jax.device_get(outputs))
 
     def probabilities(
@@ -143,54 +143,67 @@ class Networks:
         crops: Sequence[int],
         stop: processes.Stop | None = None,
     ) -> Iterator[Probabilities]:
-        """Averages over the crops of each image, as `loader.eval_batches` lays them out.
-
-        Only the sums of the image at hand are kept from one batch to the next.
+        """Averages over the crops of each image, as `pipeline.evaluation_batches` orders them.
 
         Raises:
             RuntimeError: an image without all of its crops.
             UserError: outputs that are not finite.
         """
-        open_image: tuple[int, np.ndarray, np.ndarray] | None = None  # index, counts, sums
+        missing = f"lacks some of its {max(crops)} crops"
+        begun = None  # the last image of a batch, whose other crops are in the next
         for outputs in self.outputs(variables, batches, stop=stop):
-            rows = outputs[0]
-            real = rows["index"] >= 0  # -1 is padding
-            if not real.any():
+            if not (outputs[0]["index"] >= 0).any():
                 continue
-            index, label, members = (rows[k][real] for k in ("index", "label", "members"))
-            starts = np.flatnonzero(np.diff(index, prepend=-1))
-            softmax = [scipy.special.softmax(o["logits"][real].astype(float), -1) for o in outputs]
-            sums = np.stack(
-                [
-                    [np.add.reduceat(p * m[:, None], starts) for m in members.astype(float).T]
-                    for p in softmax
-                ]
-            )  # [networks, crop counts, images, classes]
-            counts = np.add.reduceat(members, starts)  # [images, crop counts]
-            images, labels = index[starts], label[starts]
-            if open_image:
-                if open_image[0] != images[0]:
-                    raise RuntimeError(
-                        f"image {open_image[0]} lacks some of its {max(crops)} crops"
-                    )
-                counts[0] += open_image[1]
-                sums[:, :, 0] += open_image[2]
-            whole = (counts == np.asarray(crops)).all(1)
+            sums = _sum_crops(outputs)
+            if begun:
+                if begun.images[0] != sums.images[0]:
+                    raise RuntimeError(f"image {begun.images[0]} {missing}")
+                sums.counts[0] += begun.counts[0]
+                sums.values[:, :, 0] += begun.values[:, :, 0]
+            whole = (sums.counts == np.asarray(crops)).all(1)
             if not whole[:-1].all():
-                raise RuntimeError(f"image {images[~whole][0]} has not its {max(crops)} crops")
-            open_image = None if whole[-1] else (images[-1], counts[-1], sums[:, :, -1])
+                raise RuntimeError(f"image {sums.images[~whole][0]} {missing}")
+            begun = None if whole[-1] else sums.of(slice(-1, None))
             if whole.any():
-                means = sums[:, :, whole] / np.asarray(crops)[None, :, None, None]
-                yield Probabilities(images[whole], labels[whole], means)
-        if open_image:
-            raise RuntimeError(f"image {open_image[0]} lacks some of its {max(crops)} crops")
+                done = sums.of(whole)
+                means = done.values / np.asarray(crops)[None, :, None, None]
+                yield Probabilities(done.images, done.labels, means)
+        if begun:
+            raise RuntimeError(f"image {begun.images[0]} {missing}")
+
+
+class _CropSums(NamedTuple):
+    """Of images: counts of their crops so far [n, crop counts], and sums of softmax over them
+    [networks, crop counts, n, classes]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    counts: np.ndarray
+    values: np.ndarray
+
+    def of(self, which: Any) -> "_CropSums":
+        return _CropSums(
+            self.images[which], self.labels[which], self.counts[which], self.values[:, :, which]
+        )
+
+
+def _sum_crops(outputs: list[dict[str, np.ndarray]]) -> _CropSums:
+    """Sums the rows of each image in a batch; rows of one image are adjacent."""
+    real = outputs[0]["index"] >= 0  # -1 is padding
+    index, labels, weights = (outputs[0][k][real] for k in ("index", "label", "crop_weights"))
+    starts = np.flatnonzero(np.diff(index, prepend=-1))  # the first row of each image
+    softmax = [scipy.special.softmax(o["logits"][real].astype(float), -1) for o in outputs]
+    sums = [
+        [np.add.reduceat(p * w[:, None], starts) for w in weights.astype(float).T] for p in softmax
+    ]
+    counts = np.add.reduceat(weights, starts)
+    return _CropSums(index[starts], labels[starts], counts, np.stack(sums))
 
 
 def _finite(outputs: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
     if not all(np.isfinite(o["logits"]).all() for o in outputs):
         raise UserError(
-            "the network's outputs are not finite. Lower config.optim.learning_rate, or give it a "
-            "longer config.optim.warmup_epochs, and start in a new --workdir; what was saved "
-            "before is kept"
+            "the network's outputs are not finite. Lower `learning_rate`, or give it a longer "
+            "`warmup_epochs`, and start in a new `workdir`; what was saved before is kept"
         )
     return outputs

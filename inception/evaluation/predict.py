@@ -1,4 +1,4 @@
-"""Classes of pictures, by one network or several: the Python API and what `launch.py predict` runs.
+"""Classes of pictures, by one network or several: the Python API, and `launch.py predict`.
 
 from inception import Predictor
 
@@ -30,7 +30,7 @@ SUFFIXES = sources.SUFFIXES | {".bmp", ".gif", ".tif", ".tiff"}
 
 
 class Pictures:
-    """Pictures as a source of upright RGB pixels; one that cannot be read is black and noted."""
+    """Pictures as a source of upright RGB pixels; an unreadable one is black, and in `rejected`."""
 
     classes: tuple[str, ...] = ("",)
 
@@ -66,10 +66,10 @@ class Pictures:
 def find(paths: Sequence[str]) -> list[str]:
     """Picture files from files, folders at any depth, and lists: .txt files, a path a line.
 
-    In folders names that begin with a dot are passed over.
+    Names in folders that begin with a dot are skipped.
 
     Raises:
-        UserError: nothing there, a folder without pictures.
+        UserError: an unreadable or empty list, a folder without pictures.
     """
     found: list[str] = []
     for path in map(pathlib.Path, paths):
@@ -100,16 +100,16 @@ def find(paths: Sequence[str]) -> list[str]:
 
 
 class Predictor:
-    """What `train` or `convert` left in a folder, or an ensemble of several, for use on pictures.
+    """A network that `train` or `convert` wrote, or an ensemble of several, for use on pictures.
 
     Args:
         workdirs: folders with config.json, classes.txt and checkpoints/.
         best: of each the best checkpoint, not the newest.
-        configs: of each folder, where something but the network is to differ from its own, such
-            as data.resize.
+        configs: one a folder, to change knobs that do not make the network, such as data.resize.
 
     Raises:
-        UserError: no checkpoint, one of another network, or networks that do not go together.
+        UserError: no checkpoint, one of another network, or networks that differ in classes or
+            input.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Predictor:
             [{'image': its path or number, 'classes': [{'id': class index, 'name', 'probability'}]}]
 
         Raises:
-            UserError: a picture that cannot be read; nothing that is possible.
+            UserError: a picture that cannot be read, an impossible `topk` or `crops`.
         """
         if isinstance(pictures, Picture):  # an array's rows would pass for grey pictures
             raise UserError("this is one picture: give a list of pictures, as in [picture]")
@@ -161,13 +161,13 @@ class Predictor:
     def each(
         self, pictures: Iterable[Picture], *, topk: int = 5, crops: int = 1
     ) -> Iterator[dict[str, Any]]:
-        """As a call, one after another; of a picture that cannot be read {'image', 'error'}."""
+        """As a call, one after another; {'image', 'error'} of a picture that cannot be read."""
         if topk < 1:
-            raise UserError(f"--topk={topk}: must be at least 1")
+            raise UserError(f"`topk`={topk}: must be at least 1")
         data, run = self._config.data, self._config.run
         views = cropping.Views((crops,), self._config.input_px, data.resize_px, data.resize)
         source = Pictures(list(pictures), max_megapixels=data.max_megapixels)
-        batches = pipeline.eval_batches(
+        batches = pipeline.evaluation_batches(
             source,
             views=views,
             batch_size=eval_batch_size(run.eval_batch_size, len(source) * crops, self._mesh),
@@ -178,19 +178,19 @@ class Predictor:
             processes=jax.process_count(),
         )
         for block in self._networks.probabilities(self._variables, batches, crops=(crops,)):
-            told = [json.loads(t) for t in processes.gather_text(json.dumps(dict(source.rejected)))]
-            rejected = {int(i): why for one in told for i, why in one.items()}
+            rejected: dict[str, str] = {}
+            for own in processes.gather_text(json.dumps(source.rejected.copy())):  # threads add
+                rejected |= json.loads(own)
             for index, p in zip(block.images.tolist(), block.values.mean(0)[0], strict=True):
-                if index in rejected:
-                    yield {"image": source.name(index), "error": rejected[index]}
+                image = source.name(index)
+                if str(index) in rejected:
+                    yield {"image": image, "error": rejected[str(index)]}
                     continue
                 top = np.argsort(-p, kind="stable")[:topk].tolist()
-                yield {
-                    "image": source.name(index),
-                    "classes": [
-                        {"id": i, "name": self.names[i], "probability": float(p[i])} for i in top
-                    ],
-                }
+                classes = [
+                    {"id": i, "name": self.names[i], "probability": float(p[i])} for i in top
+                ]
+                yield {"image": image, "classes": classes}
 
     def class_activation_maps(
         self, picture: Picture, classes: Sequence[int]

@@ -27,7 +27,7 @@ LAYERS = {  # the names in BVLC's train_val.prototxt
 PARTS = {"Conv_0/kernel": ":0", "Conv_0/bias": ":1", "kernel": ":0", "bias": ":1"}
 KNOBS = {"data.normalization": "mean", "data.resize": "squash", "data.resize_px": 256}
 
-# What is needed of Caffe's caffe.proto.
+# The part of Caffe's caffe.proto that holds weights.
 MESSAGES = {
     "BlobShape": "repeated int64 dim = 1",
     "BlobProto": "optional int64 num = 1; optional int64 channels = 2; optional int64 height = 3;"
@@ -61,7 +61,7 @@ def net_parameter() -> Any:
 
 
 def _array(blob: Any, *, bias: bool) -> np.ndarray:
-    """A blob as float32 [out, in, h, w], [out, in] or [out]; ValueError if its shape is another's.
+    """A blob as float32 [out, in, h, w], [out, in] or [out]; ValueError if its numbers are too few.
 
     Old blobs always have four axes, in their own fields or in `shape`: the first ones are 1.
     """
@@ -76,19 +76,19 @@ def _array(blob: Any, *, bias: bool) -> np.ndarray:
 def read(path: str) -> dict[str, np.ndarray]:
     """The weights ('LAYER:0') and biases ('LAYER:1') of a .caffemodel, float32 in Caffe's layout.
 
-    NOTE: Caffe's images are BGR: the input channels of conv1 are turned round to RGB.
+    NOTE: Caffe's images are BGR: the input channels of conv1 are reversed to RGB.
 
     Raises:
-        UserError: no such file, a damaged one, one that holds no weights.
+        UserError: no such file, a damaged one, one without weights.
     """
     net = net_parameter()()
     try:
         net.ParseFromString(pathlib.Path(path).read_bytes())
     except OSError as error:
-        raise UserError(f"--input={path} cannot be read: {error.strerror or error}") from error
+        raise UserError(f"`input`={path} cannot be read: {error.strerror or error}") from error
     except DecodeError as error:
         raise UserError(
-            f"--input={path} is damaged, or no .caffemodel: download it again"
+            f"`input`={path} is damaged, or no .caffemodel: download it again"
         ) from error
     arrays = {}
     for layer in (*net.layers, *net.layer):
@@ -96,10 +96,10 @@ def read(path: str) -> dict[str, np.ndarray]:
             try:
                 arrays[f"{layer.name}:{i}"] = _array(blob, bias=i > 0)
             except ValueError as error:
-                raise UserError(f"--input={path} is damaged: {layer.name}: {error}") from error
+                raise UserError(f"`input`={path} is damaged: {layer.name}: {error}") from error
     if not arrays:
         raise UserError(
-            f"--input={path} holds no layer with weights: take the .caffemodel, not the .prototxt"
+            f"`input`={path} holds no layer with weights: take the .caffemodel, not the .prototxt"
         )
     conv1 = f"{LAYERS['conv1']}:0"
     if conv1 in arrays and arrays[conv1].ndim == 4:

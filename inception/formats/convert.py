@@ -1,35 +1,35 @@
-"""A file of published weights -> a checkpoint of ours at step 0."""
+"""A file of published weights -> a checkpoint at step 0."""
 
-import json
 import math
 import pathlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from ml_collections import ConfigDict
 
-from inception import UserError, train
+from inception import UserError
 from inception.data import imagenet
 from inception.data.output import all_or_nothing
 from inception.formats import caffe, torchvision
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
 from inception.runtime import checkpoint, workdir
-from inception.step import first_state
+from inception.step import TrainState, first_state
 
-# A format has LAYERS (our layer -> its name), PARTS (what a layer has -> what follows its name),
-# KNOBS (what the network and its input are) and read(path) -> {name: array [out, in, ...]}.
+# A format has LAYERS (our layer -> its name), PARTS (a layer's array -> the suffix of its name),
+# KNOBS (of the network and its input) and read(path) -> {name: array [out, in, ...]}.
 FORMATS: dict[str, Any] = {"caffe": caffe, "torchvision": torchvision}
 DENSE = ("fc", "classifier")
 
 
 class Weights(NamedTuple):
-    """What a file holds.
+    """The content of a file.
 
     arrays: by the file's names, in its layout; names: our variable, LAYER/PART -> its name in the
-    file; knobs: of the config that these weights make, without 'config.'.
+    file; knobs: of the network and the input of these weights.
     """
 
     path: str
@@ -38,7 +38,8 @@ class Weights(NamedTuple):
     knobs: dict[str, Any]
 
 
-def _is_head(variable: str) -> bool:
+def is_head(variable: str) -> bool:
+    """Whether a variable belongs to an auxiliary head."""
     return variable.startswith("head_")
 
 
@@ -56,46 +57,39 @@ def read(source: str, path: str) -> Weights:
         for part, suffix in kind.PARTS.items()
         if ("/" in part) != (layer.split("/")[-1] in DENSE)
     }
-    heads = all(names[variable] in arrays for variable in names if _is_head(variable))
+    heads = all(name in arrays for variable, name in names.items() if is_head(variable))
     classes = arrays.get(names["classifier/bias"], np.zeros(1000)).size
     knobs = {"model.classes": classes, "model.heads": heads, "optim.polyak_decay": 0.0}
     knobs |= {"data.source": "folder", "data.eval_split": "val"}  # of data.path, yours to give
     return Weights(path, arrays, names, knobs | kind.KNOBS)
 
 
-def _shown(names: list[str]) -> list[str]:
+def layer_names(names: Iterable[str]) -> list[str]:
     """Each once; of Caffe's LAYER:BLOB the layer, which is what has a name in the file."""
     return list(dict.fromkeys(name.split(":")[0] for name in names))
 
 
-def _check_fit(weights: Weights, model: dict[str, Any]) -> None:
-    """Raises UserError where the file lacks something, or config.model is another network."""
-    lacking = _shown(
-        [
-            name
-            for variable, name in weights.names.items()
-            if name not in weights.arrays and not _is_head(variable)
-        ]
-    )
-    if lacking:
+def check_network(weights: Weights, model: Mapping[str, Any]) -> None:
+    """Raises UserError where the file lacks weights, or the config's network is another."""
+    needed = (name for variable, name in weights.names.items() if not is_head(variable))
+    if lacking := layer_names(name for name in needed if name not in weights.arrays):
         more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
         raise UserError(
-            f"--input={weights.path} lacks {', '.join(lacking[:5])}{more}: is it another network's?"
+            f"`input`={weights.path} lacks {', '.join(lacking[:5])}{more}: is it another network's?"
         )
-    knobs = {knob.split(".")[1]: v for knob, v in weights.knobs.items() if knob[:6] == "model."}
-    fitting = GoogLeNet(**knobs)
+    fitting = GoogLeNet(
+        **{k.removeprefix("model."): v for k, v in weights.knobs.items() if k.startswith("model.")}
+    )
     for knob, value in model.items():
-        needed = getattr(fitting, knob)
-        if (knob not in FREE_KNOBS - {"head_pool"} and value != needed) or (
-            knob == "heads" and value > needed
-        ):
+        own = getattr(fitting, knob)
+        fixed = knob not in FREE_KNOBS - {"head_pool"}
+        if (fixed and value != own) or (knob == "heads" and value > own):
             raise UserError(
-                f"config.model.{knob}={value}, but the weights in --input={weights.path} need "
-                f"{needed}"
+                f"`model.{knob}`={value}, but the weights in `input`={weights.path} need {own}"
             )
 
 
-def _to_ours(array: np.ndarray, variable: str) -> np.ndarray:
+def to_flax(array: np.ndarray, variable: str) -> np.ndarray:
     """[out, in, h, w] -> [h, w, in, out]; [out, in] -> [in, out]; float32."""
     if array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)
@@ -109,86 +103,90 @@ def _to_ours(array: np.ndarray, variable: str) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32)
 
 
-def _variables(weights: Weights, shapes: Any) -> Any:
+def to_variables(weights: Weights, shapes: Any) -> Any:
     """The file's arrays as the tree of `shapes`; UserError where one does not fit."""
-    filled = {}
+    variables = {}
     for path, wanted in flatten_dict(shapes).items():
         variable = "/".join(path[1:])
         name = weights.names[variable]
         array = weights.arrays[name]
-        where = f"--input={weights.path}: {name}"
+        where = f"`input`={weights.path}: {name}"
         expected = wanted.shape[::-1]
         if len(expected) == 4:  # [h, w, in, out]
             expected = (*expected[:2], *wanted.shape[:2])
         if array.shape != expected:
             remedy = "is it another network's?"
-            if _is_head(variable):
-                remedy = "leave the heads out with --config.model.heads=False"
+            if is_head(variable):
+                remedy = "leave the heads out with `heads=False`"
             raise UserError(
                 f"{where} has shape {list(array.shape)}, and the network {list(expected)}: {remedy}"
             )
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise UserError(f"{where} is of {array.dtype}: take weights that are not quantized")
-        filled[path] = _to_ours(array, variable)
-        if not np.isfinite(filled[path]).all():
+        variables[path] = to_flax(array, variable)
+        if not np.isfinite(variables[path]).all():
             raise UserError(f"{where} is not finite: the file is damaged, download it again")
-    return unflatten_dict(filled)
+    return unflatten_dict(variables)
 
 
-def _classes(file: str, count: int) -> tuple[str, ...]:
-    """What the outputs stand for: the file's lines, or else ImageNet's if they are so many."""
+def class_names(file: str, count: int) -> tuple[str, ...]:
+    """The file's lines; without a file ImageNet's classes if `count` is theirs, or numbers."""
     if not file:
         fits = count == len(imagenet.CLASSES)
         return imagenet.CLASSES if fits else tuple(f"class {i}" for i in range(count))
     try:
         lines = pathlib.Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--classes={file} cannot be read: {error}") from error
+        raise UserError(f"`classes`={file} cannot be read: {error}") from error
     names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != count:
         raise UserError(
-            f"--classes={file} names {len(names)} classes, and the weights have {count}"
+            f"`classes`={file} names {len(names)} classes, and the weights have {count}"
         )
     return names
 
 
 def write(
-    weights: Weights, config: ConfigDict, output: str, *, classes: str = ""
+    weights: Weights,
+    config: dict[str, Any],
+    output: str,
+    *,
+    init: Callable[[], TrainState],
+    tx: optax.GradientTransformation,
+    classes: str = "",
 ) -> dict[str, Any]:
-    """Writes OUTPUT, a checkpoint DIR, when everything fits, and nothing otherwise.
+    """Writes `output`, a folder like a run's, if everything fits, and nothing otherwise.
 
     Args:
-        config: the knobs of experiments/base.py with those of `weights`; of them those that do
-            not make the network, and config.model.heads, may have been changed since.
+        config: with the knobs of `weights`; those that do not make the network, and model.heads,
+            may differ.
         output: a new folder.
+        init: makes the state that a run with this config begins with; traced, not called.
+        tx: that run's optimizer.
         classes: a file of the classes' names, a line each, in the order of the outputs.
 
     Returns:
-        {'parameters': numbers converted, BatchNorm's statistics apart, 'ignored': the file's names
-        that the network has no place for, 'missing': those of its auxiliary heads that the file
-        lacks}.
+        {'parameters': numbers converted, BatchNorm's statistics apart, 'ignored': names in the file
+        that the network lacks, 'missing': those of its auxiliary heads that the file lacks}.
 
     Raises:
-        UserError: the weights are not this network's, they are not so many classes, or OUTPUT
-            cannot be written.
+        UserError: the weights are another network's, `classes` has another number of names, or
+            `output` cannot be written.
     """
-    _check_fit(weights, config.model.to_dict())
-    names = _classes(classes, config.model.classes)
-    steps_per_epoch = 1000  # any number: nothing in a first state depends on it
-    total_steps = max(1, round(config.optim.epochs * steps_per_epoch))
-    _, tx = train.optimizer(config, steps_per_epoch, total_steps)
-    shapes = jax.eval_shape(train.initializer(config, tx)).raw_variables()
-    variables = _variables(weights, shapes)
-    state = first_state(variables, tx, polyak_decay=config.optim.polyak_decay)
-    with all_or_nothing(output) as work:
-        workdir.write_config(json.loads(config.to_json()), str(work))
-        checkpoint.write_classes(str(work), names)
-        checkpoints = checkpoint.Checkpoints(str(work))
+    check_network(weights, config["model"])
+    names = class_names(classes, config["model"]["classes"])
+    shapes = jax.eval_shape(init).raw_variables()
+    variables = to_variables(weights, shapes)
+    state = first_state(variables, tx, polyak_decay=config["optim"]["polyak_decay"])
+    with all_or_nothing(output) as folder:
+        workdir.write_config(config, str(folder))
+        checkpoint.write_classes(str(folder), names)
+        checkpoints = checkpoint.Checkpoints(str(folder))
         checkpoints.save(0, jax.device_get(state))
         checkpoints.close()
     used = {weights.names["/".join(path[1:])] for path in flatten_dict(shapes)}
     return {
         "parameters": sum(array.size for array in jax.tree.leaves(variables["params"])),
-        "ignored": _shown([name for name in weights.arrays if name not in used]),
-        "missing": _shown([n for n in weights.names.values() if n not in weights.arrays]),
+        "ignored": layer_names(name for name in weights.arrays if name not in used),
+        "missing": layer_names(n for n in weights.names.values() if n not in weights.arrays),
     }

@@ -18,7 +18,6 @@ from inception.evaluation.networks import load
 from inception.model import GoogLeNet
 from inception.runtime.checkpoint import Trained
 
-FORMATS = {".safetensors": "safetensors", ".stablehlo": "stablehlo", ".onnx": "onnx"}
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -45,7 +44,7 @@ def inference_function(trained: Trained) -> Callable[[jax.Array], jax.Array]:
 
 
 def without_heads(trained: Trained) -> Trained:
-    """Without what inference does not read: the auxiliary heads."""
+    """Without the auxiliary heads, which inference does not read."""
     variables = {
         collection: {name: tree[name] for name in tree if not name.startswith("head_")}
         for collection, tree in trained.variables.items()
@@ -54,11 +53,11 @@ def without_heads(trained: Trained) -> Trained:
 
 
 def metadata(trained: Trained) -> dict[str, str]:
-    """What rebuilds the network and names its outputs: 'config', 'classes', 'step', as JSON."""
+    """'config', 'classes' and 'step' as JSON: a reader can rebuild the network and name outputs."""
     return {key: json.dumps(getattr(trained, key)) for key in ("config", "classes", "step")}
 
 
-def to_safetensors(trained: Trained) -> bytes:
+def safetensors_file(trained: Trained) -> bytes:
     """Every array by its path in the tree, as in 'params/3a/5x5_reduce/Conv_0/kernel'.
 
     NOTE: kernels are [h, w, in, out], as Flax keeps them; torch has [out, in, h, w].
@@ -68,7 +67,7 @@ def to_safetensors(trained: Trained) -> bytes:
     return safetensors.numpy.save(contiguous, metadata(trained))
 
 
-def to_stablehlo(trained: Trained) -> bytes:
+def stablehlo_file(trained: Trained) -> bytes:
     """`jax.export`'s serialisation of the inference function, for any batch size."""
     px = trained.config["input_px"]
     shape = export.symbolic_shape(f"batch, {px}, {px}, 3")
@@ -77,50 +76,51 @@ def to_stablehlo(trained: Trained) -> bytes:
     return bytes(exported.serialize())
 
 
-def _parameters(trained: Trained) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"]))
+def onnx_file(trained: Trained) -> bytes:
+    """The inference function as an ONNX model, for any batch size; needs the package onnx."""
+    from inception.formats import to_onnx
+
+    px = trained.config["input_px"]
+    model = to_onnx.convert(
+        inference_function(trained),
+        image_shape=(px, px, 3),
+        output="probabilities",
+        metadata=metadata(trained),
+    )
+    return model.SerializeToString()
+
+
+FORMATS = {".safetensors": safetensors_file, ".stablehlo": stablehlo_file, ".onnx": onnx_file}
 
 
 def run(checkpoint_dir: str, output: str, *, best: bool = False) -> dict[str, Any]:
     """Writes the newest checkpoint's network, or the best's, to a file: FORMATS by its suffix.
 
-    A file that is there is replaced, by a whole one.
+    An existing file is replaced once the new one is whole.
 
     Returns:
         {'file', 'format', 'parameters': how many the file holds}; of ONNX also 'opset'.
 
     Raises:
         UserError: no checkpoint or one of another network, the package onnx is missing, ONNX lacks
-            what the network has, the file cannot be written.
+            an operation of the network, the file cannot be written.
     """
     path = pathlib.Path(output)
-    format = FORMATS[path.suffix.lower()]
-    result: dict[str, Any] = {"file": output, "format": format}
-    if format == "onnx":
+    suffix = path.suffix.lower()
+    result: dict[str, Any] = {"file": output, "format": suffix.removeprefix(".")}
+    if suffix == ".onnx":
         try:
-            from inception.formats import to_onnx
+            from inception.formats.to_onnx import OPSET
         except ImportError as error:
             raise UserError(
-                f"--output={output} needs the package onnx: "
+                f"`output`={output} needs the package onnx: "
                 "pip install -c requirements.txt -e '.[export]'"
             ) from error
+        result["opset"] = OPSET
     trained = load(checkpoint_dir, best=best)
-    if format == "safetensors":
-        content = to_safetensors(trained)
-    else:
+    if suffix != ".safetensors":
         trained = without_heads(trained)
-        if format == "stablehlo":
-            content = to_stablehlo(trained)
-        else:
-            px = trained.config["input_px"]
-            model = to_onnx.convert(
-                inference_function(trained),
-                image_shape=(px, px, 3),
-                output="probabilities",
-                metadata=metadata(trained),
-            )
-            content = model.SerializeToString()
-            result["opset"] = to_onnx.OPSET
+    content = FORMATS[suffix](trained)
     whole = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,5 +130,6 @@ def run(checkpoint_dir: str, output: str, *, best: bool = False) -> dict[str, An
         finally:
             whole.unlink(missing_ok=True)  # a full disk leaves no half file
     except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error}") from error
-    return {**result, "parameters": _parameters(trained)}
+        raise UserError(f"`output`={output} cannot be written: {error}") from error
+    leaves = jax.tree.leaves(trained.variables["params"])
+    return {**result, "parameters": sum(leaf.size for leaf in leaves)}

@@ -1,4 +1,4 @@
-"""PyTorch's files of tensors, read without PyTorch and without running what is in them.
+"""PyTorch's files of tensors, read without PyTorch and without running code in them.
 
 They are pickles, and a pickle may call any function. Here it reaches the few harmless ones that a
 state_dict needs; the first other name in it ends the reading. tinygrad's torch_load, a library for
@@ -131,7 +131,7 @@ def read(path: str) -> dict[str, np.ndarray]:
         Read-only views of the dtypes and shapes in the file, bfloat16 as JAX's.
 
     Raises:
-        UserError: no such file, a damaged one, one that holds something else than tensors.
+        UserError: no such file, a damaged one, one that holds anything but tensors.
     """
     try:
         with open(path, "rb") as file:
@@ -140,20 +140,20 @@ def read(path: str) -> dict[str, np.ndarray]:
             content, storages = (_read_zip if is_zip else _read_stream)(file)
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__}")
-        odd = [key for key, value in content.items() if not isinstance(value, _Tensor)]
-        if odd:
-            raise ValueError(f"its '{odd[0]}' is no tensor")
+        for key, value in content.items():
+            if not isinstance(value, _Tensor):
+                raise ValueError(f"its '{key}' is no tensor")
         return {str(name): _array(tensor, storages) for name, tensor in content.items()}
     except UserError as error:
         raise UserError(
-            f"--input={path} {error} and may run any code: refused. Save model.state_dict(), or "
+            f"`input`={path} {error} and may run any code: refused. Save model.state_dict(), or "
             "take the published file"
         ) from error
     except OSError as error:
-        raise UserError(f"--input={path} cannot be read: {error.strerror or error}") from error
+        raise UserError(f"`input`={path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a damaged pickle may raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"--input={path} is damaged, or no state_dict that torch.save wrote ({reason}): "
+            f"`input`={path} is damaged, or no state_dict that torch.save wrote ({reason}): "
             "download it again, or save model.state_dict()"
         ) from error

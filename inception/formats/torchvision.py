@@ -1,8 +1,8 @@
 """torchvision.models.googlenet's state_dict: a .pth file of PyTorch, or .safetensors.
 
 NOTE: the network is TF-slim's: BatchNorm after every convolution, no LRN, 3x3 where the paper has
-5x5, a 2x2 max pool after 4e, and heads that pool to 4x4. aux1 stands on 4a and aux2 on 4d: the
-names count, for until late 2024 torchvision returned the two outputs swapped (pytorch/vision#8736).
+5x5, a 2x2 max pool after 4e, and heads that pool to 4x4. aux1 stands on 4a and aux2 on 4d by
+their names: until late 2024 torchvision returned the two outputs swapped (pytorch/vision#8736).
 """
 
 import pathlib
@@ -62,7 +62,7 @@ def read(path: str) -> dict[str, np.ndarray]:
     """The tensors of a file by torchvision's names, in PyTorch's layout.
 
     Raises:
-        UserError: no such file, a damaged one, one that holds something else than tensors.
+        UserError: no such file, a damaged one, one that holds anything but tensors.
     """
     if pathlib.Path(path).suffix.lower() != ".safetensors":
         return torch_file.read(path)
@@ -71,7 +71,7 @@ def read(path: str) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except OSError as error:
-        raise UserError(f"--input={path} cannot be read: {error.strerror or error}") from error
+        raise UserError(f"`input`={path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # SafetensorError, and KeyError for a dtype that numpy lacks
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--input={path} is damaged, or no safetensors file ({reason})") from error
+        raise UserError(f"`input`={path} is damaged, or no safetensors file ({reason})") from error

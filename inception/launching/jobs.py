@@ -1,7 +1,6 @@
-"""Where commands of launch.py run instead of here: jobs of SLURM, tasks of SkyPilot."""
+"""Commands of launch.py as jobs of SLURM or tasks of SkyPilot."""
 
 import importlib.util
-import os
 import pathlib
 import re
 import shlex
@@ -9,49 +8,58 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from inception.config import ROOT, CommandLineError, find
-
+ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = (sys.executable, str(ROOT / "launch.py"))
 Submit = Callable[[Sequence[Sequence[str]], str], list[str]]  # commands, folder -> jobs' ids
 
 
 def submit(
-    on: str, command: Sequence[str], workdir: str, *, dry_run: bool, asked: Mapping[str, Any]
+    launcher: str,
+    command: Sequence[str],
+    workdir: str,
+    *,
+    dry_run: bool,
+    resources: Mapping[str, Any],
 ) -> list[str] | list[int]:
     """One command as a job; its id, once it is submitted, or with `dry_run` what would be.
 
     Args:
-        on: slurm or sky.
+        launcher: slurm or sky.
         command: what follows `python launch.py`, with --workdir.
         workdir: that --workdir.
-        asked: what `slurm_submitter` or `sky_tasks` takes.
+        resources: further arguments of `slurm_submitter` or `sky_tasks`.
     """
-    if on == "sky":
+    if launcher == "sky":
         from inception.launching import sky
 
-        (task,) = sky_tasks([(command, workdir)], dry_run=dry_run, **asked)
+        (task,) = sky_tasks([(command, workdir)], dry_run=dry_run, **resources)
         return [] if dry_run else sky.submit(task)
     if dry_run:
         print(shlex.join([*LAUNCH, *command]))
         return []
-    submit_to_slurm = slurm_submitter(pathlib.Path(workdir).name, **asked)
+    submit_to_slurm = slurm_submitter(pathlib.Path(workdir).name, **resources)
     return submit_to_slurm([[*LAUNCH, *command]], f"{workdir}/slurm")
 
 
 def slurm_submitter(
-    name: str, *, cluster: str = "", at_once: int | None = None, alone: bool = False, **flags: Any
+    name: str,
+    *,
+    cluster: str = "",
+    at_once: int | None = None,
+    one_task: bool = False,
+    **flags: Any,
 ) -> Submit:
-    """What submits commands with the resources of the flags and of the cluster's file.
+    """A function that submits commands with the resources of flags and of the cluster's file.
 
     Args:
         name: of the jobs.
         cluster: the file, as `slurm.read_profile` reads it.
         at_once: how many jobs run at a time at most; None: as `slurm.submit` says.
-        alone: one task a job, whatever else is said.
-        flags: some of slurm.RESOURCES; None where the file's holds.
+        one_task: one task a job, whatever flags and file say.
+        flags: some of slurm.RESOURCES; None: the file's.
 
     Raises:
-        UserError: no SLURM, a wrong file, a partition that is not there.
+        UserError: no SLURM, a wrong file, an unknown partition.
     """
     from inception.launching import slurm
 
@@ -60,7 +68,7 @@ def slurm_submitter(
     resources |= {key: value for key, value in flags.items() if value is not None}
     slurm.check_partition(resources.get("partition", ""))
     resources |= {"at_once": at_once} if at_once else {}
-    resources |= {"nodes": 1, "tasks_per_node": 1} if alone else {}
+    resources |= {"nodes": 1, "tasks_per_node": 1} if one_task else {}
 
     def submit_to_slurm(commands: Sequence[Sequence[str]], folder: str) -> list[str]:
         jobs = slurm.submit(commands, folder=folder, name=name, **resources)
@@ -76,57 +84,29 @@ def slurm_submitter(
     return submit_to_slurm
 
 
-def check_is_on_hosts(config: str, from_run: str = "") -> None:
-    """Raises CommandLineError for what machines of --on=sky lack: the checkout is all they have.
-
-    Args:
-        config: --config, or '' for the default.
-        from_run: --from_run, or ''.
-    """
-    if from_run and "://" not in from_run:
-        raise CommandLineError(
-            f"--from_run={from_run} is a folder of this machine, which those of --on=sky lack: "
-            "copy its config.json into a bucket, as to gs://BUCKET/RUN, and name that"
-        )
-    if not config:
-        return
-    root, file = ROOT.resolve(), find(config).resolve()
-    own = str(file.relative_to(root)) if file.is_relative_to(root) else ""
-    if os.path.normpath(config) != own:
-        remedy = f"give --config={own}" if own else f"put it into {ROOT}/experiments"
-        raise CommandLineError(
-            f"--config={config}: the machines of --on=sky have this checkout alone: {remedy}"
-        )
-
-
 def sky_tasks(
     commands: Iterable[tuple[Sequence[str], str]],
     *,
     dry_run: bool,
-    accelerators: str = "",
     nodes: int | None = None,
-    infra: str = "",
-    spot: bool = False,
     copy: Iterable[tuple[str, str]] = (),
     env: Iterable[tuple[str, str]] = (),
+    **resources: Any,
 ) -> list[dict[str, Any]]:
-    """(command, its workdir) each as a task that SkyPilot takes, as in `sky.task`.
+    """(command, its workdir) each as a task for SkyPilot; `resources` are arguments of `sky.task`.
 
-    With `dry_run` their YAML is printed, and SkyPilot need not be there.
+    With `dry_run` their YAML is printed, and SkyPilot need not be installed.
 
     Raises:
-        CommandLineError: no accelerators.
         UserError: no SkyPilot, or what it refuses.
     """
     from inception.launching import sky
 
-    if not accelerators:
-        raise CommandLineError("--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8")
     tasks = [
         sky.task(
             command, workdir=workdir, name=re.sub(r"[^\w.-]+", "-", workdir.split("://")[-1]),
-            accelerators=accelerators, nodes=nodes or 1, infra=infra, spot=spot,
-            copies=dict(copy), environment=dict(env), checkout=str(ROOT),
+            nodes=nodes or 1, copies=dict(copy), environment=dict(env), checkout=str(ROOT),
+            **resources,
         )
         for command, workdir in commands
     ]  # fmt: skip

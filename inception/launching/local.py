@@ -21,11 +21,11 @@ FINAL = (0, 1, 2)  # statuses after which starting again would end likewise
 def run(command: Sequence[str], *, processes: int, restarts: int) -> int:
     """Runs a command as so many processes of one JAX run, and again where it was cut short.
 
-    ctrl-C and SIGTERM are passed on to all, which save and stop; a second one kills them. What
+    Ctrl-C and SIGTERM are passed on to all, which save and stop; a second one kills them. What
     process 0 prints is printed; of another its last lines, if it was the first to fail.
 
     Args:
-        command: of one process, without what tells it its place among them.
+        command: of one process, without its address and index.
         restarts: how often at most to start again after a process was killed or lost.
 
     Returns:
@@ -33,35 +33,35 @@ def run(command: Sequence[str], *, processes: int, restarts: int) -> int:
     """
     for attempt in range(restarts + 1):
         group = _Group(command, processes)
-        status, why = group.wait()
-        if status in FINAL or group.told:
+        status, cause = group.outcome()
+        if status in FINAL or group.signals:
             break
         left = restarts - attempt
-        tell = f"starting again ({left} restarts left)" if left else "the same command goes on"
-        print(f"launch.py: {why}: {tell}", file=sys.stderr, flush=True)
+        then = f"starting again ({left} restarts left)" if left else "the same command goes on"
+        print(f"launch.py: {cause}: {then}", file=sys.stderr, flush=True)
     return status if status in FINAL else Interrupted.status
 
 
 class _Group:
-    """The processes of one attempt."""
+    """The processes of one attempt; all have ended when it is made."""
 
     def __init__(self, command: Sequence[str], processes: int):
-        self.told = 0  # how many signals came to this process
+        self.signals = 0  # how many came to this process
         self._children: list[subprocess.Popen] = []
         self._lines: list[collections.deque[str]] = []
-        self._ended: list[int] = []  # in the order of their ends
-        before = {s: signal.signal(s, self._tell) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._ended: list[int] = []  # process indices, in this order
+        before = {s: signal.signal(s, self._pass_on) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             with socket.socket() as free:
                 free.bind(("localhost", 0))
                 address = f"localhost:{free.getsockname()[1]}"
             for process in range(processes):
-                place = (
+                flags = (
                     f"--coordinator_address={address}",
                     f"--num_processes={processes}",
                     f"--process_id={process}",
                 )
-                self._start([*command, *(place if processes > 1 else ())], main=process == 0)
+                self._start([*command, *(flags if processes > 1 else ())], main=process == 0)
             self._watch()
         finally:
             for number, handler in before.items():
@@ -74,7 +74,7 @@ class _Group:
             stderr=None if main else subprocess.PIPE,
             text=True,
             errors="replace",
-            start_new_session=True,  # ctrl-C comes through this process alone
+            start_new_session=True,  # Ctrl-C reaches it through this process alone
             preexec_fn=end_with_parent,
         )
         lines: collections.deque[str] = collections.deque(maxlen=20)
@@ -90,11 +90,11 @@ class _Group:
         self._children.append(child)
         self._lines.append(lines)
 
-    def _tell(self, _number: int, _frame: Any) -> None:
-        self.told += 1
+    def _pass_on(self, _number: int, _frame: Any) -> None:
+        self.signals += 1
         for child in self._children:
             if child.poll() is None:
-                child.send_signal(signal.SIGTERM if self.told == 1 else signal.SIGKILL)
+                child.send_signal(signal.SIGTERM if self.signals == 1 else signal.SIGKILL)
 
     def _watch(self) -> None:
         """Returns when all have ended."""
@@ -110,8 +110,8 @@ class _Group:
                     child.kill()
             time.sleep(POLL_S)
 
-    def wait(self) -> tuple[int, str]:
-        """The status of the process whose end was the cause of the others', and what it was."""
+    def outcome(self) -> tuple[int, str]:
+        """The status of the process that ended first with a cause of its own, and that cause."""
 
         def order(process: int) -> int:
             status = self._children[process].returncode
@@ -121,7 +121,7 @@ class _Group:
         cause = max(self._ended, key=order)  # of several the first
         status = self._children[cause].returncode
         if self._children[0].returncode == status:
-            cause = 0  # it has said the same, and that is printed
+            cause = 0  # its lines are printed already
         sys.stderr.write("".join(self._lines[cause]))
         name = f"process {cause}"
         if status < 0:
@@ -130,6 +130,6 @@ class _Group:
 
 
 def end_with_parent() -> None:
-    """In the child, on Linux: it is asked to stop when the process that started it dies."""
+    """In a child, on Linux: it gets SIGTERM when the process that started it dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

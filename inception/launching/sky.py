@@ -11,7 +11,7 @@ import yaml
 
 from inception import Interrupted, UserError
 
-# What writes a workdir there. NOTE: s3fs needs an older dateutil than the pinned one.
+# Libraries that write a workdir there. NOTE: s3fs needs an older dateutil than the pinned one.
 WRITERS = {"gs": "gcsfs", "s3": "s3fs boto3"}
 RUNTIMES = {  # Google's for JAX; NOTE: SkyPilot's own choice for v5e is the one for v5p
     "tpu-v5litepod": "v2-alpha-tpuv5-lite",
@@ -32,8 +32,12 @@ GPU_SETUP = """\
 driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1 | cut -d . -f 1)
 if [ "$driver" -ge 580 ]; then jax="-e .[gpu]"; else jax="-e . jax[cuda12]"; fi
 """
-# The first host to end has the others killed, and its status is the job's: one that was only told
-# to stop waits, until the others have saved or the one with the real error has ended.
+HOSTS = (
+    ' --coordinator_address=$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476'
+    " --num_processes=$SKYPILOT_NUM_NODES --process_id=$SKYPILOT_NODE_RANK"
+)
+# When the first host ends, SkyPilot kills the others, and its status is the job's: a host that was
+# only interrupted waits, until the others have saved or the one with the real error has ended.
 END = " || (status=$?; [ $status = {status} ] && sleep 30; exit $status)\n"
 
 
@@ -50,7 +54,7 @@ def task(
     environment: Mapping[str, str] | None = None,
     checkout: str = ".",
 ) -> dict[str, Any]:
-    """The SkyPilot task, as what its YAML says, that runs a command on every host.
+    """The SkyPilot task, as its YAML reads, that runs a command on every host.
 
     Args:
         command: what follows `python launch.py`, with --workdir.
@@ -58,7 +62,7 @@ def task(
         accelerators: in SkyPilot's names: tpu-v5litepod-64, H100:8 (of one node).
         nodes: of GPUs; a TPU slice is one, whatever the number of its hosts.
         infra: cloud[/region[/zone]] or k8s[/context]; where it is cheapest, if empty.
-        spot: on machines that may be taken away; the job goes on on others.
+        spot: on machines that may be taken away; the job continues on others.
         copies: folders on the hosts and the buckets that are copied there before the command runs.
         environment: variables for the command.
         checkout: the folder of launch.py, which is copied to the hosts.
@@ -69,44 +73,50 @@ def task(
     scheme, in_bucket, _ = workdir.partition("://")
     if not in_bucket or scheme not in WRITERS:
         raise UserError(
-            f"--workdir={workdir} ends with the machines of --on=sky: give --workdir=gs://... or "
+            f"`workdir`={workdir} ends with the machines of `on=sky`: give `workdir=gs://...` or "
             "s3://..."
         )
-    tpu = accelerators.lower().startswith("tpu-")
+    tpu = is_tpu(accelerators)
     if tpu and nodes > 1:
         raise UserError(
-            f"--nodes={nodes}: a TPU slice is one node, and all its hosts run: leave it out, and "
-            "name a larger slice in --accelerators"
+            f"`nodes`={nodes}: a TPU slice is one node, and all its hosts run: leave it out, and "
+            "name a larger slice in `accelerators`"
         )
-    recovery = {"recover_on_exit_codes": [Interrupted.status]}
-    resources: dict[str, Any] = {"accelerators": accelerators, "job_recovery": recovery}
-    if tpu and not infra.lower().startswith(("k8s", "kubernetes")):
-        kind = accelerators.lower().rpartition("-")[0]
-        resources["accelerator_args"] = {"runtime_version": RUNTIMES.get(kind, OLDER)}
-    resources |= {"infra": infra} if infra else {}
-    resources |= {"use_spot": True} if spot else {}
     jax = "-e '.[tpu]'" if tpu else "$jax"
     install = f"uv pip install -r requirements.txt {jax}\nuv pip install {WRITERS[scheme]}\n"
-    run = f"python launch.py {shlex.join(command)}"
-    if nodes > 1:  # hosts of a TPU slice find each other
-        run += (
-            ' --coordinator_address=$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476'
-            " --num_processes=$SKYPILOT_NUM_NODES --process_id=$SKYPILOT_NODE_RANK"
-        )
+    address = HOSTS if nodes > 1 else ""  # hosts of a TPU slice find each other
+    run = f"python launch.py {shlex.join(command)}{address}{END.format(status=Interrupted.status)}"
     return {
         "name": name,
         "workdir": checkout,
         "num_nodes": nodes,
-        "resources": resources,
+        "resources": resources(accelerators, infra=infra, spot=spot),
         **({"envs": dict(environment)} if environment else {}),
         **({"file_mounts": dict(copies)} if copies else {}),
         "setup": SETUP + ("" if tpu else GPU_SETUP) + install,
-        "run": ". .venv/bin/activate\n" + run + END.format(status=Interrupted.status),
+        "run": f". .venv/bin/activate\n{run}",
     }
 
 
+def is_tpu(accelerators: str) -> bool:
+    """Whether SkyPilot's name is that of a TPU slice."""
+    return accelerators.lower().startswith("tpu-")
+
+
+def resources(accelerators: str, *, infra: str, spot: bool) -> dict[str, Any]:
+    """The task's machines, and the exit status after which it starts on others."""
+    found: dict[str, Any] = {
+        "accelerators": accelerators,
+        "job_recovery": {"recover_on_exit_codes": [Interrupted.status]},
+    }
+    if is_tpu(accelerators) and not infra.lower().startswith(("k8s", "kubernetes")):
+        kind = accelerators.lower().rpartition("-")[0]
+        found["accelerator_args"] = {"runtime_version": RUNTIMES.get(kind, OLDER)}
+    return found | ({"infra": infra} if infra else {}) | ({"use_spot": True} if spot else {})
+
+
 def check(task: Mapping[str, Any]) -> Any:
-    """The task as SkyPilot's own object; UserError if SkyPilot is not there or refuses it.
+    """The task as SkyPilot's own object; UserError if SkyPilot is missing or refuses it.
 
     NOTE: whether a cloud has such machines is looked up when the task is submitted.
     """
@@ -119,12 +129,12 @@ def check(task: Mapping[str, Any]) -> Any:
             return found
     except ImportError as error:
         raise UserError(
-            "--on=sky needs SkyPilot: pip install -c requirements.txt -e '.[sky]', and your "
+            "`on=sky` needs SkyPilot: pip install -c requirements.txt -e '.[sky]', and your "
             f"cloud's part of it, as in pip install 'skypilot[gcp]' ({error})"
         ) from error
     except OSError as error:  # it downloads the list of accelerators
         raise UserError(
-            f"SkyPilot cannot look up --accelerators={task['resources']['accelerators']}: "
+            f"SkyPilot cannot look up `accelerators`={task['resources']['accelerators']}: "
             f"{_line(error)}"
         ) from error
     except Exception as error:  # of many kinds, AssertionError among them
@@ -151,7 +161,7 @@ def submit(task: Mapping[str, Any]) -> list[int]:
 
 
 def alive(ids: Iterable[int]) -> dict[int, str]:
-    """{id: name} of those of the managed jobs that have not ended."""
+    """{id: name} of the managed jobs among `ids` that have not ended."""
     wanted = list(ids)
     if not wanted:
         return {}

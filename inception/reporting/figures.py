@@ -17,7 +17,7 @@ from PIL import Image
 Series = tuple[Sequence[float], Sequence[float]]
 # A run's name, and its series by (kind of line in metrics.jsonl, key).
 Run = tuple[str, Callable[[str, str], Series]]
-# A name, where each point lies on it (0-1; below 0: nowhere), and ticks (place, label).
+# A name, where each point lies on it (0-1; below 0: nowhere), and ticks (position, label).
 Axis = tuple[str, Sequence[float], Sequence[tuple[float, str]]]
 
 LOSSES = (
@@ -69,6 +69,17 @@ def _svg(draw: Callable[[Axes], None], *, size: tuple[float, float] = (6.0, 3.4)
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
+def _over_epochs(ax: Axes, y_label: str, *, log: bool, top: float | None) -> None:
+    """Labels and scales of curves: y is logarithmic, or from 0 to `top`."""
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(y_label)
+    if log:
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(0, top)
+    ax.grid(alpha=0.25, which="both")
+
+
 def curves(runs: list[Run]) -> str:
     """Loss, accuracy, learning rate and speed over the epochs, the runs overlaid.
 
@@ -76,13 +87,11 @@ def curves(runs: list[Run]) -> str:
     """
     several = len(runs) > 1
 
-    def panel(y_label: str, factor: float, lines: tuple) -> Callable[[Axes], None]:
-        def draw(ax: Axes) -> None:
-            for r, (name, series) in enumerate(runs):
-                for i, (kind, key, label, style) in enumerate(lines):
-                    x, y = series(kind, key)
-                    if not x:
-                        continue
+    def draw(ax: Axes, y_label: str, factor: float, lines: tuple) -> None:
+        for r, (name, series) in enumerate(runs):
+            for i, (kind, key, label, style) in enumerate(lines):
+                x, y = series(kind, key)
+                if x:
                     ax.plot(
                         x,
                         np.asarray(y) * factor,
@@ -93,27 +102,20 @@ def curves(runs: list[Run]) -> str:
                         linewidth=1.6,
                         label=f"{name} {label}" if several else label,
                     )
-            ax.set_xlabel("epoch")
-            ax.set_ylabel(y_label)
-            if lines is LOSSES:
-                ax.set_yscale("log")  # an early evaluation may be far above the rest
-            else:
-                ax.set_ylim(0, 101 if factor == 100 else None)
-            ax.grid(alpha=0.25, which="both")
-            if ax.lines and (several or len(lines) > 1):
-                ax.legend(frameon=False, fontsize=8)
-
-        return draw
+        # The loss of an early evaluation may be far above the rest.
+        _over_epochs(ax, y_label, log=lines is LOSSES, top=101 if factor == 100 else None)
+        if ax.lines and (several or len(lines) > 1):
+            ax.legend(frameon=False, fontsize=8)
 
     return "".join(
-        captioned(_svg(panel(y_label, factor, lines)), caption)
-        for caption, y_label, factor, lines in PANELS
+        captioned(_svg(functools.partial(draw, y_label=y_label, factor=f, lines=lines)), caption)
+        for caption, y_label, f, lines in PANELS
     )
 
 
-def _shade(place: float) -> tuple[float, ...]:
-    """The colour of a place on the scale 0-1; its palest end is left out."""
-    return matplotlib.colormaps["viridis"](0.85 * place)
+def _shade(value: float) -> tuple[float, ...]:
+    """The colour of a value, 0-1; the palest end of the scale is left out."""
+    return matplotlib.colormaps["viridis"](0.85 * value)
 
 
 def study_curves(
@@ -126,40 +128,35 @@ def study_curves(
     """Top-1 of many points over the epochs, as accuracy and as error, overlaid.
 
     Args:
-        lines: epochs and percent; a place on the colour scale, 0-1; whether the point is finished,
+        lines: epochs and percent; a value of the colour scale, 0-1; whether the point is finished,
             for others are dashed.
-        legend: places on the colour scale, and what they mean.
+        legend: values of the colour scale, and what they mean.
         best: index of the line that stands out.
     """
     errors = [100 - y for (_, ys), _, _ in lines for y in ys if y < 100]
     floor = min(errors, default=1) / 2  # where no error at all is drawn
 
     def draw(ax: Axes, error: bool) -> None:
-        for i, ((x, y), place, finished) in enumerate(lines):
+        for i, ((x, y), shade, finished) in enumerate(lines):
             stands_out = i == best
             ax.plot(
                 x,
                 np.maximum(100 - np.asarray(y), floor) if error else y,
                 "-" if finished else "--",
-                color="black" if stands_out else _shade(place),
+                color="black" if stands_out else _shade(shade),
                 linewidth=2.4 if stands_out else 1,
                 marker="o" if len(x) == 1 else None,
                 markersize=4,
                 alpha=1 if stands_out else 0.75,
                 zorder=3 if stands_out else 2,
             )
-        ax.set_xlabel("epoch")
-        ax.set_ylabel("top-1 error, %" if error else "top-1, %")
+        _over_epochs(ax, "top-1 error, %" if error else "top-1, %", log=error, top=101)
         if error:
-            ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_major_formatter("{x:g}")
             ax.yaxis.set_minor_formatter("")
-        else:
-            ax.set_ylim(0, 101)
-        ax.grid(alpha=0.25, which="both")
-        for place, label in legend:
-            ax.plot([], [], color=_shade(place), label=label)
+        for shade, label in legend:
+            ax.plot([], [], color=_shade(shade), label=label)
         if best is not None:
             ax.plot([], [], color="black", linewidth=2.4, label=best_label)
         if ax.get_legend_handles_labels()[0]:
@@ -177,15 +174,13 @@ def study_curves(
 
 
 def parallel_coordinates(axes: Sequence[Axis], values: Sequence[float]) -> str:
-    """A line for each point through its place on every axis, coloured by its value, 0-1."""
+    """A line for each point through its position on every axis, coloured by its value, 0-1."""
 
     def draw(ax: Axes) -> None:
         spread = np.linspace(-0.03, 0.03, len(values))  # points of a grid would hide each other
-        places = np.stack(
-            [y + spread * (len(set(y)) < len(y)) for y in (np.asarray(y) for _, y, _ in axes)], 1
-        )
+        lines = np.stack([np.asarray(y) + spread * (len(set(y)) < len(y)) for _, y, _ in axes], 1)
         for i in np.argsort(values):  # the best on top
-            ax.plot(places[i], color=_shade(values[i]), linewidth=1.2, alpha=0.8)
+            ax.plot(lines[i], color=_shade(values[i]), linewidth=1.2, alpha=0.8)
         for x, (_, _, ticks) in enumerate(axes):
             ax.axvline(x, color="#566", linewidth=0.8)
             for y, label in ticks:

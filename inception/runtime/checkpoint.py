@@ -4,10 +4,12 @@ import contextlib
 import errno
 import hashlib
 import json
+import operator
 import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,18 +20,19 @@ from orbax.checkpoint import checkpoint_manager, checkpoint_managers
 
 from inception import UserError
 from inception.data import paths
-from inception.runtime import processes
+from inception.runtime import processes, sharding
+from inception.runtime.workdir import read_config
 
-logging.set_verbosity(logging.FATAL)  # orbax tells of every file, and of errors that it raises
+logging.set_verbosity(logging.FATAL)  # orbax reports every file, and errors that it raises
 
 
-def _tell_unraisable(unraisable: Any, *, before: Any = sys.unraisablehook) -> None:
-    # When a write fails, tensorstore tells of every other that the loop it reports to is gone.
+def _report_unraisable(unraisable: Any, *, before: Any = sys.unraisablehook) -> None:
+    # When a write fails, tensorstore reports of every other that the loop it answers to is closed.
     if str(unraisable.exc_value) != "Event loop is closed":
         before(unraisable)
 
 
-sys.unraisablehook = _tell_unraisable
+sys.unraisablehook = _report_unraisable
 
 
 def digest(tree: Any) -> str:
@@ -49,54 +52,25 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
 
 
-def read_config(workdir: str) -> dict[str, Any]:
-    """WORKDIR/config.json, what the run was started with or `convert` wrote; lists as tuples.
-
-    Raises:
-        UserError: no such file, or a damaged one.
-    """
-    path = paths.at(workdir) / "config.json"
-    try:
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict) or not {"input_px", "model", "data"} <= content.keys():
-            raise ValueError("it is no config of this project")
-    except FileNotFoundError as error:
-        raise UserError(f"{workdir} is neither a run nor converted: no config.json") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-
-    def tuples(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: tuples(v) for k, v in value.items()}
-        return tuple(value) if isinstance(value, list) else value
-
-    return tuples(content)
-
-
 def write_classes(workdir: str, classes: tuple[str, ...]) -> None:
     """WORKDIR/classes.txt: what the labels 0, 1, ... stand for, a line each."""
     (paths.at(workdir) / "classes.txt").write_text("".join(f"{c}\n" for c in classes))
 
 
 class Trained(NamedTuple):
-    """What a folder holds that `train` or `convert` wrote.
+    """What a folder holds that `train` or `convert` wrote."""
 
-    config: as `read_config`; classes: what the labels stand for, such as WordNet ids or a data
-    folder's class folders; variables: {'params', 'batch_stats'}, numpy arrays, the Polyak average
-    if there is one; step: of the checkpoint.
-    """
-
-    config: dict[str, Any]
-    classes: tuple[str, ...]
-    variables: Any
-    step: int
+    config: dict[str, Any]  # as `read_config`
+    classes: tuple[str, ...]  # of the labels 0, 1, ...: WordNet ids, or a data folder's folders
+    variables: Any  # {'params', 'batch_stats'}, numpy arrays; the Polyak average if there is one
+    step: int  # of the checkpoint
 
 
 def load(workdir: str, *, best: bool = False) -> Trained:
     """The newest whole checkpoint in a folder, or the best, ready for inference.
 
     Raises:
-        UserError: none there, or all damaged.
+        UserError: none in it, or all damaged.
     """
     config = read_config(workdir)
     try:
@@ -117,21 +91,11 @@ def load(workdir: str, *, best: bool = False) -> Trained:
     return Trained(config, classes, jax.device_get(variables), int(state["step"]))
 
 
-def _processes(*, alone: bool) -> ocp.options.MultiprocessingOptions:
-    """Who takes part in reading and writing: this process, or all."""
-    me = jax.process_index()
-    if not alone:
-        return ocp.options.MultiprocessingOptions()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
-    )
-
-
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, that saves when it is told to, and does not look for a preemption itself.
+    """Orbax's, which saves when it is called, and does not look for a preemption itself.
 
-    NOTE: JAX's preemption service counts one row of calls, `processes.Stop`'s. Orbax's own, with
-    the step for a count, came in between, and a signal after a save was then never answered.
+    NOTE: JAX's preemption service expects one increasing counter, that of `processes.Stop`.
+    Orbax's own calls, with the step for a counter, would break it and lose signals.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -139,49 +103,52 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
+def _manager(directory: Any, *, keep: int, read_only: bool) -> ocp.CheckpointManager:
+    """Orbax's manager; if `read_only`, of this process, which waits for no other."""
+    top1 = operator.itemgetter("top1")
+    kept = [
+        checkpoint_managers.LatestN(keep),
+        checkpoint_managers.BestN(get_metric_fn=top1, n=1, keep_checkpoints_without_metrics=False),
+    ]
+    i = jax.process_index()
+    own = {"primary_host": i, "active_processes": {i}, "barrier_sync_key_prefix": f"process{i}"}
+    group = ocp.options.MultiprocessingOptions(**(own if read_only else {}))
+    return _Manager(
+        directory,
+        item_handlers={
+            "state": ocp.StandardCheckpointHandler(multiprocessing_options=group),
+            "check": ocp.JsonCheckpointHandler(multiprocessing_options=group),
+        },
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
+            best_fn=top1,
+            create=not read_only,
+            multiprocessing_options=group,
+            cleanup_tmp_directories=not read_only,
+        ),
+    )
+
+
 class Checkpoints:
-    """The checkpoints of one run: the last `keep` and the best, written while training goes on.
+    """The checkpoints of one run: the last `keep` and the best, written while training continues.
 
     Each holds the state, its sha256 and, if it was evaluated, its top-1. A checkpoint whose
-    state does not have that sum is damaged, whatever Orbax thinks of it. Every process of a run
-    takes part in each call, but for read_only: then each is on its own.
+    state has another sum is damaged, whatever Orbax thinks of it. Every process of a run takes
+    part in each call; with read_only each acts by itself.
     """
 
     def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False):
-        if keep < 1:
-            raise UserError(f"config.run.keep_checkpoints={keep}: must be at least 1")
         self._directory = paths.at(workdir).resolve() / "checkpoints"
         self._read_only = read_only
-        best = checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics["top1"],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [checkpoint_managers.LatestN(keep), best]
-        )
-        if not read_only:
-            processes.together(self._prepare)
-        members = _processes(alone=read_only)
-        self._manager = _Manager(
-            self._directory,
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(multiprocessing_options=members),
-                "check": ocp.JsonCheckpointHandler(multiprocessing_options=members),
-            },
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
-                best_fn=lambda metrics: metrics["top1"],
-                create=not read_only,
-                multiprocessing_options=members,
-                cleanup_tmp_directories=not read_only,
-            ),
-        )
 
-    def _prepare(self) -> None:
-        if processes.is_main():
-            self._directory.mkdir(parents=True, exist_ok=True)
-            paths.check_writable(self._directory / "trial")
+        def check_writable() -> None:
+            if processes.is_main():
+                self._directory.mkdir(parents=True, exist_ok=True)
+                paths.check_writable(self._directory / "trial")
+
+        if not read_only:
+            processes.together(check_writable)
+        self._manager = _manager(self._directory, keep=keep, read_only=read_only)
 
     def steps(self) -> list[int]:
         """The saved steps, oldest first."""
@@ -202,14 +169,8 @@ class Checkpoints:
                 processes.together(lambda: self._add_metrics(step, {"top1": top1}))
                 self._manager.reload()
             return
-        # Twice the state, and Orbax's own files: a disk that fills up half-way is a noisy end.
-        needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 10_000_000
-        try:
-            local = "://" not in str(self._directory)
-            free = shutil.disk_usage(self._directory).free if local else needed
-            if free < needed:
-                told = f"it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
-                raise OSError(errno.ENOSPC, f"no space: {told}")
+        with self._named_failures():
+            self._check_space(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -218,44 +179,50 @@ class Checkpoints:
                 ),
                 metrics=None if top1 is None else {"top1": top1},
             )
-        except Exception as error:
-            raise self._failed(error) from error
+
+    def _check_space(self, state_bytes: int) -> None:
+        """Twice the state, and Orbax's own files: a disk that fills up half-way ends noisily."""
+        if paths.in_bucket(str(self._directory)):
+            return
+        needed, free = 2 * state_bytes + 10_000_000, shutil.disk_usage(self._directory).free
+        if free < needed:
+            text = f"no space: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+            raise OSError(errno.ENOSPC, text)
 
     def _add_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """To a checkpoint of a run that was stopped while it evaluated; as Orbax writes them."""
-        if not processes.is_main():
-            return
-        name = checkpoint_manager.METRIC_ITEM_NAME
-        try:
-            folder = self._directory / str(step) / name
-            folder.mkdir(exist_ok=True)
-            paths.write_whole(folder / name, json.dumps(metrics))
-        except OSError as error:
-            raise self._failed(error) from error
+        if processes.is_main():
+            folder = self._directory / str(step) / checkpoint_manager.METRIC_ITEM_NAME
+            with self._named_failures():
+                folder.mkdir(exist_ok=True)
+                paths.write_whole(folder / folder.name, json.dumps(metrics))
 
     def wait(self) -> None:
         """Returns when everything is on disk; UserError if something is not."""
-        try:
+        with self._named_failures():
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._failed(error) from error
 
-    def _failed(self, error: Exception) -> Exception:
-        """What a failed save is for the user; the error itself if another process has died."""
-        if processes.is_lost_peer(error):
-            return error
-        whole = sorted(ocp.utils.checkpoint_steps(self._directory))
-        if told := re.search(r"os_error_code='(\d+)'", str(error)):  # at the end of tensorstore's
-            error = OSError(int(told[1]), os.strerror(int(told[1])))
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "make room" if full or "No space left" in str(error) else "mend it"
-        return UserError(
-            f"saving a checkpoint in {self._directory} failed ({_first_line(error)}): the "
-            f"checkpoints of steps {whole} are kept; {remedy}, or choose another --workdir"
-        )
+    @contextlib.contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        """A save that fails within is a UserError, unless another process has died."""
+        try:
+            yield
+        except Exception as error:
+            if processes.is_lost_peer(error):
+                raise
+            whole = sorted(ocp.utils.checkpoint_steps(self._directory))
+            cause = error
+            if code := re.search(r"os_error_code='(\d+)'", str(error)):  # tensorstore's, at the end
+                cause = OSError(int(code[1]), os.strerror(int(code[1])))
+            full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            remedy = "make room" if full or "No space left" in str(cause) else "mend it"
+            raise UserError(
+                f"saving a checkpoint in {self._directory} failed ({_first_line(cause)}): the "
+                f"checkpoints of steps {whole} are kept; {remedy}, or choose another `workdir`"
+            ) from error
 
     def restore(self, template: Any, *, step: int | None = None) -> Any | None:
-        """The newest whole state (or the one of `step`), in the template's shapes and places.
+        """The newest whole state, or that of `step`, as `template` says; None if nothing was saved.
 
         A damaged checkpoint is named on stderr, and the one before it is tried; once that is
         restored, the damaged ones are moved to WORKDIR/damaged, unless read_only.
@@ -264,46 +231,36 @@ class Checkpoints:
             template: a state of jax.ShapeDtypeStruct with shardings; None: nested dicts of
                 arrays on the first device of this process.
 
-        Returns:
-            The state, or None if nothing was saved.
-
         Raises:
-            UserError: all are damaged, or the one that was asked for is.
+            UserError: all are damaged, or `step` is.
         """
         steps = self.steps() if step is None else [step]
         damaged: list[int] = []
         for candidate in reversed(steps):
-            restored, failure = None, None
+            restored, failure = None, ""
             try:
                 restored = self._restore(candidate, template)
             except Exception as error:
-                failure = error
-            why = _first_line(failure) if failure else ""
-            said = [s for s in ([why] if self._read_only else processes.gather_text(why)) if s]
-            if not said:
-                if not self._read_only:
-                    self._set_aside(damaged)
+                failure = _first_line(error)
+            if not self._read_only:
+                failure = next(filter(None, processes.gather_text(failure)), "")
+            if not failure:
+                self._set_aside(damaged)
                 return restored
-            place = self._directory / str(candidate)
-            message = f"checkpoint {place} is damaged, or another code's ({said[0]})"
             damaged.append(candidate)
+            path = self._directory / str(candidate)
+            message = f"checkpoint {path} is damaged, or another code's ({failure})"
             if candidate == steps[0]:
-                remedy = "" if self._read_only else ": choose another --workdir to start anew"
-                raise UserError(
-                    f"{message}, and there is no other to fall back to{remedy}"
-                ) from failure
+                remedy = "" if self._read_only else ": choose another `workdir` to start anew"
+                raise UserError(f"{message}, and there is no other to fall back to{remedy}")
             if self._read_only or processes.is_main():
                 print(f"WARNING: {message}: trying the one before", file=sys.stderr)
         return None
 
     def _restore(self, step: int, template: Any) -> Any:
         """The state of `step`; any exception if it is not as it was saved."""
-        if template is None:  # not where they were when saved: that may be another process's
-            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            template = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-                self._manager.item_metadata(step)["state"],
-            )
+        if template is None:  # not on the devices of then: they may be another process's
+            template = sharding.local_shapes(self._manager.item_metadata(step)["state"])
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -315,30 +272,29 @@ class Checkpoints:
         return restored["state"]
 
     def _set_aside(self, damaged: list[int]) -> None:
-        """Moves checkpoints to WORKDIR/damaged."""
+        """Moves checkpoints to WORKDIR/damaged; nothing if read_only."""
         aside = self._directory.parent / "damaged"
 
         def move() -> None:
-            for step in damaged if processes.is_main() else ():
+            for step in map(str, damaged if processes.is_main() else ()):
                 print(f"checkpoint {step} was moved to {aside}", file=sys.stderr)
                 try:
-                    if (aside / str(step)).exists():
-                        (aside / str(step)).rmtree()
+                    if (aside / step).exists():
+                        (aside / step).rmtree()
                     aside.mkdir(exist_ok=True)
-                    (self._directory / str(step)).rename(aside / str(step))
+                    (self._directory / step).rename(aside / step)
                 except OSError as error:
-                    raise UserError(
-                        f"checkpoint {step} is damaged and cannot be moved aside: {error}"
-                    ) from error
+                    message = f"checkpoint {step} is damaged and cannot be moved aside: {error}"
+                    raise UserError(message) from error
 
-        if damaged:
+        if damaged and not self._read_only:
             processes.together(move)
             self._manager.reload()
 
     def close(self) -> None:
-        """Waits for what is being saved, and lets go of the directory."""
+        """Waits for what is being saved, and releases the directory."""
         try:
             self.wait()
         finally:
-            with contextlib.suppress(Exception):  # it tells of the failed save once more
+            with contextlib.suppress(Exception):  # it reports the failed save once more
                 self._manager.close()

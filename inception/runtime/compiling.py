@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from inception import kernels
 from inception.runtime import prefetch, sharding
@@ -36,7 +35,7 @@ def _knows(option: str, value: str | bool) -> bool:
     return True
 
 
-def _on_cpu(mesh: Mesh, options: dict[str, str | bool]) -> dict[str, str | bool]:
+def _on_cpu(mesh: Any, options: dict[str, str | bool]) -> dict[str, str | bool]:
     """Those of the options that this jax knows and XLA_FLAGS does not set; elsewhere none."""
     if sharding.platform(mesh) != "cpu":
         return {}
@@ -44,7 +43,7 @@ def _on_cpu(mesh: Mesh, options: dict[str, str | bool]) -> dict[str, str | bool]
     return {k: v for k, v in options.items() if k not in flags and _knows(k, v)}
 
 
-def compute_replicated(function: Callable, mesh: Mesh) -> Any:
+def compute_replicated(function: Callable, mesh: Any) -> Any:
     """function() -> arrays, computed once, alike on every device.
 
     What runs once is compiled fast rather than well: the initial state in a third of the time.
@@ -63,7 +62,7 @@ class CompiledStep:
     slower: docs/performance.md.
     """
 
-    def __init__(self, function: Callable, mesh: Mesh, *, training: bool):
+    def __init__(self, function: Callable, mesh: Any, *, training: bool):
         options = _on_cpu(mesh, CPU_OPTIONS | (FAST_TO_COMPILE if training else {}))
         self.function = kernels.on(sharding.platform(mesh))(function)
         self.lower = sharding.jit_over_batch(

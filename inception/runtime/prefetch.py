@@ -97,7 +97,7 @@ class Prefetcher(Generic[T]):
             except queue.Empty:
                 kind, item = "none", None
             now, busy = time.monotonic(), self._busy()
-            if not busy:  # it ended between two looks, half-way as likely as not
+            if not busy:  # it ended between two polls: half of the time counts
                 self.starved += (now - last) / (2 if was_busy else 1)
             last, was_busy = now, busy
             if kind == "item":

@@ -1,4 +1,4 @@
-"""The processes of one run: how they find each other, agree, and stop together."""
+"""The processes of one run: joining, agreeing, stopping together; their environment."""
 
 import functools
 import hashlib
@@ -10,6 +10,7 @@ import platform
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -23,8 +24,9 @@ from inception import UserError
 from inception.runtime import prefetch
 
 T = TypeVar("T")
-VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "grain")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 HEARTBEAT_S = 30  # a process that is silent for so long has died, and ends the others
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def initialize(
@@ -37,30 +39,22 @@ def initialize(
 ) -> None:
     """Joins the other processes of this run, if there are others: jax.distributed.
 
-    To be called before JAX is used. What is not given is looked for where SLURM, TPU pods, Open
-    MPI and Kubernetes tell it; where there is nothing, this process is the only one.
+    To be called before JAX is used. What is not given comes from SLURM, a TPU pod, Open MPI or
+    Kubernetes; without any of them this process is the only one.
 
     NOTE: after `timeout_s` seconds in vain, or at a signal, the process ends here: half joined, JAX
     waits for the others at whatever it is asked.
 
     Args:
         timeout_s: how long to wait for the others.
-        stop_together: whether `Stop` is to be used: then JAX's preemption service has SIGTERM.
+        stop_together: `Stop` will be used: JAX's preemption service handles SIGTERM.
 
     Raises:
         UserError: an impossible combination, or processes that count each other differently.
     """
-    given = (coordinator_address, num_processes, process_id)
-    if any(v is not None for v in given) and any(v is None for v in given):
-        raise UserError("give --coordinator_address, --num_processes and --process_id together")
-    if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
-        raise UserError(f"--process_id={process_id}: must be below --num_processes={num_processes}")
-    if coordinator_address and not re.fullmatch(r".+:\d+", coordinator_address):
-        raise UserError(f"--coordinator_address={coordinator_address}: must be HOST:PORT")
-    if timeout_s < 1:
-        raise UserError(f"--initialization_timeout={timeout_s}: must be at least 1")
+    _check_arguments(coordinator_address, num_processes, process_id, timeout_s)
     address = coordinator_address or "the address that the cluster gave"
-    what = (
+    failure = (
         f"at {address} not all processes of the run came"
         if process_id == 0
         else f"the coordinator, process 0, did not answer at {address}, or waits for others"
@@ -68,7 +62,7 @@ def initialize(
 
     def give_up(seconds: float) -> None:  # before JAX does: it aborts, which nothing can catch
         if seconds > timeout_s:
-            print(f"launch.py: {what} within {timeout_s} s", file=sys.stderr, flush=True)
+            print(f"launch.py: {failure} within {timeout_s} s", file=sys.stderr, flush=True)
             os._exit(1)
 
     jax.config.update("jax_enable_preemption_service", stop_together)
@@ -86,22 +80,46 @@ def initialize(
     except SystemExit as error:  # a signal
         os._exit(error.code)  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:
-        if coordinator_address:
-            raise UserError(f"--coordinator_address={coordinator_address}: {error}") from error
-        if not any(
-            s in str(error) for s in ("coordinator_address should", "must be called before")
-        ):
-            raise UserError(
-                f"the cluster tells no place among processes ({str(error).splitlines()[0]}): give "
-                "it yourself; alone it is --coordinator_address=localhost:8476 --num_processes=1 "
-                "--process_id=0"
-            ) from error
-        return  # there is no cluster, or JAX is in use already: one process
-    counts = gather_text(str(num_processes or jax.process_count()))
-    for process, count in enumerate(counts):
+        _check_is_one_process(coordinator_address, error)
+    else:
+        _check_counts(num_processes)
+
+
+def _check_arguments(
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    timeout_s: int,
+) -> None:
+    given = [v is not None for v in (coordinator_address, num_processes, process_id)]
+    if any(given) and not all(given):
+        raise UserError("give `coordinator_address`, `num_processes` and `process_id` together")
+    if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
+        raise UserError(f"`process_id`={process_id}: must be below `num_processes`={num_processes}")
+    if coordinator_address and not re.fullmatch(r".+:\d+", coordinator_address):
+        raise UserError(f"`coordinator_address`={coordinator_address}: must be HOST:PORT")
+    if timeout_s < 1:
+        raise UserError(f"`initialization_timeout`={timeout_s}: must be at least 1")
+
+
+def _check_is_one_process(coordinator_address: str | None, error: Exception) -> None:
+    """Raises UserError unless joining failed for want of a cluster, or because JAX is in use."""
+    if coordinator_address:
+        raise UserError(f"`coordinator_address`={coordinator_address}: {error}") from error
+    signs = ("coordinator_address should", "must be called before")
+    if not any(sign in str(error) for sign in signs):
+        raise UserError(
+            f"the cluster tells no place among processes ({str(error).splitlines()[0]}): give it "
+            "yourself; alone it is `coordinator_address=localhost:8476` `num_processes=1` "
+            "`process_id=0`"
+        ) from error
+
+
+def _check_counts(num_processes: int | None) -> None:
+    for process, count in enumerate(gather_text(str(num_processes or jax.process_count()))):
         if int(count) != jax.process_count():
             raise UserError(
-                f"--num_processes={count} at process {process}, and the coordinator counts "
+                f"`num_processes`={count} at process {process}, and the coordinator counts "
                 f"{jax.process_count()}: start all processes with the same number"
             )
 
@@ -112,7 +130,7 @@ def is_main() -> bool:
 
 
 def gather_text(text: str) -> list[str]:
-    """What each process says, in the order of the processes. All must call it."""
+    """The text of each process, in the order of the processes. All must call it."""
     if jax.process_count() == 1:
         return [text]
     data = np.frombuffer(text.encode(), np.uint8)
@@ -130,35 +148,62 @@ def together(action: Callable[[], T]) -> T:
         result = action()
     except UserError as error:
         failure = error
-    said = [s for s in gather_text(str(failure or "")) if s]
-    if failure or said:
-        raise failure or UserError(said[0])
+    failures = [text for text in gather_text(str(failure or "")) if text]
+    if failure or failures:
+        raise failure or UserError(failures[0])
     return result  # type: ignore[return-value]
 
 
-def check_same(config: dict[str, Any], **flags: Any) -> None:
+def check_same(config: dict[str, Any], **parameters: Any) -> None:
     """Raises UserError in all processes where one has another config, code or library version.
 
     Args:
-        flags: of the command, besides --config.
+        parameters: of the command, besides the config.
     """
-    here = pathlib.Path(__file__).parents[2]
-    mine = flatten_dict({"config": config}, sep=".") | {"python": platform.python_version()}
-    mine |= {f"--{name}": str(value) for name, value in flags.items()}
-    mine |= {name: importlib.metadata.version(name) for name in VERSIONS}
-    mine |= {
-        str(path.relative_to(here)): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        for path in (here / "launch.py", *here.glob("inception/**/*.py"))
+    knobs = flatten_dict(config, sep=".") | {name: str(v) for name, v in parameters.items()}
+    own = {f"`{name}`": value for name, value in knobs.items()}
+    own |= {"python": platform.python_version(), **versions()}
+    own |= {
+        str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for path in (ROOT / "launch.py", *ROOT.glob("inception/**/*.py"))
     }
-    said = [json.loads(s) for s in gather_text(json.dumps([socket.gethostname(), mine]))]
-    (_, first), *others = said
-    for process, (host, theirs) in enumerate(others, start=1):
-        for name in sorted(first.keys() | theirs.keys()):
-            if first.get(name) != theirs.get(name):
+    gathered = [json.loads(s) for s in gather_text(json.dumps([socket.gethostname(), own]))]
+    (_, first), *others = gathered
+    for process, (host, other) in enumerate(others, start=1):
+        for name in sorted(first.keys() | other.keys()):
+            if first.get(name) != other.get(name):
                 raise UserError(
-                    f"{name} is {theirs.get(name)} at process {process} on {host} and "
+                    f"{name} is {other.get(name)} at process {process} on {host} and "
                     f"{first.get(name)} at process 0: all processes of a run must have the same"
                 )
+
+
+def versions() -> dict[str, str]:
+    """{package: version} of what a run's numbers may depend on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, machine and commit of this process, for the record of a run."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short", "HEAD")
+        commit += " with local changes" if git("status", "--porcelain") else ""
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {
+        "commit": commit,
+        "python": platform.python_version(),
+        **versions(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cores": os.cpu_count(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
 
 
 def is_lost_peer(error: BaseException) -> bool:
@@ -168,47 +213,47 @@ def is_lost_peer(error: BaseException) -> bool:
 
 
 class Stopped(Exception):
-    """What `Stop` raises: from outside came the wish that the run should end."""
+    """What `Stop` raises: the run should end, a signal or the cloud says."""
 
 
 class Stop:
-    """Within it, ctrl-C, SIGTERM and the cloud's maintenance notice end the work at a `check`.
+    """Within it, Ctrl-C, SIGTERM and the cloud's maintenance notice end the work at a `check`.
 
-    Of several processes JAX's preemption service tells all, and picks the check at which each of
-    them stops: the same one. A second ctrl-C does not ask.
+    With several processes, JAX's preemption service informs all, and picks the check at which they
+    stop: the same one. A second Ctrl-C stops the process at once.
     """
 
     def __enter__(self) -> "Stop":
-        self._told, self._checks = "", 0
+        self._signal, self._checks = "", 0
         self._service = jax.distributed.is_initialized()
-        self._others = jax.process_count() > 1  # then the service has SIGTERM for itself
-        signals = (signal.SIGINT,) if self._others else (signal.SIGINT, signal.SIGTERM)
+        self._several = jax.process_count() > 1  # then the service handles SIGTERM
+        signals = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
         self._handlers: dict[int, Any] = {
-            s: signal.signal(s, self._ask) or signal.SIG_DFL  # none: not Python's
+            s: signal.signal(s, self._receive) or signal.SIG_DFL  # none: not Python's
             for s in signals
         }
         return self
 
-    def _ask(self, number: int, _frame: Any) -> None:
+    def _receive(self, number: int, _frame: Any) -> None:
         name = signal.Signals(number).name
         print(f"\n{name}: saving after this step; again to stop at once", file=sys.stderr)
         signal.signal(number, self._handlers[number])
-        if self._others:
+        if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
-            self._told = name
+            self._signal = name
 
     def check(self) -> None:
         """Raises Stopped if it is time. All processes must call it equally often."""
         self._checks += 1
         if self._service and multihost_utils.reached_preemption_sync_point(self._checks):
             raise Stopped("a SIGTERM or maintenance notice to one of the processes")
-        self.waiting()
+        self.poll()
 
-    def waiting(self, _seconds: float = 0.0) -> None:
-        """Raises Stopped where one process is all there is; to be called while it waits."""
-        if self._told:
-            raise Stopped(self._told)
+    def poll(self, _seconds: float = 0.0) -> None:
+        """Raises Stopped in a run of one process; to be called while it waits."""
+        if self._signal:
+            raise Stopped(self._signal)
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._handlers.items():

@@ -18,19 +18,17 @@ def _check_alike(
     init_from: str, trained: dict[str, Any], *, model: GoogLeNet, normalization: str
 ) -> None:
     """Raises UserError where weights of `trained` would compute something else here."""
-    flags = []
+    remedies = []
     for field in dataclasses.fields(model):
         if field.name in FREE_KNOBS | {"classes", "parent", "name"}:
             continue
-        there = trained["model"].get(field.name, field.default)  # an older checkpoint's has no knob
-        if there != getattr(model, field.name):
-            flags.append(f"--config.model.{field.name}={there}")
+        value = trained["model"].get(field.name, field.default)  # an older config lacks the knob
+        if value != getattr(model, field.name):
+            remedies.append(f"`model.{field.name}={value}`")
     if trained["data"]["normalization"] != normalization:
-        flags.append(f"--config.data.normalization={trained['data']['normalization']}")
-    if flags:
-        raise UserError(
-            f"config.init_from={init_from} was trained otherwise: give {' '.join(flags)}"
-        )
+        remedies.append(f"`normalization={trained['data']['normalization']}`")
+    if remedies:
+        raise UserError(f"`init_from`={init_from} was trained otherwise: give {' '.join(remedies)}")
 
 
 def misfits(found: dict[Path, Any], wanted: dict[Path, Any]) -> list[Path]:
@@ -46,11 +44,11 @@ def start_from(
     normalization: str,
     classes: Sequence[str],
 ) -> Any:
-    """`fresh` with the arrays that the newest checkpoint in `init_from` has for it.
+    """`fresh` with the arrays of the newest checkpoint in `init_from` that fit it.
 
-    The trunk is taken whole. A classifier is taken if the checkpoint's classes.txt is `classes`,
-    what else is not of the trunk if the checkpoint has it in the same shape (those of every `fc`
-    follow config.input_px). One line on stderr says what is not.
+    The trunk is taken whole; a classifier if the checkpoint's classes.txt is `classes`; other
+    layers if the checkpoint has them in the same shape (a head's `fc` depends on the input's size).
+    One line on stderr names the layers that start fresh.
 
     Args:
         fresh: {'params', 'batch_stats'} of `model`, numpy arrays.
@@ -61,26 +59,26 @@ def start_from(
     try:
         trained = checkpoint.load(init_from)
     except UserError as error:
-        raise UserError(f"config.init_from: {error}") from error
+        raise UserError(f"`init_from`: {error}") from error
     _check_alike(init_from, trained.config, model=model, normalization=normalization)
 
     theirs = traverse_util.flatten_dict(trained.variables)
     flat = traverse_util.flatten_dict(fresh)
-    odd = set(misfits(theirs, flat))
+    unfit = set(misfits(theirs, flat))
     layers: dict[Path, list[Path]] = {}  # collection/LAYER/array
     for path in flat:
         layers.setdefault(path[1:-1], []).append(path)
     taken: set[str] = set()  # modules
     missing = []
     for layer, paths in layers.items():
-        if odd.isdisjoint(paths) and (
+        if unfit.isdisjoint(paths) and (
             "classifier" not in layer or trained.classes == tuple(classes)
         ):
             flat |= {p: theirs[p] for p in paths}
             taken.add(layer[0])
         elif layer[0] in TRUNK:
             raise UserError(
-                f"config.init_from={init_from}: its {'/'.join(layer)} is not what its config.json "
+                f"`init_from`={init_from}: its {'/'.join(layer)} is not what its config.json "
                 "says: take another checkpoint"
             )
         else:

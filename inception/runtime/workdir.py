@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and that all processes of the run mean the same by it."""
+"""A run's folder: locked for one run, shared by its processes; its config.json."""
 
 import contextlib
 import json
@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from etils import epath
 from flax.traverse_util import flatten_dict
 
 from inception import UserError
@@ -19,10 +20,10 @@ SHARED_S = 20.0  # what process 0 wrote is seen by all within this, or the folde
 
 
 @contextlib.contextmanager
-def claimed(config: dict[str, Any], workdir: str) -> Iterator[None]:
-    """Within it, WORKDIR is this run's alone, and its config.json says `config`.
+def locked(config: dict[str, Any], workdir: str) -> Iterator[None]:
+    """Within it, no other run uses WORKDIR, and its config.json is `config`.
 
-    config.run may differ from the config that is there: nothing in it changes the result. What
+    config.run may differ from that of an earlier start: nothing in it changes the result. What
     another start wrote that failed before it began is written anew.
 
     NOTE: in a bucket (gs://) nothing can be locked; there the second run is not refused.
@@ -37,7 +38,7 @@ def claimed(config: dict[str, Any], workdir: str) -> Iterator[None]:
 
         def write() -> None:
             if processes.is_main():
-                closing.enter_context(_locked(workdir, token))
+                closing.enter_context(_lock_file(workdir, token))
                 write_config(config, workdir)
 
         processes.together(write)
@@ -46,8 +47,8 @@ def claimed(config: dict[str, Any], workdir: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(workdir: str, token: str) -> Iterator[None]:
-    """Holds WORKDIR/lock, which the system lets go of however this process ends."""
+def _lock_file(workdir: str, token: str) -> Iterator[None]:
+    """Holds WORKDIR/lock, which the system releases however this process ends."""
     path = paths.at(workdir) / "lock"
     if paths.in_bucket(workdir):
         path.write_text(token)
@@ -57,7 +58,7 @@ def _locked(workdir: str, token: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")  # noqa: SIM115
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
+        raise UserError(f"`workdir`={workdir} cannot be written: {error}") from error
     with file:
         try:
             paths.lock(file, path)
@@ -65,8 +66,8 @@ def _locked(workdir: str, token: str) -> Iterator[None]:
             file.seek(0)
             owner = file.read().rsplit(" ", 1)[0]
             raise UserError(
-                f"--workdir={workdir} is in use by process {owner}: wait for it, stop it, or "
-                "choose another --workdir"
+                f"`workdir`={workdir} is in use by process {owner}: wait for it, stop it, or "
+                "choose another `workdir`"
             ) from error
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()} {token}")
@@ -77,43 +78,71 @@ def _locked(workdir: str, token: str) -> Iterator[None]:
 def _check_shared(workdir: str, token: str) -> None:
     path, until = paths.at(workdir) / "lock", time.monotonic() + SHARED_S
     while True:
-        try:
+        with contextlib.suppress(OSError):
             if path.read_text().endswith(token):
                 return
-        except OSError:
-            pass
         if time.monotonic() > until:
             raise UserError(
-                f"--workdir={workdir} is not the folder of process 0, seen from "
+                f"`workdir`={workdir} is not the folder of process 0, seen from "
                 f"{socket.gethostname()}: all hosts must share it, as through NFS or gs://"
             )
         time.sleep(0.2)
 
 
 def write_config(config: dict[str, Any], workdir: str) -> None:
-    """WORKDIR/config.json; UserError where a run with another config has begun there."""
+    """WORKDIR/config.json; UserError where a run with another config has begun."""
     path = paths.at(workdir) / "config.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            there = flatten_dict({"config": json.loads(path.read_text())}, sep=".")
-            here = flatten_dict({"config": config}, sep=".")
-            checkpoints = path.parent / "checkpoints"
-            begun = (path.parent / "metrics.jsonl").exists() or (
-                checkpoints.exists() and any(checkpoints.iterdir())
-            )
-            differing = [
-                f"{knob} is {there.get(knob)} there and {here.get(knob)} here"
-                for knob in sorted(there.keys() | here.keys())
-                if there.get(knob) != here.get(knob) and not knob.startswith("config.run.")
-            ]
-            if differing and begun:
-                raise UserError(
-                    f"--workdir={workdir} belongs to another config: {'; '.join(differing)}. "
-                    "Choose another --workdir"
-                )
+            _check_config(config, path, workdir)
         paths.write_whole(path, json.dumps(config, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
+        raise UserError(f"`workdir`={workdir} cannot be written: {error}") from error
+
+
+def _check_config(config: dict[str, Any], path: epath.Path, workdir: str) -> None:
+    """Raises UserError where the run that wrote `path` has begun, and with another config."""
+    try:
+        written = flatten_dict(json.loads(path.read_text()), sep=".")
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): choose another --workdir") from error
+        raise UserError(f"{path} is damaged ({error}): choose another `workdir`") from error
+    given = flatten_dict(config, sep=".")
+    checkpoints = path.parent / "checkpoints"
+    begun = (path.parent / "metrics.jsonl").exists() or (
+        checkpoints.exists() and any(checkpoints.iterdir())
+    )
+    differing = [
+        f"`{knob}` is {written.get(knob)} there and {given.get(knob)} here"
+        for knob in sorted(written.keys() | given.keys())
+        if written.get(knob) != given.get(knob) and not knob.startswith("run.")
+    ]
+    if differing and begun:
+        raise UserError(
+            f"`workdir`={workdir} belongs to another config: {'; '.join(differing)}. "
+            "Choose another `workdir`"
+        )
+
+
+def read_config(workdir: str) -> dict[str, Any]:
+    """WORKDIR/config.json, what the run was started with or `convert` wrote; lists as tuples.
+
+    Raises:
+        UserError: no such file, or a damaged one.
+    """
+    path = paths.at(workdir) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        if not isinstance(config, dict) or not {"input_px", "model", "data"} <= config.keys():
+            raise ValueError("it is no config of this project")
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir} is neither a run nor converted: no config.json") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: tuples(v) for k, v in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return tuples(config)

@@ -6,23 +6,12 @@ from typing import Any
 
 import optuna
 
+from inception.reporting.markup import number, text
+
 FEW_VALUES = 8  # no more of them, each in two points: a choice, even of numbers
 FEWEST_FINISHED = 4  # points for which importances mean anything
 DEPTH = 6  # of fANOVA's trees: 2 s for 400 points of 5 knobs, minutes with Optuna's 64
 ABSENT = -0.12  # where a point without the knob lies on its axis
-
-
-def number(value: Any) -> float | None:
-    """A finite float, or None for everything else."""
-    known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if known and math.isfinite(value) else None
-
-
-def text(value: Any) -> str:
-    """A value for people: four digits of a float, '-' for none."""
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def key(value: Any) -> float | str:
@@ -61,7 +50,7 @@ class Knob:
     def _scaled(self, value: float) -> float:
         return math.log(value) if self._log else value
 
-    def place(self, value: Any) -> float:
+    def position(self, value: Any) -> float:
         """Choices are evenly spaced; other numbers lie on a linear or a logarithmic scale."""
         if value is None:
             return ABSENT
@@ -70,11 +59,11 @@ class Knob:
         return (self._scaled(value) - self._low) / max(self._high - self._low, 1e-300)
 
     def ticks(self, most: int) -> list[tuple[float, str]]:
-        """(place, label) of choices, so many at most, or of five numbers; and of having no knob."""
+        """(position, label) of `most` choices, or of five numbers; and of having no knob."""
         ticks = [(ABSENT, "absent")] if None in self.values else []
         if self.discrete:
             shown = self.choices[:: math.ceil(len(self.choices) / most)]
-            return ticks + [(self.place(value), _tick(text(value))) for value in shown]
+            return ticks + [(self.position(value), _tick(text(value))) for value in shown]
         for i in range(5):
             scaled = self._low + (self._high - self._low) * i / 4
             ticks.append((i / 4, f"{math.exp(scaled) if self._log else scaled:.2g}"))
@@ -111,7 +100,7 @@ def importances(rows: Sequence[dict[str, Any]], knobs: Sequence[Knob]) -> dict[s
         if None in values or len({*map(key, values)}) < 2 or (knob.discrete and not knob.few):
             continue
         # fANOVA weighs values by the width of their range, and knows no logarithms.
-        coded = [str(key(v)) if knob.discrete else knob.place(v) for v in values]
+        coded = [str(key(v)) if knob.discrete else knob.position(v) for v in values]
         distributions[knob.name] = (
             optuna.distributions.CategoricalDistribution(sorted({*map(str, coded)}))
             if knob.discrete
@@ -140,7 +129,7 @@ def importances(rows: Sequence[dict[str, Any]], knobs: Sequence[Knob]) -> dict[s
     return {name: float(share) for name, share in shares.items()}
 
 
-def best(rows: Sequence[dict[str, Any]]) -> int | None:
+def best_of(rows: Sequence[dict[str, Any]]) -> int | None:
     """Index of the finished point with the highest top-1; while there is none, of any point."""
     scored = [i for i, row in enumerate(rows) if number(row["best_top1"]) is not None]
     finished = [i for i in scored if rows[i]["state"] == "finished"]
@@ -148,7 +137,7 @@ def best(rows: Sequence[dict[str, Any]]) -> int | None:
 
 
 def by_error(values: Sequence[float]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Top-1 in percent -> places, 0-1, by the logarithm of the error, and five (place, label).
+    """Top-1 in percent -> positions, 0-1, by the error's logarithm, and five (position, label).
 
     Where a dead run has 10%, 97% and 99% would else be the same.
     """

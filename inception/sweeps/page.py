@@ -1,32 +1,32 @@
 """A study's page: the points of a sweep in one table, their curves, and which knobs mattered."""
 
-import csv
 import html
-import io
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from inception import UserError
 from inception.data import paths
-from inception.reporting import figures, page
+from inception.reporting import figures, markup
+from inception.reporting.markup import Cell, fixed, number, text
+from inception.reporting.table import to_csv
 from inception.sweeps.importance import (
     FEW_VALUES,
     Knob,
+    best_of,
     by_error,
     differing,
     groups,
     importances,
     key,
-    number,
-    text,
 )
-from inception.sweeps.importance import best as best_of
 from inception.sweeps.study import STATES
 
 RESULTS = ("top1_error", "top5_error", "steps", "images_per_second")  # as in eval.json
-LONG_TABLE = 60  # lines; a longer one scrolls in itself
+
+UNFINISHED = dict.fromkeys(("running", "stopped", "waiting"), "unfinished")  # in CSS
 
 CSS = """
 .wide > figure { min-width: 620px }
@@ -45,35 +45,15 @@ small { color: #566 }
 """
 
 
-def _cell(value: Any, digits: int | None = None) -> str:
-    """Numbers to the right, with so many digits after the point where that is given."""
-    known = number(value)
-    if known is None:
-        css = "" if digits is None else ' class="n"'
-        return f"<td{css}>{html.escape(text(value))}</td>"
-    return f'<td class="n">{text(value) if digits is None else f"{known:,.{digits}f}"}</td>'
-
-
-def _table(header: Sequence[str], lines: Sequence[str], *, numeric: Sequence[int] = ()) -> str:
-    """Lines of <td> cells below a header; `numeric` are the columns that stand to the right."""
-    head = "".join(
-        f"<th{' class=n' if i in numeric else ''}>{html.escape(title)}</th>"
-        for i, title in enumerate(header)
-    )
-    tall = " tall" if len(lines) > LONG_TABLE else ""
-    return f'<div class="wide{tall}"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
-
-
 def _state(row: dict[str, Any]) -> str:
     if row["state"] in ("finished", "waiting"):
         return row["state"]
-    said = f"{row['state']}, epoch {row['epoch']:.3g} of {row['epochs']:.3g}"
-    left = number(row.get("seconds_left"))
+    state = f"{row['state']}, epoch {row['epoch']:.3g} of {row['epochs']:.3g}"
+    left = number(row["seconds_left"])
     if row["state"] != "running" or left is None:
-        return said
-    return (
-        f"{said}, {left / 3600:.1f} h left" if left >= 5400 else f"{said}, {left / 60:.0f} min left"
-    )
+        return state
+    duration = f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min"
+    return f"{state}, {duration} left"
 
 
 def _points(folder: str, rows: Sequence[dict[str, Any]], knobs: Sequence[Knob]) -> str:
@@ -84,56 +64,54 @@ def _points(folder: str, rows: Sequence[dict[str, Any]], knobs: Sequence[Knob]) 
         top1 = number(rows[i]["best_top1"])
         return top1 is None, -(top1 or 0), rows[i]["number"]
 
-    lines = []
+    lines, css = [], []
     for i in sorted(range(len(rows)), key=rank):
-        row, result = rows[i], rows[i].get("result") or {}
+        row, result = rows[i], rows[i]["result"] or {}
         workdir, name = paths.at(row["workdir"]), str(row["number"])
         if workdir.parent == paths.at(folder) and (workdir / "report.html").exists():
             name = f'<a href="{html.escape(workdir.name)}/report.html">{name}</a>'
-        unfinished = row["state"] in ("running", "stopped", "waiting")
         errors = [number(result.get(name)) for name in ("top1_error", "top5_error")]
-        cells = [
-            f'<td class="n">{name}</td>',
-            _cell(number(row["best_top1"]), 2),
-            *(_cell(knob.values[i]) for knob in knobs),
-            _cell(_state(row)),
-            *(_cell(None if error is None else 100 - error, 2) for error in errors),
-            _cell(result.get("steps"), 0),
-            _cell(number(result.get("images_per_second")), 1),
-        ]
-        css = "best" if i == best else "unfinished" if unfinished else row["state"]
-        lines.append(f'<tr class="{css}">{"".join(cells)}</tr>')
-    names = [knob.label for knob in knobs]
+        css.append("best" if i == best else UNFINISHED.get(row["state"], row["state"]))
+        lines.append(
+            [
+                Cell(f'<td class="n">{name}</td>'),
+                fixed(number(row["best_top1"]), 2),
+                *(knob.values[i] for knob in knobs),
+                _state(row),
+                *(fixed(None if error is None else 100 - error, 2) for error in errors),
+                fixed(number(result.get("steps")), 0),
+                fixed(number(result.get("images_per_second")), 1),
+            ]
+        )
     after = ["state", "final top-1, %", "final top-5, %", "steps", "images/s"]
-    header = ["point", "best top-1, %", *names, *after]
-    right = [2 + i for i, k in enumerate(knobs) if number(k.choices[0]) is not None]
-    return _table(header, lines, numeric=[0, 1, *right, *range(len(names) + 3, len(header))])
+    header = ["point", "best top-1, %", *(knob.label for knob in knobs), *after]
+    numeric = [0, 1, *range(len(knobs) + 3, len(header))]
+    return markup.table(lines, header, numeric=numeric, css=css)
 
 
 def _curves(rows: Sequence[dict[str, Any]], knobs: Sequence[Knob], shares: Any) -> str:
     """Top-1 of all points, coloured by the knob that mattered most; until known, by themselves."""
     order = sorted({row["best_top1"] for row in rows if number(row["best_top1"]) is not None})
-    places = [
+    shades = [
         order.index(row["best_top1"]) / max(1, len(order) - 1) if row["best_top1"] in order else 0
         for row in rows
     ]
     legend = [(0.0, "lowest top-1"), (1.0, "highest top-1")] if len(order) > 1 else []
     if isinstance(shares, dict):
         knob = next(knob for knob in knobs if knob.name == next(iter(shares)))
-        places = [max(0.0, knob.place(value)) for value in knob.values]
+        shades = [max(0.0, knob.position(value)) for value in knob.values]
         legend = [(y, f"{knob.label} {name}") for y, name in knob.ticks(FEW_VALUES) if y >= 0]
-    nan = float("nan")
     lines: list[tuple[figures.Series, float, bool]] = []
-    drawn = {i: row for i, row in enumerate(rows) if row["curve"]}
-    for i, row in drawn.items():
-        epochs, top1 = zip(*row["curve"], strict=True)
-        known = [nan if number(y) is None else y for y in top1]
-        lines.append(((epochs, known), places[i], row["state"] == "finished"))
+    best, chosen, label = best_of(rows), None, ""
+    for row, shade in zip(rows, shades, strict=True):
+        if row["curve"]:
+            if best is not None and row is rows[best]:
+                chosen, label = len(lines), f"the best, point {row['number']}"
+            epochs, top1 = zip(*row["curve"], strict=True)
+            known = [math.nan if number(y) is None else y for y in top1]
+            lines.append(((epochs, known), shade, row["state"] == "finished"))
     if not lines:
         return "<p>No point has been evaluated yet.</p>"
-    best = best_of(rows)
-    label = "" if best is None else f"the best, point {rows[best]['number']}"
-    chosen = list(drawn).index(best) if best in drawn else None
     drawing = figures.study_curves(lines, legend=legend, best=chosen, best_label=label)
     return f'<div class="grid">{drawing}</div>'
 
@@ -143,8 +121,11 @@ def _importance(shares: dict[str, float] | str, knobs: Sequence[Knob]) -> str:
         return f"<p>{html.escape(shares)}</p>"
     labels = {knob.name: knob.label for knob in knobs}
     lines = [
-        f"<tr>{_cell(labels[name])}{_cell(100 * share, 0)}"
-        f'<td><span class="bar" style="width:{15 * share:.2f}rem"></span></td></tr>'
+        [
+            labels[name],
+            fixed(100 * share, 0),
+            Cell(f'<td><span class="bar" style="width:{15 * share:.2f}rem"></span></td>'),
+        ]
         for name, share in shares.items()
     ]
     note = (
@@ -154,7 +135,8 @@ def _importance(shares: dict[str, float] | str, knobs: Sequence[Knob]) -> str:
     left_out = [knob.label for knob in knobs if knob.name not in shares]
     if left_out:
         note += f" Not judged: {html.escape(', '.join(left_out))}."
-    return _table(["knob", "share, %", ""], lines, numeric=[1]) + f"<p><small>{note}</small></p>"
+    table = markup.table(lines, ["knob", "share, %", ""], numeric=[1])
+    return f"{table}<p><small>{note}</small></p>"
 
 
 def _parallel(rows: Sequence[dict[str, Any]], knobs: Sequence[Knob]) -> str:
@@ -162,12 +144,12 @@ def _parallel(rows: Sequence[dict[str, Any]], knobs: Sequence[Knob]) -> str:
     scored = [i for i, row in enumerate(rows) if number(row["best_top1"]) is not None]
     if not knobs or len({rows[i]["best_top1"] for i in scored}) < 2:
         return "<p>Nothing to draw before a knob and top-1 differ.</p>"
-    places, ticks = by_error([rows[i]["best_top1"] for i in scored])
+    top1, ticks = by_error([rows[i]["best_top1"] for i in scored])
     axes: list[figures.Axis] = [
-        (knob.label, [knob.place(knob.values[i]) for i in scored], knob.ticks(FEW_VALUES))
+        (knob.label, [knob.position(knob.values[i]) for i in scored], knob.ticks(FEW_VALUES))
         for knob in knobs
     ]
-    drawing = figures.parallel_coordinates([*axes, ("best top-1, %", places, ticks)], places)
+    drawing = figures.parallel_coordinates([*axes, ("best top-1, %", top1, ticks)], top1)
     caption = f"{len(scored)} of {len(rows)} points, the brighter the better"
     return f'<div class="wide">{figures.captioned(drawing, caption)}</div>'
 
@@ -181,46 +163,46 @@ def _means(rows: Sequence[dict[str, Any]], knobs: Sequence[Knob]) -> str:
     shades = dict(zip(cells, by_error([sum(v) / len(v) for v in cells.values()])[0], strict=True))
     lines = []
     for combination in itertools.product(*(knob.choices for knob in down)):
-        line = "".join(map(_cell, combination))
+        line = [*combination]
         for choice in across.choices:
             at = (*map(key, combination), key(choice))
             if at not in cells:
-                line += _cell(None, 2)
+                line.append(None)
                 continue
             top1, n = cells[at], len(cells[at])
             spread = f"<br><small>{min(top1):.2f} to {max(top1):.2f}, {n} points</small>"
-            line += (
-                f'<td class="n" style="background:rgba(49,104,142,{0.5 * shades[at]:.2f})">'
-                f"{sum(top1) / n:.2f}{spread if n > 1 else ''}</td>"
-            )
-        lines.append(f"<tr>{line}</tr>")
+            shade = f"background:rgba(49,104,142,{0.5 * shades[at]:.2f})"
+            mean = f"{sum(top1) / n:.2f}{spread if n > 1 else ''}"
+            line.append(Cell(f'<td class="n" style="{shade}">{mean}</td>'))
+        lines.append(line)
     choices = [f"{across.label} {text(choice)}" for choice in across.choices]
     header = [*(knob.label for knob in down), *choices]
-    table = _table(header, lines, numeric=range(len(down), len(header)))
+    table = markup.table(lines, header, numeric=range(len(down), len(header)))
     return f"<h2>Best top-1 of finished points, mean over seeds, %</h2>{table}"
 
 
-def _csv(rows: Sequence[dict[str, Any]], knobs: Sequence[Knob]) -> str:
-    out = io.StringIO()
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    knobs = differing(rows)
     names = [knob.name for knob in knobs]
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(["number", "state", *names, "best_top1", *RESULTS, "workdir", "error"])
+    lines = []
     for i, row in enumerate(rows):
-        result = row.get("result") or {}
+        result = row["result"] or {}
         values = [number(row["best_top1"]), *(number(result.get(name)) for name in RESULTS)]
         chosen = [knob.values[i] for knob in knobs]
-        error = row.get("error") or ""
-        lines.writerow([row["number"], row["state"], *chosen, *values, row["workdir"], error])
-    return out.getvalue()
+        lines.append([row["number"], row["state"], *chosen, *values, row["workdir"], row["error"]])
+    header = ["number", "state", *names, "best_top1", *RESULTS, "workdir", "error"]
+    return to_csv(header, lines)
 
 
 def _page(folder: str, rows: Sequence[dict[str, Any]], name: str) -> str:
     knobs = differing(rows)
     shares = importances(rows, knobs)
-    title = f"Study: {html.escape(name)}"
+    title = f"Study: {name}"
     states = [row["state"] for row in rows]
     counts = ", ".join(f"{states.count(s)} {s}" for s in reversed(STATES) if s in states)
-    parts = [f"<h1>{title}</h1><p>{len(rows)} points{': ' if counts else ''}{counts}. "]
+    parts = [
+        f"<h1>{html.escape(title)}</h1><p>{len(rows)} points{': ' if counts else ''}{counts}. "
+    ]
     parts += ['The same as a table: <a href="study.csv">study.csv</a></p>']
     best = best_of(rows)
     if best is not None:
@@ -228,24 +210,19 @@ def _page(folder: str, rows: Sequence[dict[str, Any]], name: str) -> str:
         parts += [f"<h2>The best: point {rows[best]['number']}, {top1}</h2>"]
         command = re.sub(r"(--\S+)", r"<span>\1</span>", html.escape(rows[best]["command"]))
         parts += [f"<pre>{command}</pre>"]
-    failed = [row for row in rows if row["state"] == "failed"]
+    failed = []
+    for row in rows:
+        if row["state"] == "failed":
+            error = html.escape(row["error"] or "no message")
+            cell = Cell(f'<td class="text">{error}</td>')
+            failed.append([row["number"], cell, row["workdir"]])
     if failed:
-        lines = [
-            f"<tr>{_cell(row['number'])}"
-            f'<td class="text">{html.escape(row.get("error") or "no message")}</td>'
-            f"{_cell(row['workdir'])}</tr>"
-            for row in failed
-        ]
-        parts += ["<h2>Failed</h2>", _table(["point", "error", "folder"], lines, numeric=[0])]
+        parts += ["<h2>Failed</h2>", markup.table(failed, ["point", "error", "folder"])]
     parts += ["<h2>Curves</h2>", _curves(rows, knobs, shares)]
     parts += ["<h2>Which knobs mattered</h2>", _importance(shares, knobs)]
     parts += [_means(rows, knobs), "<h2>Knobs and top-1</h2>", _parallel(rows, knobs)]
     parts += ["<h2>Points</h2>", _points(folder, rows, knobs)]
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{page.CSS}{CSS}</style>{''.join(parts)}</html>\n"
-    )
+    return markup.document(title, CSS, "".join(parts))
 
 
 def write(folder: str, rows: Sequence[dict[str, Any]], *, name: str) -> dict[str, str]:
@@ -267,11 +244,11 @@ def write(folder: str, rows: Sequence[dict[str, Any]], *, name: str) -> dict[str
         UserError: a file cannot be written.
     """
     output = paths.at(folder)
-    page, table = output / "study.html", output / "study.csv"
+    files = {"page": output / "study.html", "csv": output / "study.csv"}
     try:
         output.mkdir(parents=True, exist_ok=True)
-        paths.write_whole(table, _csv(rows, differing(rows)))
-        paths.write_whole(page, _page(folder, rows, name))
+        paths.write_whole(files["csv"], _csv(rows))
+        paths.write_whole(files["page"], _page(folder, rows, name))
     except OSError as error:
         raise UserError(f"{folder}: the study's page cannot be written: {error}") from error
-    return {"page": str(page), "csv": str(table)}
+    return {kind: str(file) for kind, file in files.items()}

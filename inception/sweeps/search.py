@@ -11,7 +11,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from inception.sweeps.study import InUse, Point, alone, row
+from inception.sweeps.study import InUse, Point, exclusive, row
 
 RUNNING = optuna.trial.TrialState.RUNNING
 FILE = "optuna.log"
@@ -49,16 +49,20 @@ class Search:
             direction="maximize",
             pruner=optuna.pruners.SuccessiveHalvingPruner(),
         )
-        self._folder = folder
+        self.folder = folder
         self._open: dict[int, tuple[optuna.Trial, contextlib.ExitStack]] = {}
         self._reported: dict[int, int] = {}
+
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        """Excludes nobody: each worker locks its trials."""
+        return contextlib.nullcontext()
 
     def points(self) -> Iterator[Point]:
         """What is left to train: trials that nobody works at any more, then new ones."""
         for frozen in self._study.get_trials(deepcopy=False, states=(RUNNING,)):
             with contextlib.ExitStack() as lock:
                 try:
-                    lock.enter_context(alone(f"{self._folder}/{frozen.number}"))
+                    lock.enter_context(exclusive(f"{self.folder}/{frozen.number}"))
                 except InUse:  # another worker is at it
                     continue
                 if len(frozen.params) < len(self._space):  # cut off while it was being chosen
@@ -77,7 +81,7 @@ class Search:
             )
             with contextlib.ExitStack() as lock:
                 try:
-                    lock.enter_context(alone(f"{self._folder}/{trial.number}"))
+                    lock.enter_context(exclusive(f"{self.folder}/{trial.number}"))
                 except InUse:  # a worker that has just begun took it for an abandoned one
                     continue
                 knobs = {knob: self._suggest(trial, knob) for knob in self._space}
@@ -129,8 +133,8 @@ class Search:
         ended = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
         return self._trials - sum(bool(t.params) for t in ended)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """As study.row of every trial so far, of all workers."""
+    def rows(self, _states: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
+        """As study.row of every trial so far, of all workers; Optuna knows which run."""
         return [
             row(
                 self._point(trial.number, self._values(trial.params)),

@@ -1,24 +1,18 @@
-"""A study: many runs of one experiment, each in a folder of its own, as its files tell of them."""
+"""A study: many runs of one experiment, each in a folder of its own, and how far each is."""
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
 import shlex
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import rich.console
-import rich.live
-import rich.table
-import rich.text
 
 from inception import UserError
 from inception.data import paths
 
-SHOWN = 40  # lines of the live table; finished points are left out first
 STATES = ("running", "waiting", "stopped", "failed", "pruned", "finished")
 
 
@@ -54,10 +48,10 @@ class Point:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / "log.txt"
 
-    def mark(self, ending: str, text: str = "") -> None:
-        """Notes that the run 'failed', or was 'pruned'."""
+    def mark(self, name: str, text: str = "") -> None:
+        """Notes in a file that the run 'failed', was 'pruned', or is a 'job' of this id."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / ending).write_text(text + "\n")
+        (self.folder / name).write_text(text + "\n")
 
     def unmark(self) -> None:
         """Forgets a failure, before the run starts again."""
@@ -65,10 +59,35 @@ class Point:
 
     def fail(self, why: str, log: pathlib.Path) -> None:
         """Notes the failure: launch.py's own line at the end of the log, or `why` and the log."""
-        lines = log.read_text(errors="replace") if log.exists() else ""
-        told = [line.strip() for line in lines.splitlines() if line.strip()]
-        why = f"{why}; see {log}"
-        self.mark("failed", told[-1] if told and told[-1].startswith("launch.py ") else why)
+        printed = log.read_text(errors="replace").strip() if log.exists() else ""
+        last = (printed.splitlines() or [""])[-1].strip()
+        self.mark("failed", last if last.startswith("launch.py ") else f"{why}; see {log}")
+
+
+class Grid:
+    """A study whose points are known beforehand; `search.Search` has the same methods."""
+
+    def __init__(self, folder: str, points: Sequence[Point]):
+        self.folder = folder
+        self._points = points
+
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        """Within it no other process works on the study."""
+        return exclusive(self.folder)
+
+    def points(self) -> Iterator[Point]:
+        """What is left to train."""
+        return iter([p for p in self._points if p.result() is None])
+
+    def prune(self, _point: Point) -> bool:
+        return False
+
+    def ended(self, _point: Point) -> None:
+        pass
+
+    def rows(self, states: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
+        """As `row` of every point; states by number, where a scheduler knows them."""
+        return [row(p, state=(states or {}).get(p.number, "")) for p in self._points]
 
 
 def _read_json(path: pathlib.Path) -> Any:
@@ -78,53 +97,53 @@ def _read_json(path: pathlib.Path) -> Any:
         return None
 
 
-def create(folder: str, kind: dict[str, Any]) -> None:
-    """Makes STUDY/study.json say what the study is of; the same study may be there already.
+def create(folder: str, definition: dict[str, Any]) -> None:
+    """Writes STUDY/study.json, or checks that it defines the same study.
 
     Args:
-        kind: JSON; all that must not change: the experiment, its points or its space.
+        definition: JSON; all that must not change: the experiment, its points or its space.
 
     Raises:
         UserError: the folder has another study.
     """
     path = pathlib.Path(folder) / "study.json"
-    kind = json.loads(json.dumps(kind))
+    definition = json.loads(json.dumps(definition))
     if (path.parent / "config.json").exists():
-        raise UserError(f"--workdir={folder} is a run, not a study: choose another --workdir")
+        raise UserError(f"`workdir`={folder} is a run, not a study: choose another `workdir`")
     if not path.exists() and (path.parent / "0" / "config.json").exists():
-        raise UserError(f"--workdir={folder} has runs of no study: choose another --workdir")
+        raise UserError(f"`workdir`={folder} has runs of no study: choose another `workdir`")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+") as file:
             paths.lock(file, path, wait=True)  # of several that begin at once one is the first
             file.seek(0)
             if not (text := file.read()):
-                file.write(text := json.dumps(kind, indent=2) + "\n")
-        there = json.loads(text)
+                file.write(text := json.dumps(definition, indent=2) + "\n")
+        stored = json.loads(text)
     except OSError as error:
-        raise UserError(f"--workdir={folder} cannot be written: {error}") from error
+        raise UserError(f"`workdir`={folder} cannot be written: {error}") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}): choose another --workdir") from error
-    if there != kind:
-        key = next(k for k in {**kind, **there} if there.get(k) != kind.get(k))
-        was, now = there.get(key), kind.get(key)
+        raise UserError(f"{path} is damaged ({error}): choose another `workdir`") from error
+    if stored != definition:
+        key = next(k for k in {**definition, **stored} if stored.get(k) != definition.get(k))
+        was, now = stored.get(key), definition.get(key)
         if isinstance(was, list) and isinstance(now, list):
-            pairs = enumerate(zip([*was, "nothing"], [*now, "nothing"], strict=False))
+            pairs = enumerate(itertools.zip_longest(was, now, fillvalue="nothing"))
             number, (was, now) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
             key = f"{key}[{number}]"
         raise UserError(
-            f"--workdir={folder} has another sweep: {key} is {was} there and {now} here. Choose "
-            "another --workdir"
+            f"`workdir`={folder} has another sweep: {key} is {was} there and {now} here. Choose "
+            "another `workdir`"
         )
 
 
 class InUse(UserError):
-    """Somebody else works on the folder."""
+    """Another process works on the folder."""
 
 
 @contextlib.contextmanager
-def alone(folder: str) -> Iterator[None]:
-    """Within it nobody else runs this folder; InUse if somebody does."""
+def exclusive(folder: str) -> Iterator[None]:
+    """Within it no other process works on this folder; InUse if one does."""
     path = pathlib.Path(folder) / "worker"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
@@ -133,6 +152,11 @@ def alone(folder: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise InUse(f"{folder} is being worked on: wait for it, or stop it") from error
         yield
+
+
+def summary(knobs: dict[str, Any], workdir: str, result: Any = None) -> dict[str, Any]:
+    """A point as the command's JSON lists it."""
+    return {"overrides": knobs, "workdir": workdir, "result": result}
 
 
 def row(point: Point, *, state: str = "") -> dict[str, Any]:
@@ -159,7 +183,7 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
     elif not state:
         state = "stopped" if metrics else "waiting"
     own = f"--workdir={point.workdir}"
-    again = [f"{own}-again" if word == own else word for word in point.command]
+    command = [f"{own}-again" if word == own else word for word in point.command]
     left = None
     if state == "running" and newest and newest["images_per_second"]:
         left = (epochs - epoch) * images / newest["images_per_second"]
@@ -175,83 +199,5 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
         "seconds_left": left,
         "error": error,
         "result": result,
-        "command": f"python launch.py {shlex.join(again)}",
+        "command": f"python launch.py {shlex.join(command)}",
     }
-
-
-def table(rows: Sequence[dict[str, Any]]) -> rich.table.Table:
-    """The rows as people read them: those that run first."""
-    knobs = sorted({knob for r in rows for knob in r["knobs"]})
-    varied = [k for k in knobs if len({str(r["knobs"].get(k)) for r in rows}) > 1]
-    count = {state: sum(r["state"] == state for r in rows) for state in STATES}
-    title = ", ".join(f"{n} {state}" for state, n in count.items() if n)
-    view = rich.table.Table(title=f"{len(rows)} points: {title}", title_justify="left")
-    for name in ("", *(k.split(".")[-1] for k in varied), "state", "epoch", "best top-1", "left"):
-        view.add_column(
-            name, justify="right" if name in ("epoch", "best top-1", "left") else "left"
-        )
-    order = sorted(rows, key=lambda r: (STATES.index(r["state"]), r["number"]))
-    for r in order[:SHOWN]:
-        best = "" if r["best_top1"] is None else f"{r['best_top1']:.2f}%"
-        left = "" if r["seconds_left"] is None else _duration(r["seconds_left"])
-        epoch = f"{r['epoch']:.1f}" + ("" if math.isnan(r["epochs"]) else f" of {r['epochs']:g}")
-        values = [_short(r["knobs"].get(k, "")) for k in varied]
-        view.add_row(
-            str(r["number"]), *map(rich.text.Text, values), r["state"], epoch, best, left
-        )  # rich reads [words] in strings as markup
-    if len(order) > SHOWN:
-        view.caption = f"and {len(order) - SHOWN} more, {order[SHOWN]['state']} and so on"
-    return view
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-class Show:
-    """The live table; where stderr is no terminal, a line whenever a point changes its state."""
-
-    def __init__(self, rows: Callable[[], Sequence[dict[str, Any]]]):
-        self._rows = rows
-        console = rich.console.Console(stderr=True)
-        self._live = rich.live.Live(console=console, auto_refresh=False, transient=True)
-        self._terminal, self._console = console.is_terminal, console
-        self._states: dict[int, str] = {}
-        self._next = 0.0
-
-    def __enter__(self) -> "Show":
-        if self._terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._live.stop()
-        if self._terminal:
-            self._console.print(table(self._rows()))
-
-    def __call__(self, *, every_s: float = 2.0) -> None:
-        """To be called often; looks at the files every so many seconds."""
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + every_s
-        rows = self._rows()
-        if self._terminal:
-            self._live.update(table(rows), refresh=True)
-            return
-        for r in rows:
-            if self._states.get(r["number"]) != r["state"] != "waiting":
-                knobs = ", ".join(f"{k}={_short(v)}" for k, v in r["knobs"].items())
-                best = "" if r["best_top1"] is None else f", best top-1 {r['best_top1']:.2f}%"
-                why = f": {r['error']}" if r["error"] else ""
-                print(
-                    f"[{r['number']}] {knobs}: {r['state']}{best}{why}",
-                    file=self._console.file,
-                    flush=True,
-                )
-            self._states[r["number"]] = r["state"]

@@ -1,11 +1,12 @@
 """Parameters and multiply-adds, row by row, counted from the modules and beside the paper's."""
 
-import dataclasses
+import collections
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
@@ -26,6 +27,7 @@ PAPER = {
     "5b": (1388e3, 71e6),
     "linear": (1000e3, 1e6),
 }
+NO_COST = (None, None)
 NOTES = {
     "conv1": "the paper's numbers fit a separable 7x7 (depth multiplier 8); ports have a full one",
     "4c": "the paper's parameters do not follow from its own row",
@@ -43,60 +45,48 @@ ROWS |= {"fc": "linear", "classifier": "linear"}
 ROWS |= {row: row for row in TABLE_1} | {f"head_{row}": f"head {row}" for row in HEADS_ON}
 
 
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """A convolution or linear layer: where it is, its sizes, its multiply-adds on one image."""
+class Layer(NamedTuple):
+    """A convolution or linear layer: its path, its biases, its multiply-adds on one image."""
 
     path: tuple[str, ...]
-    weights: int
     biases: int
     macs: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Trace:
-    """Every layer of a module, all its parameters by path, the shapes that its children give
-    [1, ...], and what its Inceptions read.
-    """
+class Trace(NamedTuple):
+    """What a module holds; shapes are [1, ...]."""
 
     layers: list[Layer]
-    params: dict[tuple[str, ...], int]
-    outputs: dict[str, tuple[int, ...]]
-    inceptions: dict[str, tuple[Inception, tuple[int, ...]]]
+    params: dict[tuple[str, ...], int]  # sizes by path
+    outputs: dict[str, tuple[int, ...]]  # shapes by child
+    inceptions: dict[str, tuple[Inception, tuple[int, ...]]]  # by child, and its input's shape
 
 
 def trace(module: nn.Module, shape: tuple[int, ...]) -> Trace:
     """Traces a module on an input of `shape` [1, h, w, c], computing nothing, and counts."""
-    layers: list[Layer] = []
-    outputs: dict[str, tuple[int, ...]] = {}
-    inceptions: dict[str, tuple[Inception, tuple[int, ...]]] = {}
+    found = Trace([], {}, {}, {})
 
     def note(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
         layer = context.module
         if len(layer.path) == 1:
-            outputs[layer.path[0]] = y.shape
+            found.outputs[layer.path[0]] = y.shape
         if isinstance(layer, (nn.Conv, nn.Dense)):
             variables = layer.variables["params"]
-            kernel = variables["kernel"].size
             biases = variables["bias"].size if "bias" in variables else 0
-            macs = math.prod(y.shape[1:-1]) * kernel
-            layers.append(Layer(layer.path, kernel, biases, macs))
+            macs = math.prod(y.shape[1:-1]) * variables["kernel"].size
+            found.layers.append(Layer(layer.path, biases, macs))
         if isinstance(layer, Inception) and layer.path:
-            inceptions[layer.path[-1]] = (layer.clone(parent=None), args[0].shape)
+            found.inceptions[layer.path[-1]] = (layer.clone(parent=None), args[0].shape)
         return y
 
     def init(key: jax.Array) -> Any:
         with nn.intercept_methods(note):
             return module.init({"params": key, "dropout": key}, jnp.zeros(shape), train=True)
 
-    params = {
-        tuple(key.key for key in path): leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(
-            jax.eval_shape(init, jax.random.key(0))["params"]
-        )
-    }
-    return Trace(layers, params, outputs, inceptions)
+    params = jax.eval_shape(init, jax.random.key(0))["params"]
+    sizes = {path: leaf.size for path, leaf in flax.traverse_util.flatten_dict(params).items()}
+    return found._replace(params=sizes)
 
 
 def _cost(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -105,30 +95,41 @@ def _cost(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
     return sum(traced.params.values()), sum(layer.macs for layer in traced.layers)
 
 
-def _examples() -> list[dict[str, Any]]:
-    """The paper's argument for reductions (section 4), worked on two single convolutions."""
+def _beside(name: str, cost: tuple, other: tuple, suffix: str) -> dict[str, Any]:
+    """Two costs as {name, name_suffix, 'macs', macs_suffix}."""
+    return {
+        name: cost[0],
+        f"{name}_{suffix}": other[0],
+        "macs": cost[1],
+        f"macs_{suffix}": other[1],
+    }
+
+
+def _example(filters: int, reduce: int, *shape: int) -> dict[str, Any]:
+    """The paper's argument for reductions (section 4), worked on one convolution of 5x5."""
     conv = functools.partial(Conv, use_bias=False)
+    plain = _cost(conv(filters, 5), (1, *shape))
+    first = _cost(conv(reduce, 1), (1, *shape))
+    second = _cost(conv(filters, 5), (1, *shape[:2], reduce))
+    name = f"5x5, {filters} filters on {_size(shape)}, or through a 1x1 of {reduce}"
+    reduced = (first[0] + second[0], first[1] + second[1])
+    return {"name": name} | _beside("weights", plain, reduced, "reduced")
 
-    def both(filters: int, reduce: int, shape: tuple[int, ...]) -> dict[str, Any]:
-        plain = _cost(conv(filters, 5), shape)
-        first, second = _cost(conv(reduce, 1), shape), _cost(conv(filters, 5), (*shape[:3], reduce))
-        return {
-            "name": f"5x5, {filters} filters on {shape[1]}x{shape[2]}x{shape[3]}, "
-            f"or through a 1x1 of {reduce}",
-            "weights": plain[0],
-            "weights_reduced": first[0] + second[0],
-            "macs": plain[1],
-            "macs_reduced": first[1] + second[1],
-        }
 
-    return [both(32, 16, (1, 28, 28, 192)), both(256, 32, (1, 14, 14, 128))]
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _module(name: str, module: Inception, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Its costs with reductions and naive (figure 2a: none, and no projection)."""
+    reduced, naive = (_cost(module.clone(naive=flag), shape) for flag in (False, True))
+    return {"name": name, "input": _size(shape[1:])} | _beside("params", reduced, naive, "naive")
 
 
 def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
     """Table 1 beside what the modules have, the totals, naive against reduced.
 
-    Both costs of a module, with reductions and naive (figure 2a: none, and no projection), are
-    taken on the input that it has in `model`.
+    Both costs of a module are taken on the input that it has in `model`.
 
     Returns:
         {'rows': [{'name', 'output', 'params', 'params_paper', 'macs', 'macs_paper', 'note'}],
@@ -138,8 +139,8 @@ def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
         'examples': [{'name', 'weights', 'weights_reduced', 'macs', 'macs_reduced'}]}.
     """
     traced = trace(model, (1, input_px, input_px, 3))
-    names = (*PAPER, *(f"head {row}" for row in HEADS[model.heads_on] if model.heads))
-    params, macs = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    heads = [f"head {row}" for row in HEADS[model.heads_on] if model.heads]
+    params, macs = collections.Counter[str](), collections.Counter[str]()
     for path, size in traced.params.items():
         params[ROWS[path[0]]] += size
     for layer in traced.layers:
@@ -148,45 +149,27 @@ def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
     rows = [
         {
             "name": name,
-            "output": "x".join(map(str, outputs[name])),
-            "params": params[name],
-            "params_paper": PAPER.get(name, (None, None))[0],
-            "macs": macs[name],
-            "macs_paper": PAPER.get(name, (None, None))[1],
+            "output": _size(outputs[name]),
+            **_beside("params", (params[name], macs[name]), PAPER.get(name, NO_COST), "paper"),
             "note": NOTES.get(name, "" if name in PAPER else "in training only; not in Table 1"),
         }
-        for name in names
+        for name in (*PAPER, *heads)
     ]
-    trunk = sum(params[name] for name in PAPER)
+    trunk = (sum(params[name] for name in PAPER), sum(macs[name] for name in PAPER))
+    paper = tuple(map(sum, zip(*PAPER.values(), strict=True)))
     # NOTE: "without biases" means those of the convolutions: the classifier keeps its own.
     conv_biases = sum(
         layer.biases for layer in traced.layers if ROWS[layer.path[0]] in PAPER.keys() - {"linear"}
     )
     total = {
         "name": "total",
-        "params": trunk,
-        "params_paper": sum(row[0] for row in PAPER.values()),
-        "macs": sum(macs[name] for name in PAPER),
-        "macs_paper": sum(row[1] for row in PAPER.values()),
-        "params_with_heads": sum(params.values()),
-        "params_without_biases": trunk - conv_biases,
+        **_beside("params", trunk, paper, "paper"),
+        "params_with_heads": params.total(),
+        "params_without_biases": trunk[0] - conv_biases,
     }
-    modules = []
-    for name, (module, shape) in traced.inceptions.items():
-        reduced, naive = (
-            _cost(module.clone(naive=flag, parent=None), shape) for flag in (False, True)
-        )
-        modules.append(
-            {
-                "name": name,
-                "input": "x".join(map(str, shape[1:])),
-                "params": reduced[0],
-                "params_naive": naive[0],
-                "macs": reduced[1],
-                "macs_naive": naive[1],
-            }
-        )
-    return {"rows": rows, "total": total, "modules": modules, "examples": _examples()}
+    modules = [_module(name, *found) for name, found in traced.inceptions.items()]
+    examples = [_example(32, 16, 28, 28, 192), _example(256, 32, 14, 14, 128)]
+    return {"rows": rows, "total": total, "modules": modules, "examples": examples}
 
 
 def to_text(result: dict[str, Any]) -> str:

@@ -10,17 +10,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError, train
-from inception.evaluation import evaluate
+from inception.data import pipeline
 from inception.evaluation.networks import eval_batch_size, eval_step
 from inception.model import GoogLeNet
 from inception.runtime import compiling, sharding
 from inception.tools import profiler
 
-KINDS = ("train", "eval", "input")
 FEWEST = 3  # steps that are measured, however long they take
 ENOUGH_S = 10.0
 
-Prepared = tuple[Callable[[], Any], Any, float]  # a step, its program, the seconds to compile it
+
+# What runs a step once, its program (the input has none), and the seconds to compile it.
+Workload = tuple[Callable[[], Any], Any, float]
 
 
 def run(
@@ -34,7 +35,7 @@ def run(
             split, loaded and thrown away.
         batch_size: of all devices together; None: config.optim's, in evaluation config.run's,
             which is rounded up to a multiple of the devices.
-        profile: adds 'profile', what `roofline.measure` returns; not of the input.
+        profile: adds 'profile', what `profiler.measure` returns; not of the input.
 
     Returns:
         {'images_per_second', 'seconds_per_step': the median, 'p99_seconds': what all but a
@@ -44,24 +45,19 @@ def run(
         'what'}.
 
     Raises:
-        UserError: a batch that does not fit the devices, a set that is not there, a profile of
-            the input.
+        UserError: a batch that does not fit the devices, a set that cannot be opened, a profile
+            of the input.
     """
     if profile and what == "input":
-        raise UserError("--what=input has no layers: --profile goes with train and eval")
+        raise UserError("`what`=input has no layers: `profile` goes with train and eval")
     mesh = sharding.make_mesh()
-    if what == "eval":
-        size = batch_size or config.run.eval_batch_size
-        size = eval_batch_size(size, size, mesh)
-    else:
-        size = batch_size or config.optim.batch_size
-        config = config.copy_and_resolve_references()
-        config.optim.batch_size = size
-    if what == "train":
-        sharding.check_batch_size(size, config.optim.accumulate, mesh)
-    prepare = {"train": _training, "eval": _evaluation, "input": _input}[what]
+    size = batch_size or (config.run.eval_batch_size if what == "eval" else config.optim.batch_size)
+    size = eval_batch_size(size, size, mesh) if what == "eval" else size
+    config = config.copy_and_resolve_references()
+    config.optim.batch_size = size
+    begin = {"train": _training, "eval": _evaluation, "input": _input}[what]
     start = time.perf_counter()
-    step, compiled, compile_seconds = prepare(config, size, mesh)
+    step, compiled, compile_seconds = begin(config, mesh)
     step()  # the first of a program takes longer; the loader's first batch is waited for
     if what == "input":
         compile_seconds = time.perf_counter() - start
@@ -72,7 +68,7 @@ def run(
         "seconds_per_step": float(np.median(times)),
         "p99_seconds": float(np.quantile(times, 0.99)),
         "compile_seconds": compile_seconds,
-        "memory_bytes": memory_bytes(compiled),
+        "memory_bytes": memory_bytes(compiled) if compiled else 0,
         "batch_size": size,
         "device": jax.devices()[0].device_kind,
         "devices": mesh.devices.size,
@@ -106,8 +102,6 @@ def to_text(result: dict[str, Any]) -> str:
 
 def memory_bytes(compiled: Any) -> int:
     """What a compiled program needs on each device, arguments and results included."""
-    if compiled is None:
-        return 0
     memory = compiled.memory_analysis()
     return (
         memory.argument_size_in_bytes
@@ -127,23 +121,42 @@ def _times(step: Callable[[], Any]) -> np.ndarray:
     return np.asarray(times)
 
 
-def _noise(config: ConfigDict, batch_size: int, mesh: Any) -> dict[str, jax.Array]:
+def _noise(config: ConfigDict, mesh: Any) -> dict[str, jax.Array]:
     """This process's share of a batch of noise, as the loader would give it."""
     rng = np.random.default_rng(0)
-    rows = batch_size // jax.process_count()
+    rows = config.optim.batch_size // jax.process_count()
     shape = (rows, config.input_px, config.input_px, 3)
     labels = rng.integers(0, config.model.classes, rows).astype(np.int32)
     batch = {"image": rng.integers(0, 256, shape, np.uint8), "label": labels}
     return sharding.shard_batch(batch, mesh)
 
 
-def _training(config: ConfigDict, batch_size: int, mesh: Any) -> Prepared:
-    _, tx = train.optimizer(config, steps_per_epoch=1e6, total_steps=10**8)
-    state = compiling.compute_replicated(train.initializer(config, tx), mesh)
-    batch = _noise(config, batch_size, mesh)
+def compile_training(config: ConfigDict, mesh: Any) -> tuple[Callable[[], Any], Any, float]:
+    """What makes the first state; the training step, compiled for shapes alone; the seconds.
+
+    Raises:
+        UserError: a batch that does not fit the devices.
+    """
+    sharding.check_batch_size(config.optim.batch_size, config.optim.accumulate, mesh)
+    training = train.build(config, mesh, steps_per_epoch=1e6, total_steps=10**8)
+    shape = (config.optim.batch_size, config.input_px, config.input_px, 3)
+    batch = {
+        "image": jax.ShapeDtypeStruct(shape, np.uint8),
+        "label": jax.ShapeDtypeStruct(shape[:1], np.int32),
+    }
+    state = sharding.replicated_shapes(training.init, mesh)
+    return training.init, *_compile(training.step, state, batch)
+
+
+def _compile(program: compiling.CompiledStep, state: Any, batch: Any) -> tuple[Any, float]:
     start = time.perf_counter()
-    compiled = train.step_function(config, tx, mesh).lower(state, batch).compile()
-    compile_seconds = time.perf_counter() - start
+    compiled = program.lower(state, batch).compile()
+    return compiled, time.perf_counter() - start
+
+
+def _training(config: ConfigDict, mesh: Any) -> Workload:
+    init, compiled, compile_seconds = compile_training(config, mesh)
+    state, batch = compiling.compute_replicated(init, mesh), _noise(config, mesh)
 
     def step() -> None:
         nonlocal state
@@ -153,28 +166,21 @@ def _training(config: ConfigDict, batch_size: int, mesh: Any) -> Prepared:
     return step, compiled, compile_seconds
 
 
-def _evaluation(config: ConfigDict, batch_size: int, mesh: Any) -> Prepared:
+def _evaluation(config: ConfigDict, mesh: Any) -> Workload:
     model = GoogLeNet(**config.model)
     shape = (1, config.input_px, config.input_px, 3)
     init = functools.partial(
         model.init, jax.random.key(config.seed), np.zeros(shape, np.float32), train=False
     )
-    variables = compiling.compute_replicated(init, mesh)
-    batch = _noise(config, batch_size, mesh)
+    variables, batch = compiling.compute_replicated(init, mesh), _noise(config, mesh)
     forward = functools.partial(eval_step, model=model, normalization=config.data.normalization)
-    start = time.perf_counter()
-    compiled = (
-        compiling.CompiledStep(forward, mesh, training=False).lower(variables, batch).compile()
-    )
-    compile_seconds = time.perf_counter() - start
-
-    def step() -> None:
-        jax.block_until_ready(compiled(variables, batch))
-
-    return step, compiled, compile_seconds
+    program = compiling.CompiledStep(forward, mesh, training=False)
+    compiled, compile_seconds = _compile(program, variables, batch)
+    return lambda: jax.block_until_ready(compiled(variables, batch)), compiled, compile_seconds
 
 
-def _input(config: ConfigDict, _batch_size: int, _mesh: Any) -> Prepared:
-    source = evaluate.open_split(config, config.data.train_split)
-    batches = iter(train.training_batches(config, source, start_step=0, total_steps=10**8))
+def _input(config: ConfigDict, _mesh: Any) -> Workload:
+    source = pipeline.open_split(config, config.data.train_split)
+    share = {"process": jax.process_index(), "processes": jax.process_count()}
+    batches = pipeline.training_batches(config, source, start_step=0, total_steps=10**8, **share)
     return lambda: next(batches), None, 0.0

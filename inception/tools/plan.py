@@ -3,13 +3,11 @@
 import math
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import UserError, train
-from inception.data import sources
-from inception.evaluation import evaluate
+from inception import UserError
+from inception.data import pipeline, sources
 from inception.model import GoogLeNet
 from inception.runtime import sharding
 from inception.tools import bench, profiler
@@ -42,24 +40,9 @@ def plan(
     Raises:
         UserError: as `train` would, before its first step.
     """
-    train.check(config)
     mesh = sharding.make_mesh()
-    batch_size = config.optim.batch_size
-    sharding.check_batch_size(batch_size, config.optim.accumulate, mesh)
-    splits: dict[str, sources.Source | None] = {"train": None, "eval": None}
-    if images is None:
-        splits = {
-            "train": evaluate.open_split(config, config.data.train_split),
-            "eval": evaluate.open_split(config, config.data.eval_split),
-        }
-    counts = {name: len(split) if split else 0 for name, split in splits.items()}
-    counts["train"] = images or counts["train"]
-    steps = round(config.optim.epochs * counts["train"] / batch_size)
-    if steps < 1:
-        raise UserError(f"config.optim.epochs={config.optim.epochs} makes no step of {batch_size}")
-    every = max(1, round(config.run.eval_every_epochs * counts["train"] / batch_size))
-    evaluations = math.ceil(steps / every)
-    seen = {"train": steps * batch_size, "eval": evaluations * counts["eval"]}
+    counts = _counts(config, images)
+    seen = {"train": counts["images_seen"], "eval": counts["images_evaluated"]}
     model = GoogLeNet(**config.model)
     flops = {
         name: 2 * sum(profiler.macs(model, config.input_px, train=name == "train").values())
@@ -69,23 +52,13 @@ def plan(
         measured = bench.run(config, what="train")
         memory_bytes, images_per_second = measured["memory_bytes"], measured["images_per_second"]
     else:
-        memory_bytes = _step_memory(config, mesh, steps)
-    # An evaluated image in images of training.
-    share = flops["eval"] / flops["train"]
+        memory_bytes = bench.memory_bytes(bench.compile_training(config, mesh)[1])
     hours = None
     if images_per_second:
-        hours = (seen["train"] + share * seen["eval"]) / images_per_second / 3600
-    sizes = {name: _mean_bytes(split) for name, split in splits.items() if split}
-    return {
-        "images": counts["train"],
-        "eval_images": counts["eval"],
-        "epochs": config.optim.epochs,
-        "steps": steps,
-        "evaluations": evaluations,
-        "images_seen": seen["train"],
-        "images_evaluated": seen["eval"],
+        as_trained = flops["eval"] / flops["train"]  # an evaluated image in images of training
+        hours = (seen["train"] + as_trained * seen["eval"]) / images_per_second / 3600
+    return counts | {
         "flops": sum(flops[name] * seen[name] for name in seen),
-        "bytes_read": round(sum(sizes[name] * seen[name] for name in sizes)) if sizes else None,
         "memory_bytes": memory_bytes,
         "devices": mesh.devices.size,
         "images_per_second": images_per_second,
@@ -93,42 +66,58 @@ def plan(
     }
 
 
+def _counts(config: ConfigDict, images: int | None) -> dict[str, Any]:
+    """The images, steps and bytes of a run, as `plan` returns them."""
+    read = None
+    train_images, eval_images = images or 0, 0
+    if images is None:
+        train, held_out = (
+            pipeline.open_split(config, split)
+            for split in (config.data.train_split, config.data.eval_split)
+        )
+        train_images, eval_images = len(train), len(held_out)
+    batch_size = config.optim.batch_size
+    steps = round(config.optim.epochs * train_images / batch_size)
+    if steps < 1:
+        raise UserError(f"`epochs`={config.optim.epochs} makes no step of {batch_size}")
+    every = max(1, round(config.run.eval_every_epochs * train_images / batch_size))
+    evaluations = math.ceil(steps / every)
+    seen, evaluated = steps * batch_size, evaluations * eval_images
+    if images is None:
+        read = round(_mean_bytes(train) * seen + _mean_bytes(held_out) * evaluated)
+    return {
+        "images": train_images,
+        "eval_images": eval_images,
+        "epochs": config.optim.epochs,
+        "steps": steps,
+        "evaluations": evaluations,
+        "images_seen": seen,
+        "images_evaluated": evaluated,
+        "bytes_read": read,
+    }
+
+
 def to_text(result: dict[str, Any]) -> str:
     """What `plan` returns, for people."""
     read, hours = result["bytes_read"], result["hours"]
-    rows = [
-        ("images", f"{result['images']:,}, evaluated on {result['eval_images']:,}"),
-        ("epochs", f"{result['epochs']:g}, {result['steps']:,} steps"),
-        ("images seen", f"{result['images_seen']:,}"),
-        ("evaluations", f"{result['evaluations']:,}, {result['images_evaluated']:,} images"),
-        ("FLOPs", f"{result['flops']:.2e}"),
-        ("read", "the set is not here" if read is None else f"{read / 1e6:,.0f} MB, about"),
-        (
-            "memory",
-            f"{result['memory_bytes'] / 1e6:,.0f} MB a device on {result['devices']} device(s)",
-        ),
-    ]
-    if hours is None:
-        rows.append(("hours", "give --images_per_second=N, or --measure"))
-    else:
-        rows.append(("hours", f"{hours:,.2f} at {result['images_per_second']:,.1f} images/s"))
-    return "\n".join(f"{name:<14}{value}" for name, value in rows)
-
-
-def _step_memory(config: ConfigDict, mesh: Any, steps: int) -> int:
-    """Bytes a device of the training step, compiled for shapes alone."""
-    _, tx = train.optimizer(config, steps / config.optim.epochs, steps)
-    state = sharding.replicated_shapes(train.initializer(config, tx), mesh)
-    shape = (config.optim.batch_size, config.input_px, config.input_px, 3)
-    batch = {
-        "image": jax.ShapeDtypeStruct(shape, np.uint8),
-        "label": jax.ShapeDtypeStruct(shape[:1], np.int32),
+    memory = f"{result['memory_bytes'] / 1e6:,.0f} MB a device on {result['devices']} device(s)"
+    rows = {
+        "images": f"{result['images']:,}, evaluated on {result['eval_images']:,}",
+        "epochs": f"{result['epochs']:g}, {result['steps']:,} steps",
+        "images seen": f"{result['images_seen']:,}",
+        "evaluations": f"{result['evaluations']:,}, {result['images_evaluated']:,} images",
+        "FLOPs": f"{result['flops']:.2e}",
+        "read": "the set is not here" if read is None else f"{read / 1e6:,.0f} MB, about",
+        "memory": memory,
+        "hours": "give --images_per_second=N, or --measure",
     }
-    return bench.memory_bytes(train.step_function(config, tx, mesh).lower(state, batch).compile())
+    if hours is not None:
+        rows["hours"] = f"{hours:,.2f} at {result['images_per_second']:,.1f} images/s"
+    return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
 
 
 def _mean_bytes(source: sources.Source) -> float:
     """Of a record as it lies in the set, from a few spread over it."""
-    places = np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source))).astype(int)
-    records = (source[int(place)][0] for place in places)
+    indices = np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source))).astype(int)
+    records = (source[int(index)][0] for index in indices)
     return float(np.mean([r.nbytes if isinstance(r, np.ndarray) else len(r) for r in records]))

@@ -62,27 +62,19 @@ def measure(
     moved: dict[str, float] = collections.defaultdict(float)
     spans = [span for span in _spans(step) if span[0] in instructions]
     if not spans:
-        raise UserError("--profile: JAX's profiler tells of no operation on these devices")
+        raise UserError("`profile`: JAX's profiler tells of no operation on these devices")
     for (name, _, _), part in zip(spans, _parts(spans), strict=True):
         layer, moves = instructions[name]
         times[layer] += part / STEPS
         moved[layer] += moves / STEPS
     product, copy = _machine(model.dtype)
-    total = sum(times.values())
     rows: list[dict[str, Any]] = []
     for name in sorted(times, key=times.__getitem__, reverse=True):
         flops = 2 * of_layers.get(name, 0) * images
-        least = max(flops / product, moved[name] / copy)
-        rows.append(
-            {
-                "name": name,
-                "flops": flops,
-                "bytes": round(moved[name]),
-                "seconds": times[name],
-                "share": times[name] / total,
-                "bound": least / times[name],
-            }
-        )
+        row = {"name": name, "flops": flops, "bytes": round(moved[name]), "seconds": times[name]}
+        row["share"] = times[name] / sum(times.values())
+        row["bound"] = max(flops / product, moved[name] / copy) / times[name]
+        rows.append(row)
     return {
         "product_flops_per_second": product,
         "copy_bytes_per_second": copy,

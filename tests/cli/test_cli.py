@@ -1,10 +1,10 @@
 """The command line as a newcomer meets it: results, exit statuses, errors of one line."""
 
+import argparse
 import csv
 import json
 import os
 import pathlib
-import runpy
 import shlex
 import shutil
 import signal
@@ -17,7 +17,9 @@ import pytest
 
 import launch
 from benchmarks import faults
-from inception.config import CommandLineError, _knobs, load_config
+from inception.cli import audit, flags, train
+from inception.cli.main import parser
+from inception.config import CommandLineError, load_config
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -145,22 +147,14 @@ def test_a_config_that_is_not_there_or_is_none(tmp_path, capfd) -> None:
     assert "defines no get_config" in fails(capfd, ["audit", f"--config={tmp_path}/x.py"], status=2)
 
 
-def test_every_experiment_has_bases_knobs_and_a_docstring_with_its_command() -> None:
-    base = load_config(str(ROOT / "experiments/base.py"), [])
-    for path in (ROOT / "experiments").glob("[!_]*.py"):
-        config = runpy.run_path(str(path))["get_config"]()
-        assert _knobs(config, "") == _knobs(base, "")
-        if path.stem != "base":
-            assert f"--config=experiments/{path.name}" in path.read_text().split('"""')[1]
-
-
 def test_a_run_can_be_run_again(tmp_path: pathlib.Path) -> None:
     tiny_run = tiny.config("--config.seed=7")
     (tmp_path / "config.json").write_text(tiny_run.to_json())
 
     def config(*flags: str):
-        args, overrides = launch.parser().parse_known_args(["train", "--workdir=x", *flags])
-        return launch.train_config(args, overrides)
+        argv = ["train", "--workdir=x", *flags]
+        args, overrides = parser(argv).parse_known_args(argv)
+        return train.train_config(args, overrides)
 
     assert config(f"--from_run={tmp_path}") == tiny_run
     assert config(f"--from_run={tmp_path}", "--config.seed=8").seed == 8
@@ -170,8 +164,8 @@ def test_a_run_can_be_run_again(tmp_path: pathlib.Path) -> None:
 
 def test_what_runs_in_a_job_does_not_say_where() -> None:
     own = ["train", "--config=a.py", "--workdir", "w", "--config.seed=1", "--json"]
-    place = ["--on", "slurm", "--nodes=2", "--dry_run", "--env", "A=b", "--time=1:00:00", "--spot"]
-    assert launch.there([*own[:2], *place, *own[2:]]) == own
+    where = ["--on", "slurm", "--nodes=2", "--dry_run", "--env", "A=b", "--time=1:00:00", "--spot"]
+    assert flags.without_launchers([*own[:2], *where, *own[2:]]) == own
 
 
 @pytest.mark.parametrize(
@@ -184,8 +178,32 @@ def test_what_runs_in_a_job_does_not_say_where() -> None:
         (["--dry_run"], "--dry_run is for --on=slurm and --on=sky"),
     ],
 )
-def test_flags_of_another_place_are_refused(tmp_path, capfd, flags: list[str], message: str):
+def test_flags_of_another_launcher_are_refused(tmp_path, capfd, flags: list[str], message: str):
     assert message in fails(capfd, ["train", f"--workdir={tmp_path}/run", *flags], status=2)
+
+
+def test_the_table_of_launchers_has_all_their_flags() -> None:
+    known = argparse.ArgumentParser()
+    flags.add_launchers(known)
+    named = set().union(*flags.LAUNCHER_FLAGS.values())
+    assert named == vars(known.parse_args([])).keys() - {"on", "dry_run"} | {
+        "processes",
+        "restarts",
+    }
+
+
+def test_a_run_imports_its_own_command_alone() -> None:
+    """Of the project: what a training run reads stays small."""
+    code = (
+        "import sys; from inception.cli.main import parser; parser(['train']); print(*sys.modules)"
+    )
+    modules = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {m for m in modules if m.startswith(("inception.", "experiments"))} == {
+        "inception.cli", "inception.cli.main", "inception.cli.train", "inception.cli.flags",
+        "inception.config", "inception.knobs",
+    }  # fmt: skip
 
 
 # Commands
@@ -203,7 +221,7 @@ def test_audit(capfd) -> None:
 
 
 def test_a_full_device_is_named_in_one_line(monkeypatch, capfd) -> None:
-    monkeypatch.setattr(launch, "audit", lambda *_: jnp.zeros(10**14))
+    monkeypatch.setattr(audit, "run", lambda *_: jnp.zeros(10**14))
     error = fails(capfd, ["audit"], status=1)
     assert "400000000000000 bytes" in error and "config.run.eval_batch_size" in error
 
@@ -227,11 +245,11 @@ def test_train(trained) -> None:
 
 def test_eval_needs_no_config_and_takes_a_split_and_the_best(trained, capfd) -> None:
     result, workdir = trained
-    for flags, count in (([], 32), (["--best"], 32), (["--split=train"], 32)):
-        assert launch.main(["eval", f"--workdir={workdir}", "--json", *flags]) == 0
+    for more, count in (([], 32), (["--best"], 32), (["--split=train"], 32)):
+        assert launch.main(["eval", f"--workdir={workdir}", "--json", *more]) == 0
         got = json.loads(capfd.readouterr().out.splitlines()[-1])
         assert got["count"] == count
-        if not flags:
+        if not more:
             assert got["top1_error"] == result["top1_error"]
     wider = fails(capfd, ["eval", f"--workdir={workdir}", "--config.model.width=0.1"], status=1)
     assert "config.model.width=0.1, but" in wider
@@ -320,7 +338,7 @@ def test_the_seven_of_the_paper_share_their_first_weights(tmp_path, capfd) -> No
     )
 
 
-@pytest.mark.faults  # tests/test_slurm.py trains a sweep too
+@pytest.mark.faults  # tests/launching/test_slurm.py trains a sweep too
 def test_a_sweep_trains_every_point_and_names_the_broken(tmp_path) -> None:
     (tmp_path / "pair.py").write_text(
         "from experiments import digits\nget_config = digits.get_config\n"
@@ -437,6 +455,6 @@ def test_a_bug_shows_its_traceback(tmp_path, monkeypatch) -> None:
     def broken(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(launch, "load_config", broken)
+    monkeypatch.setattr(train, "load_config", broken)
     with pytest.raises(ZeroDivisionError):
         launch.main(["train", f"--workdir={tmp_path}"])

@@ -9,9 +9,8 @@ import pytest
 import tensorboardX
 from etils.epath import backend
 
-from inception import UserError
 from inception.data import paths, sources
-from inception.reporting import monitor, page
+from inception.reporting import metrics, page
 from inception.runtime import checkpoint, workdir
 from tests import tiny
 
@@ -31,11 +30,11 @@ def test_a_data_folder_in_a_bucket(photos: pathlib.Path, bucket: pathlib.Path) -
 def test_a_runs_files_in_a_bucket(bucket: pathlib.Path) -> None:
     config = json.loads(tiny.config().to_json())
     run = "gs://bucket/runs/one"
-    with workdir.claimed(config, run):
+    with workdir.locked(config, run):
         checkpoint.write_classes(run, ("a", "b", "c"))
     assert checkpoint.read_config(run)["input_px"] == config["input_px"]
     (bucket / "runs" / "one" / "metrics.jsonl").touch()
-    with pytest.raises(UserError, match="belongs to another config"):
+    with tiny.refused("belongs to another config"):
         workdir.write_config({**config, "seed": 7}, run)
     assert (bucket / "runs" / "one" / "classes.txt").read_text() == "a\nb\nc\n"
 
@@ -48,24 +47,24 @@ def test_metrics_and_the_page_in_a_bucket(
     run = "gs://bucket/run"
     workdir.write_config(json.loads(tiny.config().to_json()), run)
     for start_step, steps in ((0, range(1, 6)), (3, range(4, 8))):  # the second goes on at 3
-        writer = monitor.Writer(run, start_step=start_step)
+        writer = metrics.Writer(run, start_step=start_step)
         for step in steps:
             writer.write("train", step, epoch=step / 2, loss_main=2.5, waiting_for_data=0.1)
         writer.close()
-    assert [row["step"] for row in monitor.read_metrics(run)] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["step"] for row in metrics.read_metrics(run)] == [1, 2, 3, 4, 5, 6, 7]
     monkeypatch.setattr(page, "_filters", lambda _: "")  # Orbax reads buckets its own way
     page.write([run], "gs://bucket/pages/one.html")
     assert "Waiting for data" in (bucket / "pages" / "one.html").read_text()
 
 
 def test_what_cannot_be_reached_is_named(bucket: pathlib.Path, monkeypatch) -> None:
-    with pytest.raises(UserError, match=r"path=gs://bucket/none: no such folder"):
+    with tiny.refused(r"path=gs://bucket/none: no such folder"):
         sources.open_source("folder", path="gs://bucket/none", split="train")
     for source in ("tfds", "store"):
-        with pytest.raises(UserError, match="ArrayRecord files are read from disks"):
+        with tiny.refused("ArrayRecord files are read from disks"):
             sources.open_source(source, path="gs://bucket/set", split="train")
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gcs")
     backend.fsspec_backend._get_filesystem.cache_clear()
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(UserError, match=r"gs://bucket/x: pip install gcsfs first"):
+    with tiny.refused(r"gs://bucket/x: pip install gcsfs first"):
         paths.at("gs://bucket/x")

@@ -19,11 +19,12 @@ import pytest
 from PIL import Image
 
 import launch
-from inception import UserError
 from inception.data import decoding, prepare, sources
 from inception.data.output import all_or_nothing
+from tests import tiny
 from tests.cli.test_cli import ENVIRONMENT, ROOT, fails, process
 
+FLAGS = ("tars", "name", "source", "output", "short_side", "quality", "format")
 STRAYS = {"n01739381": "n01739381_1309.JPEG", "n02105855": "n02105855_2933.JPEG"}
 
 
@@ -34,7 +35,7 @@ def run(output: pathlib.Path, **changes) -> dict:
 
 def refused(output: pathlib.Path, message: str, **changes) -> None:
     """A prepare that must fail with this one line, and leave nothing."""
-    with pytest.raises(UserError, match=message) as caught:
+    with tiny.refused(message, *FLAGS) as caught:
         run(output, **changes)
     assert "\n" not in str(caught.value)
     nothing_at(output)
@@ -121,7 +122,7 @@ def test_an_output_that_is_not_new_is_left_as_it_is(
         (tmp_path / "file", "file is not empty: choose a new folder"),
         (tmp_path / "file" / "out", "out cannot be written"),
     ):
-        with pytest.raises(UserError, match=f"--output=.*{message}"):
+        with tiny.refused(f"--output=.*{message}", *FLAGS):
             run(output, source=str(photos))
     assert (tmp_path / "full" / "mine").read_text() == (tmp_path / "file").read_text() == "mine"
     assert {p.name for p in tmp_path.iterdir()} == {"full", "file", "photos"}
@@ -152,7 +153,7 @@ def test_two_at_once_do_not_mix(photos: pathlib.Path, tmp_path: pathlib.Path) ->
     output, work = tmp_path / "out", tmp_path / "out.incomplete"
     with all_or_nothing(str(output)) as first:
         (first / "half").write_text("done")
-        with pytest.raises(UserError, match="another process is writing there"):
+        with tiny.refused("another process is writing there", *FLAGS):
             run(output, source=str(photos))
         assert (work / "half").exists() and not output.exists()
     assert [p.name for p in output.iterdir()] == ["half"] and not work.exists()
@@ -180,7 +181,7 @@ def test_too_small_a_disk_is_told_before_the_work(
     refused(tmp_path / "out", message, source=str(photos))
     write_tars(tmp_path / "tars", {"a": [photo(0)], "b": [photo(1)]}, [photo(2)])
     with (
-        pytest.raises(UserError, match=r"preparing takes about .* 0\.0 GB free: choose another"),
+        tiny.refused(r"preparing takes about .* 0\.0 GB free: choose another", *FLAGS),
         all_or_nothing(str(tmp_path / "out")) as work,
     ):
         prepare._check_tars(str(tmp_path / "tars"), ["a", "b"], work)
@@ -278,7 +279,7 @@ def test_what_is_wrong_with_the_tars_is_named(tmp_path: pathlib.Path, spoil, mes
     prepare._check_tars(str(tars), ["a", "b"], tmp_path)
     spoil(tars)
     with (
-        pytest.raises(UserError, match=message) as caught,
+        tiny.refused(message, *FLAGS) as caught,
         all_or_nothing(str(tmp_path / "out")) as work,
     ):
         prepare._check_tars(str(tars), ["a", "b"], work)
@@ -293,7 +294,7 @@ def test_tars_of_other_classes_are_named(tmp_path: pathlib.Path) -> None:
         (["b"], r"holds 2 classes of 1: a is none of ImageNet's"),
         (["b", "x"], r"a is none of ImageNet's"),
     ):
-        with pytest.raises(UserError, match=message):
+        with tiny.refused(message, *FLAGS):
             prepare._check_tars(str(tars), classes, tmp_path)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inception import UserError
 from inception.data import decoding, imagenet, sources
+from inception.data.folder import Folder
+from tests import tiny
 
 
 def test_digits_are_all_there_and_split_by_class() -> None:
@@ -23,7 +24,7 @@ def test_digits_are_all_there_and_split_by_class() -> None:
     assert image.shape == (8, 8) and image.dtype == np.uint8
     names = {s.name(i) for s in (train, test) for i in range(len(s))}
     assert len(names) == 1797
-    with pytest.raises(UserError, match="no split 'val'; there are train, test"):
+    with tiny.refused("no split 'val'; there are train, test"):
         sources.Digits("val")
 
 
@@ -36,14 +37,14 @@ def test_folder_with_and_without_splits(photos: pathlib.Path, tmp_path: pathlib.
     assert np.bincount([val[i][1] for i in range(6)]).tolist() == [2, 2, 2]
     both = {s.name(i) for s in (train, val) for i in range(len(s))}
     assert both == {str(p) for p in photos.rglob("*.*")}
-    assert len(sources.Folder(str(photos), "all")) == 30
+    assert len(Folder(str(photos), "all")) == 30
     (photos / "ant" / "._0.jpeg").write_bytes(b"macOS")
     (photos / "ant" / ".thumbnails").mkdir()
     shutil.copy(photos / "ant" / "0.jpeg", photos / "ant" / ".thumbnails")
     shutil.copytree(photos, tmp_path / "set" / "test")
     whole = sources.open_source("folder", path=str(tmp_path / "set"), split="test")
     assert len(whole) == 30
-    with pytest.raises(UserError, match=r"no split 'val' in .*; there are test"):
+    with tiny.refused(r"no split 'val' in .*; there are test"):
         sources.open_source("folder", path=str(tmp_path / "set"), split="val")
 
 
@@ -59,9 +60,9 @@ def test_folder_with_and_without_splits(photos: pathlib.Path, tmp_path: pathlib.
 )
 def test_broken_folders_are_named(photos: pathlib.Path, spoil, message: str) -> None:
     spoil(photos)
-    with pytest.raises(UserError, match=rf"config\.data.*{message}"):
+    with tiny.refused(rf"config\.data.*{message}"):
         sources.open_source("folder", path=str(photos), split="train")
-    with pytest.raises(UserError, match=r"config\.data\.path is empty"):
+    with tiny.refused(r"config\.data\.path is empty"):
         sources.open_source("folder", path="", split="train")
 
 
@@ -120,7 +121,7 @@ def test_a_damaged_record_is_an_oserror(prepared: pathlib.Path, tmp_path: pathli
     shutil.copytree(prepared / "colors" / "1.0.0", tmp_path / "set")
     (file,) = (tmp_path / "set").glob("*-train.array_record*")
     data = bytearray(file.read_bytes())
-    written = [place for place, byte in enumerate(data) if byte]  # the rest is padding
+    written = [i for i, byte in enumerate(data) if byte]  # the rest is padding
     data[written[len(written) // 2]] ^= 0xFF
     file.write_bytes(data)
     source = sources.open_source("tfds", path=str(tmp_path / "set"), split="train")
@@ -139,9 +140,9 @@ def test_a_damaged_record_is_an_oserror(prepared: pathlib.Path, tmp_path: pathli
 
 def test_tfds_that_is_not_there_is_named(prepared: pathlib.Path) -> None:
     for path, name in ((prepared, "colours"), (prepared / "nowhere", "colors"), (prepared, "")):
-        with pytest.raises(UserError, match=r"config\.data\.path=.*config\.data\.name="):
+        with tiny.refused(r"config\.data\.path=.*config\.data\.name="):
             sources.open_source("tfds", path=str(path), name=name, split="train")
-    with pytest.raises(UserError, match=r"split 'test' does not exist .* train, validation"):
+    with tiny.refused(r"split 'test' does not exist .* train, validation"):
         sources.open_source("tfds", path=str(prepared), name="colors", split="test")
 
 
@@ -152,12 +153,10 @@ def test_synthetic_is_a_function_of_the_index() -> None:
     assert a[7][1] == 3
     other = sources.open_source("synthetic", split="test", examples=10, classes=4)
     assert (a[7][0] != other[7][0]).any()
-    with pytest.raises(UserError, match=r"config\.data\.source=x: choose one of"):
-        sources.open_source("x", split="train")
 
 
 def test_a_source_takes_the_labels_of_a_longer_list(photos: pathlib.Path) -> None:
-    source = sources.Folder(str(photos), "val")
+    source = Folder(str(photos), "val")
     assert sources.as_classes(source, ("ant", "bee", "cat")) is source
     classes = ("bee", "dog", "cat", "ant")
     view = sources.as_classes(source, classes)
@@ -171,8 +170,8 @@ def test_a_source_takes_the_labels_of_a_longer_list(photos: pathlib.Path) -> Non
 
 
 def test_classes_that_the_network_does_not_know_are_named(photos: pathlib.Path) -> None:
-    source = sources.Folder(str(photos), "val")
-    with pytest.raises(UserError, match=r"ant, cat are none of the 2 classes .* \(bee, dog, ...\)"):
+    source = Folder(str(photos), "val")
+    with tiny.refused(r"ant, cat are none of the 2 classes .* \(bee, dog, ...\)"):
         sources.as_classes(source, ("bee", "dog"))
 
 

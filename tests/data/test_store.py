@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inception import UserError
 from inception.data import decoding, prepare, sources, store
+from inception.data.folder import Folder
+from tests import tiny
 from tests.data.test_pipeline import eval_batches, train_batches
 
 SHORT_SIDE = 48
@@ -98,7 +99,7 @@ def test_jpegs_are_close_to_pillows_resize_and_closer_with_more_quality(
         write(smooth_photos, tmp_path / f"{quality}", quality=quality)
         decibels = []
         for split in ("train", "val"):
-            folder = sources.Folder(str(smooth_photos), split)
+            folder = Folder(str(smooth_photos), split)
             stored = open_store(tmp_path / f"{quality}", split)
             for i in range(len(folder)):
                 found = pixels_of(stored[i][0]).astype(float)
@@ -115,7 +116,7 @@ def test_rgb_is_pillows_resize_bit_for_bit_and_small_images_stay(
     write(photos, tmp_path / "out", format="rgb")
     small = 0
     for split in ("train", "val"):
-        folder, stored = sources.Folder(str(photos), split), open_store(tmp_path / "out", split)
+        folder, stored = Folder(str(photos), split), open_store(tmp_path / "out", split)
         for i in range(len(folder)):
             wanted, record = original(folder.name(i)), stored[i][0]
             if min(wanted.size) > SHORT_SIDE:
@@ -219,7 +220,7 @@ def test_a_damaged_photo_is_left_out_and_named_and_the_others_stay(
 ) -> None:
     write(photos, tmp_path / "whole")
     whole = open_store(tmp_path / "whole")
-    folder = sources.Folder(str(photos), "train")
+    folder = Folder(str(photos), "train")
     spoilt = [pathlib.Path(folder.name(i)) for i in (0, 9, 23)]
     spoilt[0].write_bytes(b"")
     spoilt[1].write_bytes(spoilt[1].read_bytes()[:200])
@@ -244,7 +245,7 @@ def test_a_set_of_damaged_images_alone_is_no_store(
 ) -> None:
     for path in photos.rglob("*.*"):
         path.write_text("text")
-    with pytest.raises(UserError, match="every image looked at is damaged"):
+    with tiny.refused("every image looked at is damaged"):
         write(photos, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
@@ -255,7 +256,7 @@ def test_classes_that_differ_between_splits_are_an_error(
     for split in ("train", "val"):
         shutil.copytree(photos, tmp_path / "set" / split)
     shutil.rmtree(tmp_path / "set" / "val" / "bee")
-    with pytest.raises(UserError, match="bee"):
+    with tiny.refused("bee"):
         write(tmp_path / "set", tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
@@ -275,7 +276,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(
     photos: pathlib.Path, tmp_path: pathlib.Path, format: str
 ) -> None:
     for threads in (1, 4):
-        splits = {split: sources.Folder(str(photos), split) for split in ("train", "val")}
+        splits = {split: Folder(str(photos), split) for split in ("train", "val")}
         write_store(splits, tmp_path / f"{threads}", threads=threads, format=format)
     for path in (tmp_path / "1").iterdir():
         assert path.read_bytes() == (tmp_path / "4" / path.name).read_bytes(), path.name
@@ -309,7 +310,7 @@ def test_what_is_no_whole_store_is_named_with_the_remedy(
 ) -> None:
     write(photos, tmp_path / "out")
     spoil(tmp_path / "out")
-    with pytest.raises(UserError, match=message) as caught:
+    with tiny.refused(message) as caught:
         open_store(tmp_path / "out")
     assert str(tmp_path / "out") in str(caught.value) and "\n" not in str(caught.value)
 
@@ -317,7 +318,7 @@ def test_what_is_no_whole_store_is_named_with_the_remedy(
 def test_a_split_that_is_not_there_is_named(photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
     write(photos, tmp_path / "out")
     where = re.escape(str(tmp_path / "out"))
-    with pytest.raises(UserError, match=rf"no split 'test' in {where}; there are train, val"):
+    with tiny.refused(rf"no split 'test' in {where}; there are train, val"):
         open_store(tmp_path / "out", "test")
 
 
@@ -337,7 +338,7 @@ def test_images_that_a_bad_disk_spoils_are_named_in_training_and_evaluation(
     for _, lines in train_batches(stored, decoder=decoder, total_steps=8):
         damaged |= set(lines)
     assert damaged == {f"{tmp_path / 'out'}/train record {i}: not an image" for i in (3, 7)}
-    with pytest.raises(UserError, match=r"train record 3: .*would not be exact"):
+    with tiny.refused(r"train record 3: .*would not be exact"):
         list(eval_batches(stored))
 
 

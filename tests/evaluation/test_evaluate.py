@@ -15,7 +15,8 @@ from PIL import Image
 import launch
 from inception import UserError, pixels
 from inception.data import cropping, decoding, pipeline, sources
-from inception.evaluation import evaluate, results
+from inception.evaluation import evaluate
+from inception.evaluation.evaluator import Evaluation, Evaluator, _outcomes
 from inception.evaluation.networks import Networks
 from inception.model import GoogLeNet
 from inception.runtime import sharding
@@ -32,9 +33,9 @@ def folder(photos: pathlib.Path, *overrides: str):
     )  # fmt: skip
 
 
-def by_hand(config, members, crops: int) -> tuple[np.ndarray, np.ndarray]:
+def by_hand(config, networks, crops: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean probabilities [n, classes] and labels, image after image, crop after crop."""
-    source = evaluate.open_split(config, config.data.eval_split)
+    source = pipeline.open_split(config, config.data.eval_split)
     views = cropping.Views((crops,), PX, config.data.resize_px, config.data.resize)
     means, labels = [], []
     for i in range(len(source)):
@@ -43,7 +44,7 @@ def by_hand(config, members, crops: int) -> tuple[np.ndarray, np.ndarray]:
         x = pixels.normalize(jax.numpy.asarray(crops_of_it), method=config.data.normalization)
         models = [
             jax.nn.softmax(GoogLeNet(**config.model).apply(v, x, train=False)["main"]).mean(0)
-            for v in members
+            for v in networks
         ]
         means.append(np.mean(models, 0))
         labels.append(label)
@@ -53,16 +54,14 @@ def by_hand(config, members, crops: int) -> tuple[np.ndarray, np.ndarray]:
 def test_every_crop_count_and_the_ensemble_in_one_pass(photos: pathlib.Path) -> None:
     """An image's 144 crops lie in several batches, and a batch has crops of two images."""
     config = folder(photos, "--config.run.eval_batch_size=56")
-    members = [tiny.variables(config, seed) for seed in (0, 1)]
+    networks = [tiny.variables(config, seed) for seed in (0, 1)]
     mesh = sharding.make_mesh()
-    evaluator = evaluate.Evaluator(
-        config, mesh, split="val", crops=(144, 1, 10), networks=[config, config]
-    )
-    table = evaluator.table([sharding.replicate(m, mesh) for m in members])
+    evaluator = Evaluator(config, mesh, split="val", crops=(144, 1, 10), networks=[config, config])
+    table = evaluator.table([sharding.replicate(v, mesh) for v in networks])
     assert [(e.models, e.crops) for e in table] == [
         (1, 1), (1, 1), (2, 1), (1, 10), (1, 10), (2, 10), (1, 144), (1, 144), (2, 144)
     ]  # fmt: skip
-    for evaluation, who in zip(table, [members[:1], members[1:], members] * 3, strict=True):
+    for evaluation, who in zip(table, [networks[:1], networks[1:], networks] * 3, strict=True):
         means, labels = by_hand(config, who, evaluation.crops)
         np.testing.assert_array_equal(evaluation.labels, labels)
         right = means[np.arange(len(labels)), labels]
@@ -74,7 +73,7 @@ def test_every_crop_count_and_the_ensemble_in_one_pass(photos: pathlib.Path) -> 
 def test_ten_crops_with_each_way_to_resize(photos: pathlib.Path, resize: str) -> None:
     config = folder(photos, f"--config.data.resize={resize}")
     weights = tiny.variables(config, 0)
-    evaluator = evaluate.Evaluator(config, sharding.make_mesh(), split="val", crops=(10,))
+    evaluator = Evaluator(config, sharding.make_mesh(), split="val", crops=(10,))
     means, labels = by_hand(config, [weights], 10)
     losses = evaluator(weights).losses
     np.testing.assert_allclose(losses, -np.log(means[np.arange(len(labels)), labels]), rtol=1e-4)
@@ -99,7 +98,7 @@ def test_each_image_is_read_once_and_each_row_is_there_once(
     views = cropping.Views((1, 10, 144), 4, 5, "short")
     rows: collections.Counter[int] = collections.Counter()
     for process in range(processes):
-        batches = pipeline.eval_batches(
+        batches = pipeline.evaluation_batches(
             Counted(), views=views, batch_size=batch_size, classes=3, max_megapixels=10.0,
             workers=3, process=process, processes=processes,
         )  # fmt: skip
@@ -107,7 +106,7 @@ def test_each_image_is_read_once_and_each_row_is_there_once(
         for batch in batches:
             assert len(batch["index"]) == batch_size // processes
             rows.update(batch["index"][batch["index"] >= 0].tolist())
-            np.add.at(sums, batch["index"], batch["members"] * (batch["index"] >= 0)[:, None])
+            np.add.at(sums, batch["index"], batch["crop_weights"] * (batch["index"] >= 0)[:, None])
         if processes == 1:
             assert (sums == (1, 10, 144)).all()
             assert set(reads.values()) == {1}
@@ -116,7 +115,7 @@ def test_each_image_is_read_once_and_each_row_is_there_once(
 
 def test_rows_that_are_missing_are_an_error(photos: pathlib.Path) -> None:
     config = folder(photos, "--config.run.eval_batch_size=8")
-    evaluator = evaluate.Evaluator(config, sharding.make_mesh(), split="val", crops=(10,))
+    evaluator = Evaluator(config, sharding.make_mesh(), split="val", crops=(10,))
     weights = tiny.variables(config, 0)
     whole = list(evaluator._batches())
     for missing, message in ((3, "10 crops"), (-1, "lacks some of its 10 crops")):
@@ -124,7 +123,7 @@ def test_rows_that_are_missing_are_an_error(photos: pathlib.Path) -> None:
         evaluator._batches = lambda left=left: iter(left)
         with pytest.raises(RuntimeError, match=message):
             evaluator(weights)
-    single = evaluate.Evaluator(config, sharding.make_mesh(), split="train")
+    single = Evaluator(config, sharding.make_mesh(), split="train")
     left = list(single._batches())[1:]
     single._batches = lambda: iter(left)
     with pytest.raises(RuntimeError, match="evaluated 16 images of 24"):
@@ -137,23 +136,23 @@ def test_rows_that_are_missing_are_an_error(photos: pathlib.Path) -> None:
 def test_outputs_that_are_not_finite_are_an_error(photos: pathlib.Path) -> None:
     config = folder(photos)
     weights = jax.tree.map(lambda x: x * np.nan, tiny.variables(config, 0))
-    evaluator = evaluate.Evaluator(config, sharding.make_mesh(), split="val")
+    evaluator = Evaluator(config, sharding.make_mesh(), split="val")
     for call in (evaluator, evaluator.check_finite):
         with pytest.raises(UserError, match="not finite"):
             call(weights)
 
 
 def test_a_hopeless_image_has_a_finite_loss() -> None:
-    top, best, losses = evaluate._outcomes(np.array([[1.0, 0.0]]), np.array([1]))
+    top, best, losses = _outcomes(np.array([[1.0, 0.0]]), np.array([1]))
     assert np.isfinite(losses[0]) and losses[0] > 700
     assert top.tolist() == [[0, 1]] and best.tolist() == [[1.0, 0.0]]
 
 
-def evaluation(wrong: int, count: int, **changes) -> results.Evaluation:
+def evaluation(wrong: int, count: int, **changes) -> Evaluation:
     top = np.tile(np.arange(5, dtype=np.int32), (count, 1))
     labels = np.where(np.arange(count) < wrong, 9, 0).astype(np.int32)
     ones = np.ones((count, 5), np.float32)
-    return results.Evaluation(labels, top, ones, ones[:, 0], **changes)
+    return Evaluation(labels, top, ones, ones[:, 0], **changes)
 
 
 @pytest.mark.parametrize(("wrong", "count"), [(0, 40), (3, 40), (40, 40), (3335, 50_000)])
@@ -172,10 +171,10 @@ def test_table_3_stands_beside_the_papers() -> None:
     for classes, count in ((1000, 49_999), (10, 50_000)):  # another set than the paper's
         alone = evaluation(1, count).row(classes=classes)
         assert alone["top5_error_paper"] is None and alone["difference"] is None
-        assert "paper" not in results.table_3([alone]).split("\n")[0]
+        assert "paper" not in evaluate.table_3([alone]).split("\n")[0]
     other = {**evaluation(1, 10, crops=10, models=2).row(classes=3), "name": "runs/a"}
     assert other["top5_error_paper"] is None and other["difference"] is None
-    lines = results.table_3([row, other]).splitlines()
+    lines = evaluate.table_3([row, other]).splitlines()
     assert lines[0].split()[:3] == ["models", "crops", "cost"]
     assert lines[1].split()[:6] == ["7", "144", "1008", "6.67", "6.45-6.89", "6.67"]
     assert lines[2].endswith("runs/a")
@@ -290,7 +289,7 @@ def test_what_cannot_be_written_in_the_end_does_not_lose_the_result(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results, "write_predictions", full)
+    monkeypatch.setattr(evaluate, "write_predictions", full)
     files = [f"--predictions={tmp_path}/p.jsonl", f"--per_class={tmp_path}/c.csv"]
     assert launch.main(["eval", f"--workdir={runs[0]}", "--crops=10", "--json", *files]) == 1
     out, err = capfd.readouterr()
@@ -326,7 +325,7 @@ def test_softmax_is_averaged_not_logits() -> None:
             yield from batches
 
     rows = {"logits": np.array([[0.0, 10.0], [14.0, 0.0]]), "label": np.zeros(2, int),
-            "index": np.zeros(2, int), "members": np.ones((2, 1), np.float32)}  # fmt: skip
+            "index": np.zeros(2, int), "crop_weights": np.ones((2, 1), np.float32)}  # fmt: skip
     (block,) = Fixed().probabilities([], [[rows]], crops=(2,))
     p = [1 / (1 + math.exp(10)), 1 / (1 + math.exp(-14))]
     np.testing.assert_allclose(block.values[0, 0, 0, 0], sum(p) / 2, rtol=1e-9)
@@ -337,5 +336,5 @@ def test_one_strange_image_is_as_many_crops_as_any(tmp_path: pathlib.Path) -> No
         (tmp_path / "set" / "val" / "ant").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size, (i, 9, 9)).save(tmp_path / "set" / "val" / "ant" / f"{i}.png")
     config = folder(tmp_path / "set")
-    evaluator = evaluate.Evaluator(config, sharding.make_mesh(), split="val", crops=(1, 10, 144))
+    evaluator = Evaluator(config, sharding.make_mesh(), split="val", crops=(1, 10, 144))
     assert evaluator(tiny.variables(config, 0)).count == 4

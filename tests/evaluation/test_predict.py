@@ -13,7 +13,8 @@ from PIL import Image
 import launch
 from inception import UserError, pixels
 from inception.data import cropping, imagenet
-from inception.evaluation import cam, evaluate, predict
+from inception.evaluation import cam, predict
+from inception.evaluation.evaluator import Evaluator
 from inception.model import GoogLeNet
 from inception.runtime import sharding
 from tests import tiny
@@ -61,7 +62,7 @@ def test_a_prediction_is_the_mean_of_softmax(runs, picture: Image.Image, crops: 
 
 def test_predictions_are_those_of_evaluation(runs, photos: pathlib.Path) -> None:
     config = tiny.config(*CONFIG, "--config.data.source=folder", f"--config.data.path={photos}")
-    evaluator = evaluate.Evaluator(config, sharding.make_mesh(), split="val", crops=(10,))
+    evaluator = Evaluator(config, sharding.make_mesh(), split="val", crops=(10,))
     evaluation = evaluator(tiny.variables(config, 0))
     files = [evaluator.source.name(i) for i in range(6)]
     for got, top, p in zip(
@@ -92,7 +93,7 @@ def test_paths_pictures_and_arrays(runs, picture: Image.Image, tmp_path: pathlib
         with pytest.raises(UserError, match="give a list of pictures"):
             predictor(one)
     for wrong, message in (({"topk": 0}, "--topk=0"), ({"crops": 3}, "--crops=3: choose from")):
-        with pytest.raises(UserError, match=message):
+        with tiny.refused(message, "topk", "crops"):
             predictor([picture], **wrong)
     assert predictor([]) == []
     again = predict.Predictor(pathlib.Path(runs[0]))
@@ -252,7 +253,9 @@ def test_without_the_average_there_is_no_map(picture: Image.Image) -> None:
 
 def test_a_map_points_at_what_is_there(rng: np.random.Generator) -> None:
     """Something in one corner of an empty scene changes the maps in that corner."""
-    config = tiny.config("--config.model.norm=none", "--config.input_px=160")
+    config = tiny.config(
+        "--config.model.norm=none", "--config.input_px=160", "--config.data.resize_px=160"
+    )
     weights = tiny.variables(config, 0)
     scenes = np.full((2, 160, 160, 3), 128, np.uint8)
     scenes[1, :30, -30:] = rng.integers(0, 256, (30, 30, 3))

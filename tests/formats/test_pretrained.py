@@ -179,16 +179,16 @@ def test_the_checkpoint_is_a_whole_train_state(tmp_path, capfd) -> None:
     convert(capfd, "torchvision", path, output)
     config = run_config(str(output), [])
     assert config.optim.polyak_decay == 0
-    _, tx = train.optimizer(config, 10, 900)
+    training = train.build(config, sharding.make_mesh(), steps_per_epoch=10, total_steps=900)
     checkpoints = checkpoint.Checkpoints(str(output))
-    state, _ = train._state_and_step(config, tx, sharding.make_mesh(), checkpoints, ())
+    state = checkpoints.restore(sharding.replicated_shapes(training.init, training.mesh))
     checkpoints.close()
     assert int(state.step) == 0 and state.average == {}
     np.testing.assert_array_equal(
         state.params["conv1"]["Conv_0"]["kernel"],
         recorded.draw("conv1.conv.weight", (64, 3, 7, 7)).transpose(2, 3, 1, 0),
     )
-    initial = tx.init(state.params)
+    initial = training.tx.init(state.params)
     assert jax.tree.structure(state.opt_state) == jax.tree.structure(initial)
     assert all(not leaf.any() for leaf in jax.tree.leaves(state.opt_state))
 

@@ -125,12 +125,12 @@ def test_resources() -> None:
 
 @pytest.mark.parametrize("workdir", ["runs/mine", "/runs/mine", "gs", "az://bucket/run"])
 def test_a_workdir_that_ends_with_the_machines_is_refused(workdir: str) -> None:
-    with pytest.raises(UserError, match=r"--workdir=.*give --workdir=gs://"):
+    with tiny.refused(r"--workdir=.*give --workdir=gs://"):
         task(workdir=workdir)
 
 
 def test_several_nodes_of_tpus_are_refused() -> None:
-    with pytest.raises(UserError, match="--nodes=2"):
+    with tiny.refused("--nodes=2", "nodes"):
         task(accelerators="tpu-v5litepod-64", nodes=2)
 
 

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import faults
 from inception import UserError
 from inception.launching import slurm
+from tests import tiny
 
 here = pytest.mark.skipif(
     not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True).returncode != 0,
@@ -105,12 +106,12 @@ def test_a_partition_that_is_not_there(tmp_path: pathlib.Path) -> None:
 
 def test_no_slurm_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
-    with pytest.raises(UserError, match="no sbatch on this machine: run it on the cluster's login"):
+    with tiny.refused("no sbatch on this machine: run it on the cluster's login"):
         slurm.check()
 
 
-@pytest.mark.parametrize("busy", [2, slurm.ASKED])
-def test_squeue_that_fails_is_asked_again(
+@pytest.mark.parametrize("busy", [2, slurm.TRIES])
+def test_squeue_that_fails_is_repeated(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys, busy: int
 ) -> None:
     calls = tmp_path / "calls"
@@ -121,8 +122,8 @@ def test_squeue_that_fails_is_asked_again(
     )
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(slurm, "ASK_S", 0)
-    if busy < slurm.ASKED:
+    monkeypatch.setattr(slurm, "RETRY_S", 0)
+    if busy < slurm.TRIES:
         assert slurm.states(["7"]) == {"7": "running"}
     else:
         with pytest.raises(UserError, match="squeue: slurm_load_jobs error: Unable to contact"):

@@ -1,8 +1,8 @@
-"""The run page; the whole of it is made in tests/test_train.py and tests/test_launch.py."""
+"""The run page; the whole of it is made in tests/test_train.py and tests/cli/test_cli.py."""
 
 import types
 
-from inception.reporting import page
+from inception.reporting import page, table
 
 
 def test_wordnet_ids_are_shown_as_words() -> None:
@@ -15,7 +15,7 @@ def test_a_line_of_the_table_names_no_folder_of_this_machine() -> None:
     command = "python launch.py train --config experiments/finetune.py --workdir=/a/run"
     command += " --config.data.path=/a/photos --config.init_from=/a/bvlc/ --config.seed=1"
     start = {"command": command + " --config.optim.epochs=2"}
-    assert page._flags(types.SimpleNamespace(kind=lambda _: [start])) == [
+    assert table._flags(types.SimpleNamespace(kind=lambda _: [start])) == [
         "--config=experiments/finetune.py",
         "--config.data.path=DATA",
         "--config.init_from=bvlc/",

@@ -176,11 +176,6 @@ def test_a_full_disk_keeps_what_is_there(saved: pathlib.Path, mesh, monkeypatch)
     assert steps(saved) == [2, 4, 5]
 
 
-def test_keep_must_be_positive(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match=r"config\.run\.keep_checkpoints=0"):
-        checkpoint.Checkpoints(str(tmp_path), keep=0)
-
-
 def test_digest_tells_values_names_and_dtypes_apart() -> None:
     a = {"a": jnp.zeros(3), "b": jnp.ones(3)}
     others = (

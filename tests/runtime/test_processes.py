@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks import faults
 from inception import UserError
 from inception.runtime import prefetch, processes, sharding
-from inception.runtime.workdir import claimed
+from inception.runtime.workdir import locked
 from tests import tiny
 
 
@@ -104,8 +104,10 @@ def test_a_coordinator_that_is_not_there(tmp_path: pathlib.Path) -> None:
         {"coordinator_address": "x:1", "num_processes": 2, "process_id": 1, "timeout_s": 0},
     ],
 )
-def test_an_impossible_place_among_processes(flags: dict) -> None:
-    with pytest.raises(UserError, match=r"--num_processes|must be HOST:PORT|must be at least 1"):
+def test_an_impossible_combination_of_flags(flags: dict) -> None:
+    message = r"--num_processes|must be HOST:PORT|must be at least 1"
+    names = ("coordinator_address", "num_processes", "process_id", "initialization_timeout")
+    with tiny.refused(message, *names):
         processes.initialize(**flags)
 
 
@@ -130,9 +132,10 @@ def test_code_and_flags_must_be_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
 
         return gather
 
-    for name in ("launch.py", "inception/data/loader.py", "jax", "--crops"):
+    for name in ("launch.py", "inception/data/pipeline.py", "jax", "`crops`"):
         monkeypatch.setattr(processes, "gather_text", other(name, "odd"))
-        with pytest.raises(UserError, match=f"{name} is odd at process 1 on"):
+        flag = name.replace("`crops`", "--crops")
+        with tiny.refused(f"{flag} is odd at process 1 on", "crops"):
             processes.check_same({"seed": 0}, crops=[1])
 
 
@@ -157,9 +160,9 @@ def test_a_damaged_image_of_evaluation_ends_both_processes(tmp_path: pathlib.Pat
 def test_a_second_run_on_the_workdir_is_refused(tmp_path: pathlib.Path) -> None:
     config, workdir = json.loads(tiny.config().to_json()), str(tmp_path)
     refused = pytest.raises(UserError, match=rf"in use by process {os.getpid()} on \S+: wait")
-    with claimed(config, workdir), refused, claimed(config, workdir):
+    with locked(config, workdir), refused, locked(config, workdir):
         pass
-    with claimed(config, workdir):  # the first has let go of it
+    with locked(config, workdir):  # the first has let go of it
         pass
 
 
@@ -171,11 +174,11 @@ def test_a_lock_dies_with_its_process(tmp_path: pathlib.Path) -> None:
     )  # fmt: skip
     holder.stdout.readline()
     config = json.loads(tiny.config().to_json())
-    with pytest.raises(UserError, match="is in use"), claimed(config, str(tmp_path)):
+    with pytest.raises(UserError, match="is in use"), locked(config, str(tmp_path)):
         pass
     holder.kill()
     holder.wait()
-    with claimed(config, str(tmp_path)):
+    with locked(config, str(tmp_path)):
         pass
 
 
@@ -202,21 +205,21 @@ def test_reading_ahead_keeps_order_errors_and_the_end() -> None:
         yield from range(3)
         raise UserError("a damaged one")
 
-    with prefetch.Prefetcher(items(), lambda i: 10 * i) as ahead:
-        assert [next(ahead) for _ in range(3)] == [0, 10, 20]
+    with prefetch.Prefetcher(items(), lambda i: 10 * i) as prefetched:
+        assert [next(prefetched) for _ in range(3)] == [0, 10, 20]
         with pytest.raises(UserError, match="a damaged one"):
-            next(ahead)
-    with prefetch.Prefetcher(range(5), lambda i: i) as ahead:
-        assert list(ahead) == list(range(5))
+            next(prefetched)
+    with prefetch.Prefetcher(range(5), lambda i: i) as prefetched:
+        assert list(prefetched) == list(range(5))
 
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_time_without_a_batch_counts_where_no_device_is_busy(busy: bool) -> None:
     batches: queue.Queue = queue.Queue()
     threading.Timer(0.4, batches.put, [1]).start()
-    with prefetch.Prefetcher(iter(batches.get, None), lambda x: x, busy=lambda: busy) as ahead:
-        next(ahead)
-        assert ahead.starved == 0 if busy else 0.2 < ahead.starved < 5
+    with prefetch.Prefetcher(iter(batches.get, None), lambda x: x, busy=lambda: busy) as prefetched:
+        next(prefetched)
+        assert prefetched.starved == 0 if busy else 0.2 < prefetched.starved < 5
     batches.put(None)
 
 
@@ -224,11 +227,11 @@ def test_time_that_a_short_step_takes_is_not_waiting() -> None:
     batches: queue.Queue = queue.Queue()
     with prefetch.Prefetcher(
         iter(batches.get, None), lambda x: x, busy=lambda: time.monotonic() < start + 0.04
-    ) as ahead:
+    ) as prefetched:
         start = time.monotonic()
         threading.Timer(0.042, batches.put, [1]).start()
-        next(ahead)
-        assert ahead.starved < time.monotonic() - start - 0.03
+        next(prefetched)
+        assert prefetched.starved < time.monotonic() - start - 0.03
     batches.put(None)
 
 

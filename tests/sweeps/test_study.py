@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import pathlib
@@ -16,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import experiments
-from inception import Interrupted, UserError
+from inception import Interrupted
 from inception.data import output, paths
-from inception.sweeps import command, plan, run, search, study, workers
+from inception.sweeps import command, live, local, plan, search, study
 from tests import tiny
 
 # Writes what train writes; the top-1 is the rate, and a rate of 13 fails.
@@ -66,7 +67,7 @@ def states(points: list[study.Point]) -> list[str]:
 def test_every_point_runs_once_and_broken_ones_again(tmp_path: pathlib.Path) -> None:
     points = [make(tmp_path)(i, {"rate": rate}) for i, rate in enumerate((20, 13, 60))]
     for time_ in (1, 2):
-        run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
+        local.run(study.Grid(str(tmp_path), points), launch=LAUNCH, workers=2)
         assert states(points) == ["finished", "failed", "finished"]
         assert [starts(p) for p in points] == [1, time_, 1]
     rows = [study.row(p) for p in points]
@@ -84,7 +85,7 @@ def test_a_killed_point_is_broken_and_says_by_what(tmp_path: pathlib.Path) -> No
         os.kill(int(out.split()[0]), signal.SIGKILL)
 
     threading.Thread(target=kill).start()
-    run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=1)
+    local.run(study.Grid(str(tmp_path), points), launch=LAUNCH, workers=1)
     assert states(points) == ["failed"]
     assert study.row(point)["error"].startswith("killed by SIGKILL; see ")
 
@@ -101,9 +102,9 @@ def test_ctrl_c_stops_all_and_the_same_call_goes_on(tmp_path: pathlib.Path) -> N
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(Interrupted):
-        run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
+        local.run(study.Grid(str(tmp_path), points), launch=LAUNCH, workers=2)
     assert states(points) == ["stopped", "stopped", "waiting"]
-    run.run_here(str(tmp_path), same, launch=LAUNCH, at_once=2)
+    local.run(study.Grid(str(tmp_path), same), launch=LAUNCH, workers=2)
     assert states(points) == ["finished"] * 3
     assert [starts(p) for p in points] == [2, 2, 1]
 
@@ -121,7 +122,7 @@ def test_a_point_whose_folder_is_in_use_is_waited_for(tmp_path: pathlib.Path, ca
 
         begun: list[int] = []
         threading.Thread(target=end).start()
-        run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=2)
+        local.run(study.Grid(str(tmp_path), points), launch=LAUNCH, workers=2)
     assert begun == [0] and [starts(p) for p in points] == [1, 1]
     assert states(points) == ["finished"] * 2
     assert f"{points[0].workdir} is in use: waiting" in capfd.readouterr().err
@@ -133,16 +134,16 @@ def test_ctrl_c_ends_the_wait_for_a_folder_in_use(tmp_path: pathlib.Path) -> Non
         paths.lock(lock, "")
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(Interrupted):
-            run.run_here(str(tmp_path), points, launch=LAUNCH, at_once=1)
+            local.run(study.Grid(str(tmp_path), points), launch=LAUNCH, workers=1)
     assert states(points) == ["waiting"]
 
 
 def test_workers_share_the_cores(tmp_path: pathlib.Path) -> None:
     cores = len(os.sched_getaffinity(0))
-    with pytest.raises(UserError, match=f"--workers={cores + 1}: there are {cores} cores"):
-        workers.run(iter([]), LAUNCH, workers=cores + 1, running=set())
+    with tiny.refused(f"--workers={cores + 1}: there are {cores} cores", "workers"):
+        local.run(study.Grid(str(tmp_path), []), launch=LAUNCH, workers=cores + 1)
     for count in range(1, cores + 1):
-        shares = workers._shares(count)
+        shares = local.core_shares(count)
         assert len(set.union(*shares)) == sum(map(len, shares)) == count * (cores // count)
 
 
@@ -151,15 +152,11 @@ def test_a_folder_of_another_study_or_in_use_is_refused(tmp_path: pathlib.Path) 
     study.create(folder, {"config": "a.py", "points": [{"x": 1}, {"x": 2}]})
     study.create(folder, {"config": "a.py", "points": [{"x": 1}, {"x": 2}]})
     message = r"study has another sweep: points\[1\] is {'x': 2} there and {'x': 3} here"
-    with pytest.raises(UserError, match=message):
+    with tiny.refused(message):
         study.create(folder, {"config": "a.py", "points": [{"x": 1}, {"x": 3}]})
-    with pytest.raises(UserError, match=r"points\[1\] is {'x': 2} there and nothing here"):
+    with tiny.refused(r"points\[1\] is {'x': 2} there and nothing here"):
         study.create(folder, {"config": "a.py", "points": [{"x": 1}]})
-    with (
-        study.alone(folder),
-        pytest.raises(UserError, match="being worked on"),
-        study.alone(folder),
-    ):
+    with study.exclusive(folder), tiny.refused("being worked on"), study.exclusive(folder):
         pass
 
 
@@ -177,7 +174,7 @@ def test_a_study_where_files_have_neither_locks_nor_links(
     folder = tmp_path / "study"
     study.create(str(folder), {"points": [{"rate": 1}]})
     points = [make(folder)(0, {"rate": 1})]
-    run.run_here(str(folder), points, launch=LAUNCH, at_once=1)
+    local.run(study.Grid(str(folder), points), launch=LAUNCH, workers=1)
     assert states(points) == ["finished"]
     assert f"WARNING: {folder}/worker cannot be locked" in capfd.readouterr().err
     with output.all_or_nothing(str(tmp_path / "store")) as work:
@@ -188,14 +185,12 @@ def test_a_study_where_files_have_neither_locks_nor_links(
 def test_a_study_that_was_killed_at_its_beginning_begins_anew(tmp_path: pathlib.Path) -> None:
     (tmp_path / "study.json").touch()
     study.create(str(tmp_path), {"points": [1]})
-    with pytest.raises(UserError, match="another sweep"):
+    with tiny.refused("another sweep"):
         study.create(str(tmp_path), {"points": [2]})
 
 
 def test_the_command_that_runs_a_point_again_leaves_its_folder_alone(tmp_path) -> None:
-    point = plan.point(
-        7, {"seed": 1}, config="a.py", overrides=["--config.x=1"], workdir="my study"
-    )
+    point = plan.Plan("a.py", ["--config.x=1"], "my study").point(7, {"seed": 1})
     assert study.row(point)["command"] == (
         "python launch.py train --config=a.py '--workdir=my study/7-again' --config.x=1 "
         "--config.seed=1"
@@ -204,9 +199,9 @@ def test_the_command_that_runs_a_point_again_leaves_its_folder_alone(tmp_path) -
 
 def test_the_table_shows_what_differs(tmp_path: pathlib.Path) -> None:
     rows = [study.row(make(tmp_path)(i, {"rate": i / 3, "same": "x"})) for i in range(50)]
-    table = study.table(rows)
+    table = live.table(rows)
     assert [c.header for c in table.columns] == ["", "rate", "state", "epoch", "best top-1", "left"]
-    assert table.row_count == study.SHOWN and "10 more" in table.caption
+    assert table.row_count == live.SHOWN and "10 more" in table.caption
 
 
 SPACE = {"rate": experiments.log_uniform(1, 100), "kind": ("a", "b")}
@@ -217,11 +212,11 @@ def test_a_search_learns_stops_and_goes_on(tmp_path: pathlib.Path) -> None:
         point = make(tmp_path)
         return search.Search(str(tmp_path), SPACE, trials=count, point=point)
 
-    run.search_here(trials(3), launch=LAUNCH, at_once=1)
+    local.run(trials(3), launch=LAUNCH, workers=1)
     first = trials(3).rows()
     assert [r["state"] for r in first] == ["finished"] * 3
     assert all(1 <= r["knobs"]["rate"] <= 100 and r["knobs"]["kind"] in "ab" for r in first)
-    run.search_here(trials(5), launch=LAUNCH, at_once=2)
+    local.run(trials(5), launch=LAUNCH, workers=2)
     assert [r["knobs"] for r in trials(5).rows()[:3]] == [r["knobs"] for r in first]
     assert [r["state"] for r in trials(5).rows()] == ["finished"] * 5
 
@@ -238,18 +233,17 @@ def test_a_trial_of_a_dead_worker_is_taken_up(tmp_path: pathlib.Path) -> None:
     assert next(alive.points()).knobs == knobs
 
 
-def test_halving_stops_the_worse(tmp_path: pathlib.Path) -> None:
+def test_halving_stops_the_worse(tmp_path: pathlib.Path, monkeypatch) -> None:
     rates = iter([80.0, 60.0, 70.0, 2.0, 1.0])
     space = {"rate": experiments.uniform(0, 100)}
-    searched = search.Search(str(tmp_path), space, trials=5, point=make(tmp_path, seconds=0.5))
+    searched = search.Search(str(tmp_path), space, trials=5, point=make(tmp_path, seconds=1.0))
     for rate in rates:
         searched._study.enqueue_trial({"rate": rate})
     searched._trials = 10
-    taken = iter(lambda: next(searched.points()), None)
-    workers.run(
-        (p for p, _ in zip(taken, range(5), strict=False)), LAUNCH, workers=1, running=set(),
-        prune=searched.prune, ended=searched.ended,
-    )  # fmt: skip
+    draw = searched.points
+    taken = itertools.islice(iter(lambda: next(draw()), None), 5)
+    monkeypatch.setattr(searched, "points", lambda: taken)
+    local.run(searched, launch=LAUNCH, workers=1)
     ended = {r["knobs"]["rate"]: r["state"] for r in searched.rows() if "rate" in r["knobs"]}
     assert ended[80.0] == "finished" and ended[1.0] == ended[2.0] == "pruned"
 
@@ -399,14 +393,14 @@ def test_a_trial_cut_off_while_it_was_chosen_is_no_trial(tmp_path: pathlib.Path)
         return search.Search(str(tmp_path), SPACE, trials=2, point=make(tmp_path))
 
     new()._study.ask()  # and then killed
-    run.search_here(searched := new(), launch=LAUNCH, at_once=1)
+    local.run(searched := new(), launch=LAUNCH, workers=1)
     assert [r["state"] for r in searched.rows()] == ["finished"] * 2 and searched.missing == 0
 
 
 def test_a_folder_of_a_run_is_no_study(tmp_path: pathlib.Path) -> None:
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="has runs of no study"):
+    with tiny.refused("has runs of no study"):
         study.create(str(tmp_path), {})
-    with pytest.raises(UserError, match="is a run, not a study"):
+    with tiny.refused("is a run, not a study"):
         study.create(str(tmp_path / "0"), {})

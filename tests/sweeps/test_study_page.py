@@ -146,12 +146,12 @@ def test_odd_studies_have_a_page(rows: list[dict], tmp_path: pathlib.Path) -> No
 
 def test_scales_of_knobs() -> None:
     knob = importance.Knob("rate", [10 ** (-4 + i / 4) for i in range(13)])
-    assert knob.place(1e-3) == pytest.approx(1 / 3) and not knob.discrete
+    assert knob.position(1e-3) == pytest.approx(1 / 3) and not knob.discrete
     assert [label for _, label in knob.ticks(8)][::4] == ["0.0001", "0.1"]
     linear = importance.Knob("dropout", [0.02 + i / 20 for i in range(13)])
-    assert linear.place(0.32) == pytest.approx(0.5)
+    assert linear.position(0.32) == pytest.approx(0.5)
     few = importance.Knob("rate", [0.1, 0.01, 0.001] * 2 + [None])
-    assert [few.place(x) for x in (0.001, 0.01, 0.1)] == [0, 0.5, 1] and few.place(None) < 0
+    assert [few.position(x) for x in (0.001, 0.01, 0.1)] == [0, 0.5, 1] and few.position(None) < 0
     assert [label for _, label in few.ticks(8)] == ["absent", "0.001", "0.01", "0.1"]
 
 

@@ -5,8 +5,6 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from inception import UserError
-
 HIGHEST = 10.0  # magnitude, as in the authors' code
 FILL = (123, 117, 104)  # ImageNet's mean colour: near 0 to the network
 
@@ -46,14 +44,6 @@ UNSIGNED: dict[str, Operation] = {
     "equalize": lambda image, _amount: ImageOps.equalize(image),
 }
 OPERATIONS = SIGNED | UNSIGNED
-
-
-def check(magnitude: float) -> None:
-    """Raises UserError for a magnitude above 10."""
-    if magnitude > HIGHEST:
-        raise UserError(
-            f"config.data.randaugment.magnitude={magnitude}: must be at most {HIGHEST:g}"
-        )
 
 
 def rand_augment(

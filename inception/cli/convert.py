@@ -1,0 +1,59 @@
+"""launch.py convert: published weights as a checkpoint."""
+
+import argparse
+import json
+from typing import Any
+
+from inception.cli import flags
+from inception.config import NETWORK, load_config
+
+HELP = "published weights of another framework -> a checkpoint of ours"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    flags.add_knobs(parser)
+    add = parser.add_argument
+    add("--source", required=True, choices=("caffe", "torchvision"))
+    text = "bvlc_googlenet.caffemodel; or torchvision's googlenet, .pth or .safetensors"
+    add("--input", required=True, metavar="FILE", help=text)
+    add("--output", required=True, metavar="DIR", help="a new folder")
+    text = "names of the outputs, a line each (default: ImageNet's if they are 1,000)"
+    add("--classes", default="", metavar="FILE", help=text)
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    # A wrong knob ends it before the file is read.
+    load_config(flags.BASE_CONFIG, overrides, NETWORK)
+    from inception import train
+    from inception.formats import convert
+    from inception.runtime import sharding
+
+    weights = convert.read(args.source, args.input)
+    knobs = [f"--config.{knob}={value}" for knob, value in weights.knobs.items()]
+    config = load_config(flags.BASE_CONFIG, [*knobs, *overrides], NETWORK)
+    # Any number of steps: nothing in a first state depends on it.
+    training = train.build(config, sharding.make_mesh(), steps_per_epoch=1e6, total_steps=10**8)
+    result = convert.write(
+        weights,
+        json.loads(config.to_json()),
+        args.output,
+        init=training.init,
+        tx=training.tx,
+        classes=args.classes,
+    )
+    print(
+        f"{result['parameters']:,} parameters, {config.model.classes} classes, "
+        f"{'with' if config.model.heads else 'without'} auxiliary heads: {args.output}"
+    )
+    for key, why in (
+        ("ignored", "the network has no place for"),
+        ("missing", "the network could have, and the file lacks"),
+    ):
+        if names := result[key]:
+            more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+            print(f"{key}, what {why}: {', '.join(names[:12])}{more}")
+    print(
+        f"Evaluate it on class folders in FOLDER/val: launch.py eval --workdir={args.output} "
+        "--config.data.path=FOLDER; on class folders in FOLDER itself, with --split=all"
+    )
+    return result

@@ -1,0 +1,82 @@
+"""launch.py eval: the error of a run, or of an ensemble of several."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from inception import UserError
+from inception.cli import flags
+from inception.config import EVALUATION, CommandLineError, load_config, run_config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+HELP = "exact top-1 and top-5 error of the newest checkpoint, as in the paper's Table 3"
+FAILED = "unwritten"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    flags.add_config(parser, default="", shown="the run's own")
+    flags.add_processes(parser)
+    add = parser.add_argument
+    add("--workdir", default="", metavar="DIR", help="a run, or converted weights")
+    text = "instead: an ensemble"
+    add("--checkpoints", type=flags.folders, default=[], metavar="DIR,DIR,...", help=text)
+    text = "1 (default), 10 or 144 crops an image; several come out of one pass"
+    add("--crops", type=flags.several_views, default=[1], metavar="N,...", help=text)
+    add("--predictions", default="", metavar="FILE", help="a JSON line an image")
+    add("--per_class", default="", metavar="FILE", help="CSV of accuracy by class")
+    text = "default: config.data.eval_split; all: the whole of a folder that has no splits"
+    add("--split", default="", help=text)
+    add("--best", action="store_true", help="the best checkpoint, not the newest")
+
+
+def evaluation_config(workdir: str, file: str, overrides: list[str]) -> ConfigDict:
+    """Of --config, or the run's own; UserError where its network or input is not the run's."""
+    from inception.model import FREE_KNOBS
+
+    trained = run_config(workdir, [])
+    config = (
+        run_config(workdir, overrides) if not file else load_config(file, overrides, EVALUATION)
+    )
+    for knob, value in trained.model.items():
+        if config.model[knob] != value and knob not in FREE_KNOBS:
+            raise UserError(
+                f"config.model.{knob}={config.model[knob]}, but {workdir} was trained with {value}"
+            )
+    given, own = config.data.normalization, trained.data.normalization
+    if given != own:
+        raise UserError(
+            f"config.data.normalization={given}, but {workdir} was trained with {own}: give "
+            f"--config.data.normalization={own}"
+        )
+    return config
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    if bool(args.workdir) == bool(args.checkpoints):
+        raise CommandLineError("give --workdir=DIR, or --checkpoints=DIR,DIR,... for an ensemble")
+    workdirs = [args.workdir] if args.workdir else args.checkpoints
+    configs = [evaluation_config(workdir, args.config, overrides) for workdir in workdirs]
+    from inception.evaluation import evaluate
+
+    flags.join_processes(args)
+    result = evaluate.run(
+        configs,
+        workdirs,
+        split=args.split,
+        best=args.best,
+        crops=args.crops,
+        predictions=args.predictions,
+        per_class=args.per_class,
+    )
+    print(evaluate.table_3(result["table"]))
+    print(
+        f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "
+        f"{result['count']} images"
+    )
+    for line in result["unwritten"]:
+        print(f"launch.py eval: {line}", file=sys.stderr)
+    return result

@@ -1,0 +1,32 @@
+"""launch.py export: a trained network as one file."""
+
+import argparse
+import pathlib
+from typing import Any
+
+from inception.config import CommandLineError
+
+HELP = "a trained network as one file, for other programs"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="DIR", help="what train or convert wrote")
+    add("--best", action="store_true", help="the best checkpoint, not the newest")
+    text = "the suffix chooses the format: .safetensors, .stablehlo or .onnx"
+    add("--output", required=True, metavar="FILE", help=text)
+
+
+def run(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
+    from inception.formats import export
+
+    if pathlib.Path(args.output).suffix.lower() not in export.FORMATS:
+        *others, last = export.FORMATS
+        raise CommandLineError(
+            f"--output={args.output}: its suffix chooses the format: {', '.join(others)} or {last}"
+        )
+    if "://" in args.output:
+        raise CommandLineError(f"--output={args.output}: write a local file, then copy it there")
+    result = export.run(args.checkpoint, args.output, best=args.best)
+    print(f"wrote {result['file']}: {result['parameters']:,} parameters")
+    return result

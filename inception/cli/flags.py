@@ -1,0 +1,179 @@
+"""What several commands share: types of flags, the config's flags, those of processes and jobs."""
+
+import argparse
+import itertools
+import math
+import os
+import sys
+from typing import Any
+
+from inception.config import ROOT, CommandLineError, find
+
+DEFAULT_CONFIG = "experiments/digits.py"
+BASE_CONFIG = "experiments/base.py"
+LAUNCHER_FLAGS = {  # --on -> flags for it
+    "slurm": (
+        "cluster", "partition", "account", "time", "gpus_per_node", "tasks_per_node",
+        "cpus_per_task", "nodes",
+    ),
+    "sky": ("nodes", "accelerators", "infra", "spot", "copy", "env"),
+    "local": ("processes", "restarts"),
+}  # fmt: skip
+
+# Types for argparse: what they raise ends the command with exit status 2.
+
+
+def folders(text: str) -> list[str]:
+    """'a,b' -> ['a', 'b']."""
+    if not (names := [name for name in text.split(",") if name]):
+        raise argparse.ArgumentTypeError("give a folder")
+    return names
+
+
+def views(text: str) -> int:
+    """'10' -> 10 crops of an image."""
+    from inception.data.cropping import VIEWS
+
+    if text not in map(str, VIEWS):
+        raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join(map(str, VIEWS))}")
+    return int(text)
+
+
+def several_views(text: str) -> list[int]:
+    """'1,10' -> [1, 10]."""
+    return [views(number) for number in text.split(",")]
+
+
+def whole_number(text: str, most: float = math.inf, least: int = 1) -> int:
+    """'5' -> 5, at least 1."""
+    if not text.isdecimal() or not least <= int(text) <= most:
+        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, {bounds}")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """'2.5' -> 2.5, above 0."""
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be above 0")
+    return float(text)
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """'a=b' -> ('a', 'b')."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=VALUE")
+    return name, value
+
+
+def add_config(parser: argparse.ArgumentParser, default: str, shown: str = "") -> None:
+    """--config and the knobs; `shown` is the default in words."""
+    text = f"experiment file (default: {shown or default})"
+    parser.add_argument("--config", default=default, metavar="FILE", help=text)
+    add_knobs(parser)
+
+
+def add_knobs(parser: argparse.ArgumentParser) -> None:
+    """--config.any.knob=VALUE, which argparse does not know: `run` has them as overrides."""
+    parser.set_defaults(takes_knobs=True)
+    parser.epilog = (
+        "Any knob can be changed, as in --config.data.resize=short: launch.py knobs lists them."
+    )
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """The flags of one of several processes, for `join_processes`."""
+    group = parser.add_argument_group(
+        "one of several processes", "SLURM, TPU pods, Open MPI and Kubernetes tell these themselves"
+    )
+    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--num_processes", type=int, metavar="N")
+    group.add_argument("--process_id", type=int, metavar="I", help="0 to N-1")
+    text = "how long to wait for the others (default: 300)"
+    group.add_argument(
+        "--initialization_timeout", type=int, default=300, metavar="SECONDS", help=text
+    )
+
+
+def join_processes(args: argparse.Namespace) -> None:
+    """Joins the other processes of the run, if there are any; only process 0 prints."""
+    from inception.runtime import processes
+
+    processes.initialize(
+        args.coordinator_address,
+        args.num_processes,
+        args.process_id,
+        timeout_s=args.initialization_timeout,
+        stop_together=args.command == "train",
+    )
+    if not processes.is_main():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def add_launchers(parser: argparse.ArgumentParser) -> None:
+    """--on, and what a job of a cluster or a cloud asks for."""
+    text = "this machine, a job of SLURM, or of SkyPilot; see docs/launching.md"
+    parser.add_argument("--on", choices=("local", "slurm", "sky"), default="local", help=text)
+    parser.add_argument("--dry_run", action="store_true", help="print what would be launched")
+    group = parser.add_argument_group("--on=slurm", "each overrides what --cluster=FILE says")
+    add = group.add_argument
+    add("--cluster", default="", metavar="FILE", help="TOML file of what follows")
+    add("--partition", metavar="NAME")
+    add("--account", metavar="NAME")
+    add("--time", metavar="TIME", help="of one turn, as sbatch has it; it goes on")
+    add("--gpus_per_node", type=whole_number, metavar="N")
+    add("--tasks_per_node", type=whole_number, metavar="N", help="default: one for each GPU")
+    add("--cpus_per_task", type=whole_number, metavar="N")
+    add = parser.add_argument_group("--on=slurm or sky").add_argument
+    add("--nodes", type=whole_number, metavar="N", help="default: 1")
+    add = parser.add_argument_group("--on=sky", "through SkyPilot").add_argument
+    add("--accelerators", default="", metavar="NAME", help="tpu-v5litepod-64, H100:8, ...")
+    add("--infra", default="", help="cloud/region/zone or k8s; default: the cheapest there is")
+    add("--spot", action="store_true", help="on machines that may be taken away")
+    several: dict[str, Any] = {"type": assignment, "action": "append", "default": []}
+    text = "a bucket's folder that is copied to each host"
+    add("--copy", **several, metavar="PATH=gs://...", help=text)
+    add("--env", **several, metavar="NAME=VALUE", help="a variable for the command")
+
+
+def launcher_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """{name: value} of the flags for --on; CommandLineError for one of another launcher."""
+    own = LAUNCHER_FLAGS[args.on]
+    for name in itertools.chain(*LAUNCHER_FLAGS.values()):
+        value = getattr(args, name, None)
+        if name not in own and value and value != args.parser.get_default(name):
+            raise CommandLineError(f"--{name} is not for --on={args.on}")
+    if args.on == "sky" and not args.accelerators:
+        raise CommandLineError("--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8")
+    return {name: getattr(args, name) for name in own if name in args}
+
+
+def without_launchers(argv: list[str]) -> list[str]:
+    """The command line that runs in the job."""
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_launchers(known)
+    return known.parse_known_args(argv)[1]
+
+
+def check_is_on_hosts(config: str, from_run: str = "") -> None:
+    """Raises CommandLineError for a file that machines of --on=sky lack: they have the checkout.
+
+    Args:
+        config: --config, or '' for the default.
+        from_run: --from_run, or ''.
+    """
+    if from_run and "://" not in from_run:
+        raise CommandLineError(
+            f"--from_run={from_run} is a folder of this machine, which those of --on=sky lack: "
+            "copy its config.json into a bucket, as to gs://BUCKET/RUN, and name that"
+        )
+    if not config:
+        return
+    root, file = ROOT.resolve(), find(config).resolve()
+    own = str(file.relative_to(root)) if file.is_relative_to(root) else ""
+    if os.path.normpath(config) != own:
+        remedy = f"give --config={own}" if own else f"put it into {ROOT}/experiments"
+        raise CommandLineError(
+            f"--config={config}: the machines of --on=sky have this checkout alone: {remedy}"
+        )

@@ -1,0 +1,129 @@
+"""The reference of knobs: `launch.py knobs` for one config, docs/knobs.md for the defaults.
+
+python -m inception.cli.knobs > docs/knobs.md
+"""
+
+import argparse
+import difflib
+import shutil
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from inception import UserError
+from inception.config import apply_overrides, experiment_config, flat
+from inception.knobs import GROUPS, KNOBS
+
+HELP = "every knob: its value, type, choices or bounds, and reason"
+BASE_CONFIG = "experiments/base.py"
+NAME_WIDTH = 2 + max(map(len, KNOBS))
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(takes_knobs=True)
+    add = parser.add_argument
+    add("pattern", nargs="?", default="", metavar="PATTERN", help="in the knob's name or reason")
+    text = f"whose values (default: {BASE_CONFIG}, all the defaults)"
+    add("--config", default=BASE_CONFIG, metavar="FILE", help=text)
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    found = rows(args.config, overrides, args.pattern)
+    print(to_text(found, width=shutil.get_terminal_size().columns))
+    return {"knobs": found}
+
+
+def rows(config: str, overrides: Sequence[str] = (), pattern: str = "") -> list[dict[str, Any]]:
+    """The knobs with `pattern` in their name or reason.
+
+    Args:
+        config: an experiment file; a value that it leaves to the user is None.
+        overrides: flags --config.any.knob=VALUE.
+
+    Raises:
+        UserError: there is none.
+    """
+    values = flat(apply_overrides(experiment_config(config), overrides), prefix="")
+    wanted = pattern.lstrip("-").removeprefix("config.").lower()
+    found = [
+        {
+            "name": name,
+            "value": values[name],
+            "type": knob.type,
+            "choices": list(knob.allowed.choices) or None,
+            "bounds": None if knob.allowed.choices else knob.allowed.words or None,
+            "reason": knob.reason,
+        }
+        for name, knob in KNOBS.items()
+        if wanted in name.lower() or wanted in knob.reason.lower()
+    ]
+    if not found:
+        near = difflib.get_close_matches(wanted, KNOBS, n=1, cutoff=0.0)[0]
+        raise UserError(f"{pattern}: in no knob's name or reason; the nearest is {near}")
+    return found
+
+
+def to_text(found: Sequence[dict[str, Any]], *, width: int) -> str:
+    """The rows for a terminal: names on the left, what is said of each on the right."""
+    lines = []
+    for group, members in _groups(found).items():
+        title = f"{group}: {GROUPS[group]}" if group in GROUPS else ""
+        lines += ["", *textwrap.wrap(title, width), ""] if title else []
+        for row in members:
+            default = KNOBS[row["name"]].default
+            changed = "" if row["value"] == default else f"; default {_as_typed(default)}"
+            value = f"{_as_typed(row['value'])}  ({_kind(row)}{changed})"
+            right = [
+                line
+                for paragraph in (value, row["reason"])
+                for line in textwrap.wrap(paragraph, max(30, width - NAME_WIDTH))
+            ]
+            names = [row["name"], *[""] * len(right)]
+            lines += [f"{n:<{NAME_WIDTH}}{r}" for n, r in zip(names, right, strict=False)]
+    return "\n".join(lines).strip("\n")
+
+
+def to_markdown(found: Sequence[dict[str, Any]]) -> str:
+    """The rows as a page: a section a group, a table in each."""
+    lines = [
+        "# Knobs",
+        "",
+        "<!-- Made by: python -m inception.cli.knobs > docs/knobs.md -->",
+        "",
+        "`--config.KNOB=VALUE` changes a knob of any command that takes `--config`.",
+        "`launch.py knobs [PATTERN] [--config=FILE]` prints this with the values of an experiment.",
+    ]
+    for group, members in _groups(found).items():
+        lines += ["", f"## config{group and '.'}{group}", ""]
+        lines += [GROUPS[group], ""] if group in GROUPS else []
+        lines += ["| knob | default | type | reason |", "|---|---|---|---|"]
+        lines += [
+            f"| `{row['name']}` | `{_as_typed(row['value'])}` | {_kind(row)} | {row['reason']} |"
+            for row in members
+        ]
+    return "\n".join(lines)
+
+
+def _groups(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in found:
+        groups.setdefault(row["name"].rpartition(".")[0], []).append(row)
+    return groups
+
+
+def _as_typed(value: Any) -> str:
+    """A value as a flag has it."""
+    if value is None:
+        return "yours to give"
+    return str(value).replace(" ", "") if value != "" else "''"
+
+
+def _kind(row: dict[str, Any]) -> str:
+    words = KNOBS[row["name"]].allowed.words
+    for start in ("choose one of ", "choose ", "must be "):
+        words = words.removeprefix(start)
+    return f"{row['type']}: {words}" if words else row["type"]
+
+
+if __name__ == "__main__":
+    print(to_markdown(rows(BASE_CONFIG)))

@@ -1,0 +1,79 @@
+"""launch.py predict: the classes of pictures, and where the network saw them."""
+
+import argparse
+import itertools
+import pathlib
+import sys
+from typing import Any
+
+from inception.cli import flags
+from inception.config import CommandLineError, run_config
+
+HELP = "what is in pictures: the likeliest classes"
+MIXED = "images"
+FAILED = "rejected"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    flags.add_knobs(parser)
+    flags.add_processes(parser)
+    add = parser.add_argument
+    text = "a run, or converted weights; several are an ensemble"
+    add("--checkpoint", type=flags.folders, required=True, metavar="DIR[,DIR...]", help=text)
+    add("--best", action="store_true", help="the best checkpoint, not the newest")
+    add("--topk", type=flags.whole_number, default=5, help="classes of each (default: 5)")
+    add("--crops", type=flags.views, default=1, help="1 (default), 10 or 144, averaged")
+    text = "draw where each of these classes was seen in the central crop, a PNG an image"
+    add("--cam", default="", metavar="DIR", help=text)
+    text = "a file, a folder, or a .txt with a path a line"
+    add("images", nargs="+", metavar="IMAGE", help=text)
+
+
+def free_name(stem: str, taken: set[str]) -> str:
+    """STEM.png, or where that is taken STEM-2.png, ...; it is taken from now on."""
+    endings = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+    name = next(n for e in endings if (n := f"{stem}{e}.png") not in taken)
+    taken.add(name)
+    return name
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    import tqdm
+
+    from inception.data import progress
+    from inception.evaluation import cam, predict
+    from inception.runtime import processes
+
+    if "://" in args.cam:
+        raise CommandLineError(f"--cam={args.cam}: draw into a local folder, then copy it there")
+    paths = predict.find(args.images)
+    configs = [run_config(workdir, overrides) for workdir in args.checkpoint]
+    flags.join_processes(args)
+    predictor = predict.Predictor(*args.checkpoint, best=args.best, configs=configs)
+    predictions, rejected = [], []
+    drawn: set[str] = set()
+    if args.cam:
+        for config in configs:
+            cam.check(config.model)
+        pathlib.Path(args.cam).mkdir(parents=True, exist_ok=True)
+    each = predictor.each(paths, topk=args.topk, crops=args.crops)
+    for prediction in progress.bar(
+        each, total=len(paths), unit="img", leave=False, disable=len(paths) < 10
+    ):
+        if "error" in prediction:
+            rejected.append(prediction["error"])
+            continue
+        predictions.append(prediction)
+        if not args.json:
+            tqdm.tqdm.write(prediction["image"])
+            for c in prediction["classes"]:
+                tqdm.tqdm.write(f"  {c['probability']:7.2%}  {c['name']}")
+        if args.cam:
+            stem = pathlib.Path(prediction["image"]).stem
+            prediction["cam"] = free_name(f"{args.cam}/{stem}", drawn)
+            drawing = predictor.draw(prediction)  # by all processes: their devices take part
+            if processes.is_main():
+                drawing.save(prediction["cam"])
+    for line in rejected if processes.is_main() else ():
+        print(f"launch.py predict: {line}", file=sys.stderr)
+    return {"predictions": predictions, "rejected": rejected}

@@ -1,0 +1,41 @@
+"""launch.py sweep: the points of a study, trained here or as jobs."""
+
+import argparse
+from typing import Any
+
+from inception.cli import flags
+
+HELP = "train every point of the experiment's sweep(); those that are finished stay as they are"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    flags.add_config(parser, default="experiments/ensemble.py")
+    add = parser.add_argument
+    add("--workdir", required=True, metavar="DIR", help="a folder of runs: 0, 1, ...")
+    text = "sweep_NAME() of the experiment, not sweep()"
+    add("--sweep", default="", metavar="NAME", help=text)
+    text = "instead: Optuna chooses so many points from the experiment's space()"
+    add("--search", type=flags.whole_number, metavar="TRIALS", help=text)
+    text = "points at a time; here they share the cores (default: 1, on SLURM all)"
+    add("--workers", type=flags.whole_number, metavar="N", help=text)
+    flags.add_launchers(parser)
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    resources = flags.launcher_flags(args)
+    if args.on == "sky":
+        flags.check_is_on_hosts(args.config)
+    from inception.sweeps import command
+
+    return command.sweep(
+        args.config,
+        overrides,
+        args.workdir,
+        name=args.sweep,
+        trials=args.search,
+        workers=args.workers,
+        launcher=args.on,
+        dry_run=args.dry_run,
+        resources=resources,
+        worker_command=[*flags.without_launchers(args.argv), "--workers=1"],
+    )

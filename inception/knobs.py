@@ -1,0 +1,265 @@
+"""Every knob once: its default, what it may be, and why. docs/knobs.md is made from this table.
+
+Defaults are the paper's where it gives a value, except for normalization and schedule: those are
+in experiments/paper.py. Where it is silent they are Caffe's quick_solver's and MindCV's.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The values that a knob may have: a test, its words, and the values if they are few."""
+
+    holds: Callable[[Any], bool]
+    words: str
+    choices: tuple = ()
+
+    def refusal(self, value: Any) -> str:
+        """What follows the knob's name in an error, as in '=0: must be at least 1'; or ''."""
+        return "" if self.holds(value) else f"={value}: {self.words}"
+
+
+class Elements(Allowed):
+    """Tuples of choices, with errors that show how to write one."""
+
+    def refusal(self, value: Any) -> str:
+        unknown = [v for v in value if v not in self.choices]
+        if unknown:
+            example = str(self.choices[:2]).replace(" ", "")
+            return f" has '{unknown[0]}': choose from {self.choices}, written as \"{example}\""
+        return "" if value else " is empty: name at least one"
+
+
+def one_of(*choices: Any, words: str = "") -> Allowed:
+    """Any of the choices; '' is called nothing. `words` are for errors, in place of a list."""
+    known = ", ".join("or nothing" if c == "" else str(c) for c in choices)
+    return Allowed(lambda x: x in choices, words or f"choose one of {known}", choices)
+
+
+def some_of(*choices: Any) -> Allowed:
+    """A tuple of one or several of the choices."""
+    return Elements(lambda _: True, f"one or several of {', '.join(choices)}", choices)
+
+
+ANYTHING = Allowed(lambda _: True, "")
+AT_LEAST_1 = Allowed(lambda x: x >= 1, "must be at least 1")
+ABOVE_0 = Allowed(lambda x: x > 0, "must be above 0")
+SHARE = Allowed(lambda x: 0 <= x < 1, "must be at least 0 and below 1")
+MAGNITUDE = Allowed(lambda x: x <= 10, "must be at most 10")
+AREAS = Allowed(
+    lambda x: len(x) == 2 and 0 < x[0] <= x[1] <= 1, "two numbers, 0 < low <= high <= 1"
+)
+ASPECTS = Allowed(lambda x: len(x) == 2 and 0 < x[0] <= x[1], "two numbers, 0 < low <= high")
+THREADS = Allowed(
+    lambda x: x == "all" or (x.isdecimal() and 1 <= int(x) <= 256), "all, or from 1 to 256 threads"
+)
+INTERPOLATIONS = ("bilinear", "area", "nearest", "cubic")
+TRUNK = ("conv1", "conv2_reduce", "conv2", "3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One knob, of its default's type.
+
+    `before` is what runs did that are older than the knob, where that is not the default.
+    """
+
+    default: Any
+    reason: str
+    allowed: Allowed = ANYTHING
+    before: Any = None
+
+    @property
+    def type(self) -> str:
+        """As in 'float' or 'tuple of str'."""
+        if isinstance(self.default, tuple):
+            return f"tuple of {type(self.default[0]).__name__}"
+        return type(self.default).__name__
+
+    def misfit(self, value: Any) -> str:
+        """As `Allowed.refusal`: a value of another type, or a number below 0 or not finite."""
+        several = isinstance(self.default, tuple)
+        kind = type(self.default[0] if several else self.default)
+        kinds = (int, float) if kind is float else kind
+        values = value if isinstance(value, tuple) else (value,)
+        fits = [isinstance(v, kinds) and isinstance(v, bool) == (kind is bool) for v in values]
+        if several != isinstance(value, tuple) or not all(fits):
+            each = f"each element must be a {kind.__name__}, as in {self.default}"
+            return f"={value}: {each if several else f'must be of type {kind.__name__}'}"
+        if not all(0 <= v < math.inf for v in values if isinstance(v, int | float)):
+            return f"={value}: must be finite and at least 0"
+        return ""
+
+
+GROUPS = {  # what holds for every knob of a group
+    "data.colors": "On the device, in random order; 0 turns one off.",
+    "data.randaugment": "RandAugment, Cubuk et al. (2020), before the colours.",
+    "run": "May change from one start of a run to the next: nothing here changes the result.",
+}
+
+KNOBS = {
+    "seed": Knob(0, "Seeds the initial weights and dropout; data.seed seeds order and crops."),
+    "input_px": Knob(224, "Paper, section 5; at least 65 with strided heads."),
+    "init_from": Knob("", "A run's folder or a converted one: training starts with its weights."),
+    "model.classes": Knob(1000, "ILSVRC-2014 has 1000; labels must be below it.", ABOVE_0),
+    "model.module": Knob("reduced", "Figure 2b; naive: figure 2a.", one_of("reduced", "naive")),
+    "model.norm": Knob(
+        "lrn",
+        "Paper, figure 3; batch: BatchNorm everywhere, no LRN.",
+        one_of("lrn", "batch", "none"),
+    ),
+    "model.width": Knob(
+        1.0, "Multiplies every number of filters; the ensemble has one wider model.", ABOVE_0
+    ),
+    "model.biases": Knob(True, "In the convolutions, as in Caffe and in the paper's time."),
+    "model.heads": Knob(True, "Auxiliary classifiers on 4a and 4d, in training only."),
+    "model.heads_on": Knob("both", "On both modules, or on one alone.", one_of("both", "4a", "4d")),
+    "model.conv5x5_px": Knob(
+        5, "Paper, Table 1; 3: TF-slim's and torchvision's networks.", one_of(3, 5)
+    ),
+    "model.pool4_px": Knob(
+        3, "Max pool after 4e: paper, Table 1; 2: TF-slim's and torchvision's.", one_of(2, 3)
+    ),
+    "model.head_pool": Knob(
+        "strided",
+        "5x5/3: paper, section 5; adaptive: torchvision's, to 4x4.",
+        one_of("strided", "adaptive"),
+    ),
+    "model.top": Knob(
+        "average",
+        "Pooling: paper, Table 1; fc: a fully connected layer, .6% worse there.",
+        one_of("average", "fc"),
+    ),
+    "model.dropout": Knob(0.4, "Before the classifier: paper, Table 1.", SHARE),
+    "model.head_dropout": Knob(0.7, "In the heads: paper, section 5.", SHARE),
+    "model.initializer": Knob(
+        "he",
+        "For inputs of unit variance: on 0-255 the loss explodes in two steps. xavier is Caffe's, "
+        "for 0-255, and left the trunk dead for several people.",
+        one_of("he", "xavier"),
+    ),
+    "model.dtype": Knob(
+        "float32", "Of the computation; bfloat16: for TPU and GPU.", one_of("float32", "bfloat16")
+    ),
+    "model.frozen_through": Knob(
+        "", "Training changes no module from conv1 to this one.", one_of(*TRUNK, "")
+    ),
+    "model.remat": Knob(False, "Recomputes activations in the backward pass: less memory."),
+    "loss.head_weight": Knob(0.3, "Of each auxiliary loss: paper, section 5."),
+    "loss.label_smoothing": Knob(0.0, "Not in the paper; Inception v3 uses .1."),
+    "optim.batch_size": Knob(
+        256, "The global batch; the paper gives none, Caffe uses 32, Intel's Caffe 256.", AT_LEAST_1
+    ),
+    "optim.accumulate": Knob(
+        1,
+        "Micro-batches of a global batch, one after the other, for devices that it does not fit on."
+        " The result is the same, rounding apart, but for BatchNorm: see inception/step.py.",
+        AT_LEAST_1,
+    ),
+    "optim.epochs": Knob(90.0, "Intel's Caffe at batch 256: 68.74 / 89.06 top-1 / top-5."),
+    "optim.learning_rate": Knob(
+        0.01, "MindCV's at batch 256, for he; Intel's Caffe uses .04, for xavier."
+    ),
+    "optim.schedule": Knob(
+        "polynomial",
+        "Caffe's; exponential is the paper's.",
+        one_of("polynomial", "exponential", "cosine"),
+    ),
+    "optim.power": Knob(0.5, "Exponent of the polynomial schedule: quick_solver's."),
+    "optim.decay_rate": Knob(0.96, "Factor of the exponential schedule: paper, section 6."),
+    "optim.decay_epochs": Knob(8.0, "Interval of the exponential schedule: paper, section 6."),
+    "optim.warmup_epochs": Knob(0.0, "Linear from 0; large batches need a few epochs."),
+    "optim.momentum": Knob(0.9, "Paper, section 6."),
+    "optim.momentum_style": Knob(
+        "optax", "caffe: the velocity includes the rate.", one_of("optax", "caffe")
+    ),
+    "optim.weight_decay": Knob(2e-4, "L2: quick_solver's."),
+    "optim.bias_lr_mult": Knob(1.0, "Multiplies the rate of parameters with one axis; Caffe: 2."),
+    "optim.bias_decay_mult": Knob(
+        1.0, "Multiplies the decay of parameters with one axis; Caffe: 0."
+    ),
+    "optim.trunk_lr_mult": Knob(
+        1.0, "Multiplies the rate of all but classifiers and heads, besides bias_lr_mult."
+    ),
+    "optim.polyak_decay": Knob(
+        0.9999, "Averages over 2 epochs of ImageNet; the paper gives no decay; 0: no average."
+    ),
+    "data.source": Knob(
+        "digits",
+        "Part of scikit-learn; folder: class folders; tfds: a TFDS set; store: what prepare "
+        "wrote; synthetic: noise around a colour a class.",
+        one_of("digits", "folder", "tfds", "store", "synthetic"),
+    ),
+    "data.path": Knob(
+        "", "The folder of class folders, TFDS's folder, or the one that prepare wrote."
+    ),
+    "data.name": Knob("", "Of a tfds set: imagenet2012, mnist:3.0.1, ..."),
+    "data.examples": Knob(1024, "Number of synthetic images.", AT_LEAST_1),
+    "data.train_split": Knob("train", "A tfds set may be sliced: train[:90%]."),
+    "data.eval_split": Knob("test", "Folder without splits: val or all; imagenet2012: validation."),
+    "data.seed": Knob(0, "Seeds order, crops and colours."),
+    "data.decoder": Knob(
+        "fast",
+        "Decodes the crop alone, without antialiasing; exact: slower (docs/input.md).",
+        one_of("fast", "exact", words="choose fast or exact"),
+        before="exact",
+    ),
+    "data.sampler": Knob(
+        "inception",
+        "Paper, section 6; caffe: squash, then a random crop.",
+        one_of("inception", "caffe", words="choose inception or caffe"),
+    ),
+    "data.area_range": Knob((0.08, 1.0), "Share of the image in a crop: paper, section 6.", AREAS),
+    "data.aspect_range": Knob((3 / 4, 4 / 3), "Width over height: paper, section 6.", ASPECTS),
+    "data.mirror": Knob(True, "Mirrors half of the crops; wrong for digits and letters."),
+    "data.interpolations": Knob(
+        INTERPOLATIONS,
+        "One is drawn for each crop: paper, section 6.",
+        some_of(*INTERPOLATIONS),
+    ),
+    "data.colors.brightness": Knob(0.5, "Factor between 1 - this and 1 + this: Howard (2013)."),
+    "data.colors.contrast": Knob(0.5, "Factor between 1 - this and 1 + this: Howard (2013)."),
+    "data.colors.saturation": Knob(0.5, "Factor between 1 - this and 1 + this: Howard (2013)."),
+    "data.colors.hue": Knob(0.0, "Rotation by up to this, in turns; not Howard's."),
+    "data.colors.lighting": Knob(0.1, "Standard deviation: Krizhevsky et al. (2012)."),
+    "data.randaugment.layers": Knob(
+        0, "Operations on each image, of 14; the authors use 2 for ResNet-50; 0: none."
+    ),
+    "data.randaugment.magnitude": Knob(
+        9.0, "Of 10, the authors' for ResNet-50; smaller networks bear less.", MAGNITUDE
+    ),
+    "data.mixup": Knob(0.0, "Of Beta(this, this); 0: none; Zhang et al. (2018) use .2."),
+    "data.cutmix": Knob(
+        0.0,
+        "Of Beta(this, this); 0: none; Yun et al. (2019) use 1. With mixup above 0 as well, each "
+        "image has one or the other.",
+    ),
+    "data.normalization": Knob(
+        "unit",
+        "Unit variance; mean: 0-255 minus the mean, the paper's; symmetric: -1 to 1.",
+        one_of("mean", "unit", "symmetric"),
+    ),
+    "data.resize": Knob(
+        "short",
+        "Evaluation resizes the shorter side; squash: both, Caffe's; central_crop: TF-slim's.",
+        one_of("short", "squash", "central_crop"),
+    ),
+    "data.resize_px": Knob(
+        256, "Paper, its smallest scale; also the size before caffe's random crop."
+    ),
+    "data.max_megapixels": Knob(100.0, "A larger picture counts as damaged."),
+    "data.max_damaged_share": Knob(
+        0.01, "Of the training images: more end the run. ImageNet has none damaged."
+    ),
+    "run.log_every_steps": Knob(20, "Steps from one line of metrics to the next.", AT_LEAST_1),
+    "run.eval_every_epochs": Knob(1.0, "Epochs from one evaluation to the next."),
+    "run.checkpoint_every_epochs": Knob(1.0, "Epochs from one checkpoint to the next."),
+    "run.keep_checkpoints": Knob(2, "The newest ones; the best is kept too.", AT_LEAST_1),
+    "run.workers": Knob("all", "Threads, each making a whole batch; all: one per core.", THREADS),
+    "run.eval_batch_size": Knob(256, "Rounded up to a multiple of the devices.", AT_LEAST_1),
+    "run.dead_head_epochs": Knob(4.0, "A head at chance for so long raises a warning."),
+}

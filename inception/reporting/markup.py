@@ -1,0 +1,103 @@
+"""What the pages are made of: their style, cells and tables of HTML, the whole document."""
+
+import html
+import itertools
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+RIGHT = ' class="n"'
+LONG_TABLE = 60  # lines; a longer one scrolls in itself
+CSS = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2330; background: #fff;
+  margin: 0 auto; max-width: 1240px; padding: 1rem 1.25rem 3rem }
+h1 { font-size: 1.6rem; margin: .5rem 0 1rem }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem }
+.grid { display: grid; gap: 1.5rem; margin-top: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)) }
+figure { margin: 0 }
+figure svg, figure img { width: 100%; height: auto; display: block }
+figcaption { color: #566; font-size: .85rem; overflow-wrap: anywhere }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; margin: .4rem 0 }
+td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top;
+  border-bottom: 1px solid #e4e7ee }
+td.n { text-align: right; font-variant-numeric: tabular-nums }
+pre { background: #f5f6f9; padding: .7rem .9rem; border-radius: 6px; overflow-x: auto;
+  font-size: .85rem }
+"""
+
+
+def number(value: Any) -> float | None:
+    """A finite float, or None for everything else."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if known and math.isfinite(value) else None
+
+
+def text(value: Any) -> str:
+    """A value for people: four digits of a float, '-' for none."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def fixed(value: float | None, digits: int) -> str:
+    """A number with so many digits after the point."""
+    return text(None) if value is None else f"{value:,.{digits}f}"
+
+
+class Cell(str):
+    """A value of a table that is a whole <td> already."""
+
+
+def table(
+    rows: Sequence[Sequence[Any]],
+    header: Sequence[str] = (),
+    *,
+    numeric: Collection[int] = (),
+    css: Sequence[str] = (),
+    show: Callable[[Any], str] = text,
+) -> str:
+    """A table of values below a header, if any; numbers stand to the right.
+
+    Args:
+        numeric: columns that stand to the right whatever they hold.
+        css: a class for each row.
+        show: a value as plain text.
+    """
+
+    def cell(column: int, value: Any) -> str:
+        if isinstance(value, Cell):
+            return value
+        right = column in numeric or number(value) is not None
+        return f"<td{RIGHT if right else ''}>{html.escape(show(value))}</td>"
+
+    right = {i for row in rows for i, value in enumerate(row) if number(value) is not None}
+    lines = []
+    if header:
+        right |= set(numeric)
+        titles = (
+            f"<th{RIGHT if i in right else ''}>{html.escape(title)}</th>"
+            for i, title in enumerate(header)
+        )
+        lines = [f"<tr>{''.join(titles)}</tr>"]
+    for row, name in itertools.zip_longest(rows, css):
+        cells = "".join(itertools.starmap(cell, enumerate(row)))
+        lines.append(f'<tr class="{name}">{cells}</tr>' if name else f"<tr>{cells}</tr>")
+    tall = " tall" if len(rows) > LONG_TABLE else ""
+    return f'<div class="wide{tall}"><table>{"".join(lines)}</table></div>'
+
+
+def document(title: str, css: str, body: str) -> str:
+    """The whole page, into which nothing is loaded.
+
+    Args:
+        title: plain text.
+        css: of this kind of page, besides CSS.
+        body: HTML.
+    """
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{CSS}{css}</style>{body}</html>\n"
+    )

@@ -1,0 +1,261 @@
+"""A run's log, metrics.jsonl and TensorBoard; what callbacks are, and who calls them."""
+
+import dataclasses
+import functools
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tensorboardX
+import tqdm
+
+from inception import UserError
+from inception.data import paths
+from inception.runtime import processes
+from inception.step import TrainState
+
+UPLOAD_S = 60.0  # a bucket's file cannot be appended to: it is written anew, not more often
+
+
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+    """The lines of WORKDIR/metrics.jsonl."""
+    return paths.read_lines(paths.at(workdir) / "metrics.jsonl")
+
+
+def say(text: str) -> None:
+    """A line of process 0 on stderr, above the progress bar."""
+    if processes.is_main():
+        tqdm.tqdm.write(text, file=sys.stderr)
+
+
+class Writer:
+    """Appends to metrics.jsonl, one JSON object a line, and to TensorBoard's event file.
+
+    Each line has 'kind' (start, train, eval, warning, damaged) and 'step'. A resumed run drops
+    what was written after the step at which it resumes. Process 0 alone writes; all know what
+    was written before they began.
+    """
+
+    def __init__(self, workdir: str, *, start_step: int):
+        self._path = paths.at(workdir) / "metrics.jsonl"
+        self._writes = processes.is_main()
+        self._local = not paths.in_bucket(workdir)
+        self.unwritten: list[str] = []  # warnings of another process than 0
+        known: dict[str, list[Any]] = {}
+        if self._writes:
+            kept = [row for row in read_metrics(workdir) if row["step"] <= start_step]
+            self._lines = [json.dumps(row) + "\n" for row in kept]
+            self._replace()
+            self._file = self._path.open("a") if self._local else None
+            self._uploaded = time.monotonic()
+            self._events = tensorboardX.SummaryWriter(
+                str(paths.at(workdir)), purge_step=start_step + 1
+            )
+            known = {
+                "evaluated": [row["step"] for row in kept if row["kind"] == "eval"],
+                "images": [row["images"] for row in kept if row["kind"] == "start"],
+                "damaged": [row["image"] for row in kept if row["kind"] == "damaged"],
+            }
+        known = json.loads(processes.gather_text(json.dumps(known))[0])
+        self._evaluated, self._images = set(known["evaluated"]), set(known["images"])
+        self.damaged = set(known["damaged"])
+
+    def _replace(self) -> None:
+        paths.write_whole(self._path, "".join(self._lines))
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        if kind == "eval":
+            self._evaluated.add(step)
+        if not self._writes:
+            return
+        line = json.dumps({"kind": kind, "step": step, **values}) + "\n"
+        if self._file:
+            self._file.write(line)
+            self._file.flush()
+        else:
+            self._lines.append(line)
+            if kind != "train" or time.monotonic() - self._uploaded > UPLOAD_S:
+                self._replace()
+                self._uploaded = time.monotonic()
+        for name, value in values.items():
+            if isinstance(value, float):
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+        self._events.flush()
+
+    def warn(self, step: int, text: str) -> None:
+        """Writes a warning of this process, and prints it; process 0 writes others' later."""
+        if self._writes:
+            self.write("warning", step, text=text)
+            say(f"WARNING: {text}")
+        else:
+            self.unwritten.append(f"process {jax.process_index()}: {text}")
+            print(f"WARNING: {self.unwritten[-1]}", file=sys.stderr, flush=True)
+
+    def check_images(self, count: int) -> None:
+        """Raises UserError where an earlier start of the run had another number of images."""
+        for before in self._images - {count}:
+            raise UserError(
+                f"`data`: the training set has {count} images and had {before} when this run "
+                "began: restore it, or choose another `workdir`"
+            )
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether this start of the run or an earlier one has written an evaluation."""
+        return step in self._evaluated
+
+    def close(self) -> None:
+        if not self._writes:
+            return
+        if self._file:
+            self._file.close()
+        else:
+            self._replace()
+        self._events.close()
+
+
+class Steps(NamedTuple):
+    """How long a run is, in steps."""
+
+    start: int  # of this start of the run
+    total: int
+    per_epoch: float
+    batch_size: int
+
+    def period(self, epochs: float) -> int:
+        """Epochs in steps, at least 1."""
+        return max(1, round(epochs * self.per_epoch))
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The steps since metrics were last fetched."""
+
+    step: int  # how many are done; the last one's number, counted from 1
+    epoch: float
+    metrics: list[dict[str, np.ndarray]]  # of each step, scalars
+    images: int
+    seconds: float  # of training; evaluating and saving apart
+    starved: float  # seconds of them without batch and work, of the process that waited longest
+    damaged: list[str]  # lines about damaged images of all processes
+
+    @functools.cached_property
+    def means(self) -> dict[str, float]:
+        return {n: float(np.mean([m[n] for m in self.metrics])) for n in self.metrics[0]}
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds
+
+    @property
+    def waiting_for_data(self) -> float:
+        """Share of the time, 0-1."""
+        return min(1.0, self.starved / self.seconds)
+
+
+class Callback:
+    """One thing that happens now and then in a run; a subclass overrides the calls it needs.
+
+    `step` is always the number of steps done. `before_step` is called only where `due` says so.
+    """
+
+    def due(self, step: int) -> bool:
+        """Whether `before_step` is to be called for the state after `step` steps."""
+        del step
+        return False
+
+    def before_step(self, step: int, state: TrainState) -> None:
+        """Uses the state after `step` steps, before the next one or at the end of the run."""
+
+    def after_step(self, step: int) -> None:
+        """After each step was started; the devices may still compute it."""
+
+    def on_wait(self, step: int, seconds: float) -> None:
+        """Called repeatedly while the next batch is waited for, with the wait so far."""
+
+    def on_metrics(self, window: Window) -> None:
+        """Every `log_every` steps, before any callback's `before_step`, and at a stop."""
+
+    def close(self) -> None:
+        """At the end of the run, however it ends."""
+
+
+class Callbacks:
+    """Calls callbacks in their order, and collects the steps' metrics on the devices for them."""
+
+    def __init__(
+        self, callbacks: Sequence[Callback], writer: Writer, steps: Steps, *, log_every: int
+    ):
+        self.steps = steps
+        self._callbacks, self._writer = callbacks, writer
+        self._log_every = log_every
+        self._step = steps.start
+        self._metrics: list[dict[str, jax.Array]] = []
+        self._damaged: list[str] = []  # of this process, in the window
+        self._starved = 0.0
+        self._since = time.monotonic()
+
+    def before_step(self, step: int, state: TrainState) -> None:
+        """Calls those that are due; their time does not count as training."""
+        for callback in self._callbacks:
+            if callback.due(step):
+                self.fetch()
+                callback.before_step(step, state)
+                self._since = time.monotonic()
+
+    def after_step(
+        self, metrics: dict[str, jax.Array], damaged: list[str], *, starved: float
+    ) -> None:
+        """Takes the metrics of one more step; fetches them if they are due.
+
+        Args:
+            damaged: lines about images that this process met while making the batch.
+            starved: seconds in which the devices had no work for want of the batch.
+        """
+        if self._step == self.steps.start:  # compiled: the clock starts here
+            jax.block_until_ready(metrics)
+            self._since, starved = time.monotonic(), 0.0
+        self._metrics.append(metrics)
+        self._damaged += damaged
+        self._starved += starved
+        self._step += 1
+        for callback in self._callbacks:
+            callback.after_step(self._step)
+        if self._step % self._log_every == 0:
+            self.fetch()
+
+    def on_wait(self, seconds: float) -> None:
+        for callback in self._callbacks:
+            callback.on_wait(self._step, seconds)
+
+    def fetch(self) -> None:
+        """Fetches the metrics of the steps since the last time, and hands them to all."""
+        if not self._metrics:
+            return
+        note = {"damaged": self._damaged, "warnings": self._writer.unwritten}
+        texts = processes.gather_text(json.dumps({**note, "starved": self._starved}))
+        notes = [json.loads(text) for text in texts]
+        for text in (text for note in notes for text in note["warnings"]):
+            self._writer.write("warning", self._step, text=text)
+        self._writer.unwritten.clear()
+        metrics = jax.device_get(self._metrics)
+        window = Window(
+            self._step,
+            self._step / self.steps.per_epoch,
+            metrics,
+            images=len(metrics) * self.steps.batch_size,
+            seconds=time.monotonic() - self._since,
+            starved=max(note["starved"] for note in notes),
+            damaged=[line for note in notes for line in note["damaged"]],
+        )
+        self._metrics, self._damaged, self._starved = [], [], 0.0
+        for callback in self._callbacks:
+            callback.on_metrics(window)
+        self._since = time.monotonic()
+
+    def close(self) -> None:
+        for callback in self._callbacks:
+            callback.close()

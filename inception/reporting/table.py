@@ -1,0 +1,148 @@
+"""What the folders of runs hold; many runs as a CSV table, a line for all of one recipe."""
+
+import csv
+import io
+import json
+import pathlib
+import re
+import shlex
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from inception import UserError
+from inception.data import paths
+from inception.reporting import metrics
+
+# Flags of `train` that leave the result as it is; and the seeds, in which runs of a recipe differ.
+NOT_OF_THE_RECIPE = re.compile(
+    r"--(workdir|json|on|processes|restarts|coordinator_address|num_processes|process_id"
+    r"|initialization_timeout|config\.seed|config\.data\.seed)(=|$)|--(no)?config\.run\."
+)
+HEADER = (
+    *("experiment", "changes", "runs", "top1", "top1_std", "top1_low", "top1_high", "top5"),
+    *("images", "epochs", "images_per_second", "devices", "commit", "command"),
+)
+
+
+class Run:
+    """What a workdir holds, read once.
+
+    Attributes:
+        config: as in config.json, without the knobs that came later.
+        result: of eval.json; None before the run is finished.
+    """
+
+    def __init__(self, workdir: str):
+        path = paths.at(workdir)
+        if not (path / "config.json").exists():
+            raise UserError(f"{workdir} is not a run: it has no config.json")
+        self.workdir = workdir
+        self.name = path.resolve().name
+        self.config = json.loads((path / "config.json").read_text())
+        self.metrics = metrics.read_metrics(workdir)
+        result = path / "eval.json"
+        self.result: Any = json.loads(result.read_text()) if result.exists() else None
+
+    def kind(self, kind: str) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl of one kind."""
+        return [row for row in self.metrics if row["kind"] == kind]
+
+    def series(self, kind: str, key: str) -> tuple[list[float], list[float]]:
+        """Epochs, and the values of a key, of the lines of one kind that have it."""
+        rows = [row for row in self.kind(kind) if key in row]
+        return [row["epoch"] for row in rows], [row[key] for row in rows]
+
+
+def read_runs(folders: list[str]) -> list[Run]:
+    """The run of each folder, or of every point of it where it is a study."""
+    return [Run(workdir) for folder in folders for workdir in _workdirs(folder)]
+
+
+def _workdirs(folder: str) -> list[str]:
+    path = paths.at(folder)
+    if not (path / "study.json").exists():
+        return [folder]
+    points = [p for p in path.iterdir() if p.name.isdecimal() and (p / "config.json").exists()]
+    if not points:
+        raise UserError(f"{folder} is a study of which no point has begun")
+    return [str(p) for p in sorted(points, key=lambda p: int(p.name))]
+
+
+def to_csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """The text of a CSV file."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([header, *lines])
+    return out.getvalue()
+
+
+def of_runs(runs: Sequence[Run]) -> str:
+    """CSV of HEADER; accuracies are means over the runs of a recipe, in percent.
+
+    Raises:
+        UserError: a run that is not finished.
+    """
+    recipes: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.result is None:
+            raise UserError(f"{run.workdir} has no eval.json: it is not finished")
+        recipes.setdefault(_recipe(run), []).append(run)
+    return to_csv(HEADER, map(_line, recipes.values()))
+
+
+def _recipe(run: Run) -> str:
+    """Equal for runs that differ in their seeds alone."""
+    config = {k: v for k, v in run.config.items() if k not in ("seed", "run")}
+    config["data"] = {k: v for k, v in config["data"].items() if k not in ("seed", "path")}
+    return json.dumps([config, run.result["classes"], run.result["count"]], sort_keys=True)
+
+
+def _line(runs: Sequence[Run]) -> list[Any]:
+    """Of the runs of one recipe, as HEADER has it."""
+    starts = [start for run in runs for start in run.kind("start")]
+    devices, commits = (
+        ", ".join(dict.fromkeys(start[key] for start in starts)) for key in ("devices", "commit")
+    )
+    top1, top5 = ([100 - run.result[f"{key}_error"] for run in runs] for key in ("top1", "top5"))
+    rates = [rate for run in runs for rate in run.series("train", "images_per_second")[1]]
+    flags = _flags(runs[0])
+    experiment = [flag.split("=")[1] for flag in flags if flag.startswith("--config=")]
+    changes = [flag for flag in flags if not re.match(r"--config(=|\.data\.path=)", flag)]
+    numbers = [
+        len(runs),
+        statistics.mean(top1),
+        statistics.stdev(top1) if len(runs) > 1 else "",
+        min(top1),
+        max(top1),
+        statistics.mean(top5),
+        runs[0].result["count"],
+        float(runs[0].config["optim"]["epochs"]) if starts else "",
+        statistics.median(rates) if rates else "",
+    ]
+    command = ["python", "launch.py", "train", *flags, "--workdir=RUN"] if flags else []
+    return [
+        pathlib.Path(experiment[-1]).stem if experiment else "",
+        " ".join(flag.removeprefix("--config.") for flag in changes),
+        *(f"{n:.2f}" if isinstance(n, float) else n for n in numbers),
+        devices,
+        commits,
+        shlex.join(command),
+    ]
+
+
+def _flags(run: Run) -> list[str]:
+    """The flags that make the result of a run, but for the seeds; none if its command is unknown.
+
+    They name no folder of the machine.
+    """
+    commands = [start["command"] for start in run.kind("start") if start["command"]]
+    words = shlex.split(commands[-1])[3:] if commands else []  # after python launch.py train
+    flags: list[str] = []
+    for word in words:
+        if word.startswith("-"):
+            flags.append(word)
+        else:  # --config FILE
+            flags[-1] += f"={word}"
+    kept = [flag for flag in flags if not NOT_OF_THE_RECIPE.match(flag)]
+    kept = [re.sub(r"^(--config\.data\.path)=.*", r"\1=DATA", flag) for flag in kept]
+    return [re.sub(r"^(--config\.init_from)=.*/(?=.)", r"\1=", flag) for flag in kept]
