@@ -108,6 +108,11 @@ def restore_or_initialise(
     return state.replace(**sharding.replicate(variables, training.mesh), average=average)
 
 
+def to_devices(item: tuple[pipeline.Batch, list[str]], *, mesh: Any) -> tuple[Any, list[str]]:
+    """Puts a batch on the devices; the lines about damaged images stay beside it."""
+    return sharding.shard_batch(item[0], mesh), item[1]
+
+
 def loop(
     training: Training,
     state: TrainState,
@@ -128,9 +133,7 @@ def loop(
     evaluate and save the last state
     """
     running: dict[str, jax.Array] = {}  # metrics of the newest step
-
-    def put(item: tuple[pipeline.Batch, list[str]]) -> tuple[dict[str, jax.Array], list[str]]:
-        return sharding.shard_batch(item[0], training.mesh), item[1]
+    put = functools.partial(to_devices, mesh=training.mesh)
 
     def poll(seconds: float) -> None:
         stop.poll()
@@ -225,10 +228,10 @@ def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str
 
 def write_results(workdir: str, result: dict[str, Any], evaluation: callbacks.Evaluate) -> None:
     """eval.json, the page and result.json, by process 0."""
-    from inception.reporting import page
-
     if not processes.is_main():
         return
+    from inception.reporting import page
+
     if count := result["damaged"]:
         metrics.say(f"{count} damaged images were skipped; metrics.jsonl names them")
     evaluation.evaluator.write(workdir, evaluation.newest, step=result["steps"])
@@ -239,8 +242,7 @@ def write_results(workdir: str, result: dict[str, Any], evaluation: callbacks.Ev
 def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any]:
     """Trains `config` in `workdir`, resuming where the last start stopped.
 
-    Every process of the run calls it; process 0 writes, and all return the same. `command`, how
-    the run was started, is for the page.
+    Every process of the run calls it; process 0 writes. `command`: for the page, the run's own.
 
     Returns:
         {'steps', 'images_per_second', 'waiting_for_data': share of the training time,
