@@ -12,9 +12,9 @@ test: check  ## format, lint, types, and the tests, the slow ones too; not those
 	$(BIN)/python -m pytest -m "not faults" -n 3 --dist loadfile --no-loadscope-reorder
 
 # What TFDS's builders and SkyPilot run on does not depend on jax.
-test-newest: .venv-newest/installed  ## the fast tests with the newest jax, flax and optax
-	.venv-newest/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
-		--ignore=tests/data/test_prepare.py --ignore=tests/launching/test_sky.py
+NEWEST ?= tests --ignore=tests/data/test_prepare.py --ignore=tests/launching/test_sky.py
+test-newest: .venv-newest/installed  ## the fast tests, or NEWEST, with the newest jax, flax and optax
+	.venv-newest/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(NEWEST)
 
 faults: check  ## the longest: several processes, kills, full disks
 	$(BIN)/python -m pytest -m faults

@@ -167,9 +167,10 @@ def test_gradients_are_summed_in_float32() -> None:
     jaxpr = jax.make_jaxpr(train)(state, batch)
     assert "bf16" in str(jaxpr)
     (loop,) = [e for e in jaxpr.eqns if e.primitive.name == "scan" and e.params["length"] == 2]
-    carried = loop.outvars[: loop.params["num_carry"]]
-    assert len(carried) == len(jax.tree.leaves(state.params))
+    count = len(jax.tree.leaves(state.params))
+    carried, stacked = loop.outvars[:count], loop.outvars[count:]  # gradients; metrics of each part
     assert {v.aval.dtype for v in carried} == {jnp.dtype("float32")}
+    assert {v.aval.shape for v in stacked} == {(2,)}
 
 
 def test_remat_computes_the_same_in_less_memory(on_eight) -> None:
@@ -178,7 +179,8 @@ def test_remat_computes_the_same_in_less_memory(on_eight) -> None:
     assert_close(history, other_history, rtol=1e-5)
     assert_close(state.params, other_state.params, rtol=1e-3, atol=1e-5)
     assert_close(state.batch_stats, other_state.batch_stats, rtol=1e-4, atol=1e-5)
-    assert temporary_bytes(other) < 0.8 * temporary_bytes(compiled)
+    least = 0.8 if jax.__version_info__ < (0, 11) else 0.85  # of so small a network
+    assert temporary_bytes(other) < least * temporary_bytes(compiled)
 
 
 @pytest.mark.parametrize(
@@ -224,4 +226,5 @@ def test_label_smoothing_is_the_textbooks(rng: np.random.Generator) -> None:
 def test_what_xla_flags_set_goes_before_our_options(monkeypatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
     options = compiling._on_cpu(sharding.make_mesh(), compiling.FAST_TO_COMPILE)
-    assert options == {"xla_cpu_use_fusion_emitters": False}
+    emitters = ("xla_cpu_use_fusion_emitters", False)  # jax 0.11 dropped it
+    assert options == dict([emitters] if compiling._knows(*emitters) else [])
