@@ -129,17 +129,6 @@ def test_a_wrong_flag_is_named_with_what_it_takes(
     assert line.endswith(message)
 
 
-def test_overrides_arrive_with_their_types() -> None:
-    overrides = ["--config.optim.learning_rate=2", "--noconfig.model.heads", "--config.data.mirror=true",
-                 "--config.data.interpolations=('area','cubic')", "--config.data.area_range=.5,1."]  # fmt: skip
-    config = load_config(tiny.EXPERIMENT, overrides)
-    assert config.optim.learning_rate == 2.0 and isinstance(config.optim.learning_rate, float)
-    assert config.model.heads is False and config.data.mirror is True
-    assert config.data.interpolations == ("area", "cubic")
-    assert config.data.area_range == (0.5, 1.0)
-    assert config.is_locked
-
-
 def test_a_config_that_is_not_there_or_is_none(tmp_path, capfd) -> None:
     line = fails(capfd, ["audit", "--config=experiments/x.py"], status=2)
     assert "no such file; there are" in line
