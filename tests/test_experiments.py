@@ -20,6 +20,7 @@ from inception.runtime import sharding
 from inception.step import head_losses
 from inception.sweeps import plan
 from inception.tools import profiler
+from tests import tiny
 
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("[!_]*.py"))
 YOURS = {"config.data.path": "x", "config.init_from": "x", "config.model.classes": "10"}
@@ -129,19 +130,6 @@ def test_every_point_is_sound_and_its_step_can_be_traced(path: pathlib.Path) -> 
             look(config)
 
 
-def drawn(shapes):
-    """The first state without what is slow to compile: normal kernels, all else as it begins."""
-    rng = np.random.default_rng(0)
-
-    def begin(path, shape) -> np.ndarray:
-        kinds = {"kernel": rng.normal(0, 0.05, shape.shape), "scale": 1, "var": 1}
-        return np.full(shape.shape, kinds.get(path[-1].key, 0), shape.dtype)
-
-    raw = jax.tree_util.tree_map_with_path(begin, shapes.raw_variables())
-    state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-    return state.replace(**raw, average=raw if shapes.average else {})
-
-
 def take_two_steps(config) -> None:
     with config.unlocked():
         config.update_from_flattened_dict(SMALL)
@@ -153,7 +141,7 @@ def take_two_steps(config) -> None:
     rng = np.random.default_rng(0)
     below = {"image": 256, "label": 3}
     batch = {k: rng.integers(0, below[k], s.shape).astype(s.dtype) for k, s in batch.items()}
-    first = drawn(shapes)
+    first = tiny.draw_state(shapes)
     state = first
     for _ in range(2):
         state, metrics = step(state, batch)

@@ -19,7 +19,7 @@ from inception.model import TRUNK, GoogLeNet, frozen_modules
 from inception.runtime import checkpoint
 from inception.runtime.weights import load_trained, start_from
 from inception.runtime.workdir import write_config
-from inception.step import TrainState, create_state, train_step
+from inception.step import TrainState, train_step
 from tests import tiny
 from tests.cli.test_cli import fails, process, train_args
 from tests.test_train import interrupt_at
@@ -44,11 +44,8 @@ def theirs(trained: pathlib.Path) -> dict[tuple[str, ...], np.ndarray]:
 
 def fresh(model: GoogLeNet, input_px: int = 65) -> Any:
     """Noise in the shapes of the model's variables."""
-    create = functools.partial(
-        create_state, model, optax.identity(), seed=0, input_px=input_px, polyak_decay=0.0
-    )
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(create).raw_variables()
+    shapes = tiny.state(model, input_px=input_px).raw_variables()
     return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(s.dtype), shapes)
 
 
@@ -160,7 +157,7 @@ def steps(model: GoogLeNet, *, count: int, **choices: Any) -> list[TrainState]:
     """The states before and after each of a few steps."""
     tx = optim.sgd(optax.constant_schedule(0.02), momentum=0.9, weight_decay=0.01, trunk=TRUNK,
                    frozen=frozen_modules(model.frozen_through), **choices)  # fmt: skip
-    states = [create_state(model, tx, seed=0, input_px=65, polyak_decay=0.9)]
+    states = [tiny.state(model, tx, polyak_decay=0.9)]
     step = jax.jit(functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors={}, mixing={},
         normalization="symmetric", head_weight=0.3, label_smoothing=0.0, polyak_decay=0.9,

@@ -1,5 +1,7 @@
 """The network against the paper: an independent forward pass, shapes, counts, variants."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from flax import traverse_util
 from jax import lax
 
 from inception.model import Conv, GoogLeNet
+from tests import tiny
 
 # Typed from the paper's Table 1 for this test: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
 PAPER = """
@@ -209,9 +212,9 @@ def test_batch_norm_has_statistics_for_every_convolution_and_no_conv_bias() -> N
 @pytest.mark.parametrize("row", ["4a", "4d"])
 def test_one_head_alone(row: str) -> None:
     model = GoogLeNet(width=0.05, classes=3, heads_on=row)
-    variables = variables_like(init(model, 65))
     rngs = {"dropout": jax.random.key(0)}
-    logits = model.apply(variables, jnp.zeros((1, 65, 65, 3)), train=True, rngs=rngs)
+    apply = functools.partial(model.apply, train=True, rngs=rngs)
+    logits = jax.eval_shape(apply, init(model, 65), jnp.zeros((1, 65, 65, 3)))
     assert logits.keys() == {"main", row}
 
 
@@ -221,13 +224,11 @@ def test_a_fully_connected_layer_sees_where_the_average_does_not(rng: np.random.
     outputs = {}
     for top in ("average", "fc"):
         model = GoogLeNet(width=0.05, classes=3, heads=False, norm="none", top=top)
-        variables = model.init(jax.random.key(0), images, train=False)
         symmetric = jax.tree.map(
-            lambda k: (k + k[::-1, ::-1]) / 2 if k.ndim == 4 else k, variables["params"]
+            lambda k: (k + k[::-1, ::-1]) / 2 if k.ndim == 4 else k, tiny.state(model).params
         )
         outputs[top] = [
-            model.apply({"params": symmetric}, x, train=False)["main"]
-            for x in (images, images[:, ::-1, ::-1])
+            tiny.logits(model, {"params": symmetric}, x) for x in (images, images[:, ::-1, ::-1])
         ]
         assert ("fc" in symmetric) == (top == "fc")
     np.testing.assert_allclose(*outputs["average"], rtol=1e-4, atol=1e-6)
@@ -262,10 +263,9 @@ def test_initialisation(initializer: str) -> None:
         assert 0.99 * limit < np.abs(w).max() <= limit
         assert abs(w.std() / (limit / 3**0.5) - 1) < 0.01
         assert (p["bias"] == jnp.float32(0.2)).all()
-    variables = GoogLeNet(classes=3, width=0.05, initializer=initializer, top="fc").init(
-        {"params": jax.random.key(0), "dropout": jax.random.key(1)},
-        jnp.zeros((1, 65, 65, 3)),
-        train=True,
+    model = GoogLeNet(classes=3, width=0.05, initializer=initializer, top="fc")
+    variables = jax.jit(functools.partial(model.init, train=True))(
+        {"params": jax.random.key(0), "dropout": jax.random.key(1)}, jnp.zeros((1, 65, 65, 3))
     )
     biases = {
         path: leaf

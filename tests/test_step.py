@@ -126,15 +126,15 @@ def test_a_mixed_image_has_the_labels_of_both(mixing: dict[str, float]) -> None:
     knobs = {"mixup": 0.0, "cutmix": 0.0, **mixing}
     model = GoogLeNet(classes=5, width=0.05, norm="none", heads=False, dropout=0.0)
     tx = optax.identity()
-    state = create_state(model, tx, seed=0, input_px=65, polyak_decay=0.0)
+    state = tiny.state(model, tx)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 65, 65, 3)).astype(np.uint8)
     labels = np.array([3, 1, 1, 0], np.int32)
-    _, metrics = train_step(
-        state, {"image": jnp.asarray(images), "label": jnp.asarray(labels)}, model=model, tx=tx,
-        seed=0, data_seed=1, colors={}, mixing=knobs, normalization="symmetric", head_weight=0.3,
-        label_smoothing=0.0, polyak_decay=0.0,
-    )  # fmt: skip
+    take = jax.jit(functools.partial(
+        train_step, model=model, tx=tx, seed=0, data_seed=1, colors={}, mixing=knobs,
+        normalization="symmetric", head_weight=0.3, label_smoothing=0.0, polyak_decay=0.0,
+    ))  # fmt: skip
+    _, metrics = take(state, {"image": images, "label": labels})
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), step.MIX), 0)
     keys = jnp.stack([jax.random.fold_in(key, row) for row in range(4)])
     own = np.asarray(pixels.own_share(keys, px=65, **knobs))
@@ -142,7 +142,7 @@ def test_a_mixed_image_has_the_labels_of_both(mixing: dict[str, float]) -> None:
     for row in range(4):
         mixed = own[row] * images[row] + (1 - own[row]) * images[row - 1]
         x = jnp.asarray(mixed[None] / 127.5 - 1, jnp.float32)
-        log_p = jax.nn.log_softmax(model.apply({"params": state.params}, x, train=False)["main"])[0]
+        log_p = jax.nn.log_softmax(tiny.logits(model, {"params": state.params}, x))[0]
         share = own[row].mean()
         loss -= share * log_p[labels[row]] + (1 - share) * log_p[labels[row - 1]]
     np.testing.assert_allclose(metrics["loss"], loss / 4, rtol=1e-5)

@@ -1,6 +1,7 @@
 """A network and a run so small that tests can train them."""
 
 import contextlib
+import functools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from inception.cli.main import as_flags
 from inception.config import load_config
 from inception.model import GoogLeNet
 from inception.runtime import checkpoint
-from inception.step import create_state
+from inception.step import TrainState, create_state
 
 EXPERIMENT = str(pathlib.Path(__file__).parents[1] / "experiments" / "digits.py")
 # 16 images of noise around three colours, two steps an epoch: every part of a run, in seconds.
@@ -35,21 +36,56 @@ OVERRIDES = (
     "--config.run.workers=2",
 )
 
+TX = optax.identity()
+
 
 def config(*overrides: str) -> ConfigDict:
     return load_config(EXPERIMENT, [*OVERRIDES, *overrides])
 
 
+def draw(shapes: Any, seed: int) -> Any:
+    """Kernels as He drew them, all else as it begins; without a program for each shape."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        if path[-1].key == "kernel":
+            return rng.normal(0, np.sqrt(2 / np.prod(shape.shape[:-1])), shape.shape).astype("f")
+        return np.full(shape.shape, path[-1].key in ("scale", "var"), shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def draw_state(shapes: TrainState) -> TrainState:
+    """The state before the first step, as `draw` has its weights."""
+    raw = draw(shapes.raw_variables(), 0)
+    state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    return state.replace(**raw, average=raw if shapes.average else {})
+
+
+def state(
+    model: GoogLeNet,
+    tx: optax.GradientTransformation = TX,
+    *,
+    polyak_decay: float = 0.0,
+    input_px: int = 65,
+) -> TrainState:
+    """A first state."""
+    create = functools.partial(
+        create_state, model, tx, seed=0, input_px=input_px, polyak_decay=polyak_decay
+    )
+    return draw_state(jax.eval_shape(create))
+
+
 def variables(config: ConfigDict, seed: int) -> Any:
     """Random weights, {'params', 'batch_stats'}."""
-    state = create_state(
-        GoogLeNet(**config.model),
-        optax.identity(),
-        seed=seed,
-        input_px=config.input_px,
-        polyak_decay=0.0,
-    )
-    return jax.device_get(state.raw_variables())
+    shapes = state(GoogLeNet(**config.model), input_px=config.input_px).raw_variables()
+    return draw(shapes, seed)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(model: GoogLeNet, variables: Any, images: jax.Array) -> jax.Array:
+    """Of the main classifier, in evaluation; images are normalised."""
+    return model.apply(variables, images, train=False)["main"]
 
 
 def write_run(workdir: pathlib.Path, config: ConfigDict, *, seed: int = 0) -> str:

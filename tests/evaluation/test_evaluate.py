@@ -43,8 +43,7 @@ def by_hand(config, networks, crops: int) -> tuple[np.ndarray, np.ndarray]:
         crops_of_it = views.of(decoding.decode(record, "", max_megapixels=10.0))
         x = pixels.normalize(jax.numpy.asarray(crops_of_it), method=config.data.normalization)
         models = [
-            jax.nn.softmax(GoogLeNet(**config.model).apply(v, x, train=False)["main"]).mean(0)
-            for v in networks
+            jax.nn.softmax(tiny.logits(GoogLeNet(**config.model), v, x)).mean(0) for v in networks
         ]
         means.append(np.mean(models, 0))
         labels.append(label)

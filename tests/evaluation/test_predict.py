@@ -53,8 +53,8 @@ def test_a_prediction_is_the_mean_of_softmax(runs, picture: Image.Image, crops: 
     for i, normalization in enumerate(("symmetric", "unit")):
         config = tiny.config(*CONFIG)
         x = pixels.normalize(jnp.asarray(view), method=normalization)
-        logits = GoogLeNet(**config.model).apply(tiny.variables(config, i), x, train=False)
-        means.append(jax.nn.softmax(logits["main"]).mean(0))
+        logits = tiny.logits(GoogLeNet(**config.model), tiny.variables(config, i), x)
+        means.append(jax.nn.softmax(logits).mean(0))
     np.testing.assert_allclose(probabilities(got), np.mean(means, 0), rtol=1e-4)
     assert [c["probability"] for c in got["classes"]] == sorted(probabilities(got))[::-1]
     assert {c["name"] for c in got["classes"]} == {"colour 0", "colour 1", "colour 2"}
@@ -241,7 +241,7 @@ def test_the_mean_of_a_map_is_the_logit(picture: Image.Image) -> None:
     maps = cam.maps(config.model, weights, crops, normalization="unit")
     assert maps.shape == (10, 2, 2, 3)
     x = pixels.normalize(jnp.asarray(crops), method="unit")
-    logits = GoogLeNet(**config.model).apply(weights, x, train=False)["main"]
+    logits = tiny.logits(GoogLeNet(**config.model), weights, x)
     np.testing.assert_allclose(maps.mean((1, 2)), logits, rtol=1e-4, atol=1e-5)
 
 
