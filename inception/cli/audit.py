@@ -1,12 +1,10 @@
-"""launch.py audit: the network beside the paper's Table 1."""
+"""parameters and operations, row by row, beside the paper's"""
 
 import argparse
 from typing import Any
 
 from inception.cli import flags
 from inception.config import NETWORK, load_config
-
-HELP = "parameters and operations, row by row, beside the paper's"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

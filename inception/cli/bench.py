@@ -1,4 +1,4 @@
-"""launch.py bench: the speed of this machine."""
+"""how fast it is on this machine, compilation apart"""
 
 import argparse
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 from inception.cli import flags
 from inception.config import NETWORK, TRAINING, load_config
 
-HELP = "how fast it is on this machine, compilation apart"
 LESS_MEMORY = "a smaller --batch_size"
 
 
@@ -15,10 +14,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "a training step (default), a forward pass, or the loader's batches"
     add("--what", choices=("train", "eval", "input"), default="train", help=text)
-    text = "default: the config's own"
-    add("--batch_size", type=flags.whole_number, metavar="N", help=text)
-    text = "and where the time goes, layer by layer"
-    add("--profile", action="store_true", help=text)
+    add("--batch_size", type=flags.whole_number, metavar="N", help="default: the config's own")
+    add("--profile", action="store_true", help="and where the time goes, layer by layer")
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:

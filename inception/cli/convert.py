@@ -1,4 +1,4 @@
-"""launch.py convert: published weights as a checkpoint."""
+"""published weights of another framework -> a checkpoint of ours"""
 
 import argparse
 import json
@@ -6,8 +6,6 @@ from typing import Any
 
 from inception.cli import flags
 from inception.config import NETWORK, load_config
-
-HELP = "published weights of another framework -> a checkpoint of ours"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

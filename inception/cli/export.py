@@ -1,12 +1,10 @@
-"""launch.py export: a trained network as one file."""
+"""a trained network as one file, for other programs"""
 
 import argparse
 import pathlib
 from typing import Any
 
 from inception.config import CommandLineError
-
-HELP = "a trained network as one file, for other programs"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -138,14 +138,23 @@ def add_launchers(parser: argparse.ArgumentParser) -> None:
 
 
 def launcher_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """{name: value} of the flags for --on; CommandLineError for one of another launcher."""
+    """{name: value} of the flags for --on.
+
+    Raises:
+        CommandLineError: one of another launcher is given; or with --on=sky a file that its
+            machines lack, which have the checkout alone.
+    """
     own = LAUNCHER_FLAGS[args.on]
     for name in itertools.chain(*LAUNCHER_FLAGS.values()):
         value = getattr(args, name, None)
         if name not in own and value and value != args.parser.get_default(name):
             raise CommandLineError(f"--{name} is not for --on={args.on}")
-    if args.on == "sky" and not args.accelerators:
-        raise CommandLineError("--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8")
+    if args.on == "sky":
+        if not args.accelerators:
+            raise CommandLineError(
+                "--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8"
+            )
+        _check_is_on_hosts(args.config, getattr(args, "from_run", ""))
     return {name: getattr(args, name) for name in own if name in args}
 
 
@@ -156,13 +165,7 @@ def without_launchers(argv: list[str]) -> list[str]:
     return known.parse_known_args(argv)[1]
 
 
-def check_is_on_hosts(config: str, from_run: str = "") -> None:
-    """Raises CommandLineError for a file that machines of --on=sky lack: they have the checkout.
-
-    Args:
-        config: --config, or '' for the default.
-        from_run: --from_run, or ''.
-    """
+def _check_is_on_hosts(config: str, from_run: str) -> None:
     if from_run and "://" not in from_run:
         raise CommandLineError(
             f"--from_run={from_run} is a folder of this machine, which those of --on=sky lack: "

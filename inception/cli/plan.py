@@ -1,4 +1,4 @@
-"""launch.py plan: what a run would cost."""
+"""steps, FLOPs, memory and hours of a run, before it"""
 
 import argparse
 from typing import Any
@@ -6,16 +6,13 @@ from typing import Any
 from inception.cli import flags
 from inception.config import CommandLineError, load_config
 
-HELP = "steps, FLOPs, memory and hours of a run, before it"
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_config(parser, default=flags.DEFAULT_CONFIG)
     text = "to train on, where the set is not here"
     parser.add_argument("--images", type=flags.whole_number, metavar="N", help=text)
     add = parser.add_mutually_exclusive_group().add_argument
-    text = "in training, for the hours"
-    add("--images_per_second", type=flags.positive, metavar="X", help=text)
+    add("--images_per_second", type=flags.positive, metavar="X", help="in training, for the hours")
     add("--measure", action="store_true", help="or at this machine's rate")
 
 

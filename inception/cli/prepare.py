@@ -1,4 +1,4 @@
-"""launch.py prepare: a data set as training reads it best."""
+"""ImageNet's tars, or any TFDS set, -> ArrayRecord; or a store that trains faster"""
 
 import argparse
 import functools
@@ -6,8 +6,6 @@ from typing import Any
 
 from inception.cli import flags
 from inception.config import CommandLineError
-
-HELP = "ImageNet's tars, or any TFDS set, -> ArrayRecord; or a store that trains faster"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     text = "write a store: every image once more, its shorter side at most this"
     add("--short_side", type=flags.whole_number, metavar="PX", help=text)
     percent = functools.partial(flags.whole_number, most=100)
-    text = "of the store's JPEGs, 1 to 100 (default: 90)"
-    add("--quality", type=percent, default=90, help=text)
+    add("--quality", type=percent, default=90, help="of the store's JPEGs, 1 to 100 (default: 90)")
     text = "of the store: rgb is plain pixels, 9 to 10 times the bytes and no decoding"
     add("--format", choices=("jpeg", "rgb"), default="jpeg", help=text)
 

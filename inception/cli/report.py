@@ -1,10 +1,7 @@
-"""launch.py report: a page about runs, or a table of them."""
+"""a page about one run or several, or a table"""
 
 import argparse
 from typing import Any
-
-HELP = "a page about one run or several, or a table"
-MIXED = "runs"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -141,8 +141,8 @@ def test_a_run_can_be_run_again(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text(tiny_run.to_json())
 
     def config(*flags: str):
-        argv = ["train", "--workdir=x", *flags]
-        args, overrides = parser(argv).parse_known_args(argv)
+        argv = ["--workdir=x", *flags]
+        args, overrides = parser("train").parse_known_args(argv)
         return train.train_config(args, overrides)
 
     assert config(f"--from_run={tmp_path}") == tiny_run
@@ -184,7 +184,7 @@ def test_the_table_of_launchers_has_all_their_flags() -> None:
 def test_a_run_imports_its_own_command_alone() -> None:
     """Of the project: what a training run reads stays small."""
     code = (
-        "import sys; from inception.cli.main import parser; parser(['train']); print(*sys.modules)"
+        "import sys; from inception.cli.main import parser; parser('train'); print(*sys.modules)"
     )
     modules = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
