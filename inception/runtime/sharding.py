@@ -72,41 +72,34 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 def replicated_shapes(function: Callable, mesh: Mesh) -> Any:
     """What `jit_replicated(function, mesh)()` would return, as jax.ShapeDtypeStruct."""
-    everywhere = _replicated(mesh)
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        jax.eval_shape(function),
-    )
+    return jit_replicated(function, mesh).eval_shape()
 
 
 def local_shapes(tree: Any) -> Any:
     """The shapes and dtypes of a tree, to lie on the first device of this process."""
     here = SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree)
 
 
-def jit_replicated(function: Callable, mesh: Mesh) -> Any:
-    """jax.jit of a function whose result is the same on every device."""
-    return jax.jit(function, out_shardings=_replicated(mesh))
+def jit_replicated(function: Callable, mesh: Mesh, *, options: Any = None, **more: Any) -> Any:
+    """jax.jit of a function whose result is the same on every device.
+
+    Args:
+        options: of the compiler, {name: value}.
+        more: further arguments of jax.jit.
+    """
+    return jax.jit(function, out_shardings=_replicated(mesh), compiler_options=options, **more)
 
 
 def jit_over_batch(function: Callable, mesh: Mesh, *, donate_state: bool, options: Any) -> Any:
-    """jax.jit of function(state, batch): the batch is split, all else replicated.
+    """`jit_replicated` of function(state, batch), whose batch is split over the devices.
 
     Under jit a mean over the batch is the mean over all devices: gradients and BatchNorm
-    statistics come out the same everywhere.
-
-    Args:
-        donate_state: the result takes the state's memory.
-        options: of the compiler, {name: value}.
+    statistics come out the same everywhere. With `donate_state` the result takes the state's
+    memory.
     """
-    everywhere = _replicated(mesh)
-    return jax.jit(
-        function,
-        in_shardings=(everywhere, _split(mesh)),
-        out_shardings=everywhere,
-        donate_argnums=(0,) if donate_state else (),
-        compiler_options=options,
+    shardings = (_replicated(mesh), _split(mesh))
+    donated = (0,) if donate_state else ()
+    return jit_replicated(
+        function, mesh, options=options, in_shardings=shardings, donate_argnums=donated
     )
