@@ -3,7 +3,7 @@
 Each command is a module of this folder, inception/cli/COMMAND.py, whose docstring is its help, with
 
     add_flags(parser)
-    run(args, overrides) -> the result, for --json, or an exit status; it prints its lines for people
+    run(args, overrides) -> the result, for --json, or an exit status; prints lines for people
 
 and where it needs it
 

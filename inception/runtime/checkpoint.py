@@ -1,7 +1,6 @@
 """Saving and restoring the training state: the only file that imports orbax."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import operator
@@ -57,14 +56,13 @@ def write_classes(workdir: str, classes: tuple[str, ...]) -> None:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which saves when it is called, and does not look for a preemption itself.
+    """Orbax's, which does not look for a preemption itself.
 
     NOTE: JAX's preemption service expects one increasing counter, that of `processes.Stop`.
     Orbax's own calls, with the step for a counter, would break it and lose signals.
     """
 
-    def reached_preemption(self, step: int) -> bool:
-        del step
+    def reached_preemption(self, _step: int) -> bool:
         return False
 
 
@@ -152,7 +150,7 @@ class Checkpoints:
         needed, free = 2 * state_bytes + 10_000_000, shutil.disk_usage(self._directory).free
         if free < needed:
             text = f"no space: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
-            raise OSError(errno.ENOSPC, text)
+            raise OSError(text)
 
     def _add_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """To a checkpoint of a run that was stopped while it evaluated; as Orbax writes them."""
@@ -176,13 +174,12 @@ class Checkpoints:
             if processes.is_lost_peer(error):
                 raise
             whole = sorted(ocp.utils.checkpoint_steps(self._directory))
-            cause = error
+            cause = _first_line(error)
             if code := re.search(r"os_error_code='(\d+)'", str(error)):  # tensorstore's, at the end
-                cause = OSError(int(code[1]), os.strerror(int(code[1])))
-            full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            remedy = "make room" if full or "No space left" in str(cause) else "mend it"
+                cause = os.strerror(int(code[1]))
+            remedy = "make room" if re.search("no space|quota", cause, re.I) else "mend it"
             raise UserError(
-                f"saving a checkpoint in {self._directory} failed ({_first_line(cause)}): the "
+                f"saving a checkpoint in {self._directory} failed ({cause}): the "
                 f"checkpoints of steps {whole} are kept; {remedy}, or choose another `workdir`"
             ) from error
 
@@ -242,15 +239,11 @@ class Checkpoints:
 
         def move() -> None:
             for step in map(str, damaged if processes.is_main() else ()):
-                print(f"checkpoint {step} was moved to {aside}", file=sys.stderr)
-                try:
-                    if (aside / step).exists():
-                        (aside / step).rmtree()
-                    aside.mkdir(exist_ok=True)
-                    (self._directory / step).rename(aside / step)
-                except OSError as error:
-                    message = f"checkpoint {step} is damaged and cannot be moved aside: {error}"
-                    raise UserError(message) from error
+                print(f"moving checkpoint {step} to {aside}", file=sys.stderr)
+                if (aside / step).exists():
+                    (aside / step).rmtree()
+                aside.mkdir(exist_ok=True)
+                (self._directory / step).rename(aside / step)
 
         if damaged and not self._read_only:
             processes.together(move)

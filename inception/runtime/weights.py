@@ -53,11 +53,6 @@ def load_trained(workdir: str, *, best: bool = False) -> Trained:
     return Trained(config, classes, jax.device_get(variables), int(state["step"]))
 
 
-def misfits(found: dict[Path, Any], wanted: dict[Path, Any]) -> list[Path]:
-    """Of flat trees of arrays the paths in `wanted` that `found` lacks, or has in another shape."""
-    return [p for p, array in wanted.items() if p not in found or found[p].shape != array.shape]
-
-
 def load_network(
     workdir: str, config: Mapping[str, Any] | None = None, *, best: bool = False
 ) -> Trained:
@@ -77,13 +72,13 @@ def load_network(
         raise UserError(f"{workdir}/config.json: {error}") from error
     images = jax.ShapeDtypeStruct((1, px, px, 3), jnp.float32)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
-    network, weights = map(traverse_util.flatten_dict, (shapes, trained.variables))
-    weights = {path: a for path, a in weights.items() if not path[1].startswith("head_")}
-    if unfit := misfits(weights, network) + misfits(network, weights):
-        first = min(unfit, key=lambda path: path[0] != "params")
-        found, wanted = (
-            list(tree[first].shape) if first in tree else "none" for tree in (weights, network)
-        )
+    network, weights = (
+        {p: a.shape for p, a in traverse_util.flatten_dict(tree).items() if "head_" not in p[1]}
+        for tree in (shapes, trained.variables)
+    )
+    if unfit := network.items() - weights.items() or weights.items() - network.items():
+        first, _ = min(unfit, key=lambda array: (array[0][0] != "params", array))
+        found, wanted = (list(t[first]) if first in t else "none" for t in (weights, network))
         raise UserError(
             f"{workdir}: {'/'.join(first)} has shape {found} in its weights, and {wanted} in the "
             "network of `model`: undo what was changed in its config.json, or by flags"
@@ -96,9 +91,7 @@ def load_network(
     return trained
 
 
-def _check_alike(
-    init_from: str, trained: dict[str, Any], *, model: GoogLeNet, normalization: str
-) -> None:
+def _check_alike(init_from: str, trained: dict[str, Any], model: Any, normalization: str) -> None:
     """Raises UserError where weights of `trained` would compute something else here."""
     remedies = []
     for field in dataclasses.fields(model):
@@ -137,11 +130,11 @@ def start_from(
         trained = load_trained(init_from)
     except UserError as error:
         raise UserError(f"`init_from`: {error}") from error
-    _check_alike(init_from, trained.config, model=model, normalization=normalization)
+    _check_alike(init_from, trained.config, model, normalization)
 
     theirs = traverse_util.flatten_dict(trained.variables)
     flat = traverse_util.flatten_dict(fresh)
-    unfit = set(misfits(theirs, flat))
+    unfit = {p for p, a in flat.items() if p not in theirs or theirs[p].shape != a.shape}
     layers: dict[Path, list[Path]] = {}  # collection/LAYER/array
     for path in flat:
         layers.setdefault(path[1:-1], []).append(path)
