@@ -6,8 +6,6 @@ from typing import Any
 from inception.cli import flags
 from inception.config import NETWORK, TRAINING, load_config
 
-LESS_MEMORY = "a smaller --batch_size"
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_config(parser, default=flags.DEFAULT_CONFIG)

@@ -20,8 +20,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    # A wrong knob ends it before the file is read.
-    load_config(flags.BASE_CONFIG, overrides, NETWORK)
     from inception import train
     from inception.formats import convert
     from inception.runtime import sharding

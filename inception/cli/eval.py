@@ -5,7 +5,7 @@ from typing import Any
 
 from inception import UserError
 from inception.cli import flags
-from inception.config import EVALUATION, CommandLineError, load_config, run_config
+from inception.config import EVALUATION, CommandLineError, flat, load_config, run_config
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -28,21 +28,16 @@ def evaluation_config(workdir: str, file: str, overrides: list[str]) -> Any:
     """Of --config, or the run's own; UserError where its network or input is not the run's."""
     from inception.model import FREE_KNOBS
 
-    trained = run_config(workdir, [])
-    config = (
-        run_config(workdir, overrides) if not file else load_config(file, overrides, EVALUATION)
-    )
-    for knob, value in trained.model.items():
-        if config.model[knob] != value and knob not in FREE_KNOBS:
+    config = load_config(file, overrides, EVALUATION) if file else run_config(workdir, overrides)
+    given, own = flat(config, prefix=""), flat(run_config(workdir, []), prefix="")
+    for knob, value in own.items():
+        group, _, name = knob.partition(".")
+        fixed = knob == "data.normalization" or (group == "model" and name not in FREE_KNOBS)
+        if fixed and given[knob] != value:
             raise UserError(
-                f"config.model.{knob}={config.model[knob]}, but {workdir} was trained with {value}"
+                f"config.{knob}={given[knob]}, but {workdir} was trained with {value}: give "
+                f"--config.{knob}={value}"
             )
-    given, own = config.data.normalization, trained.data.normalization
-    if given != own:
-        raise UserError(
-            f"config.data.normalization={given}, but {workdir} was trained with {own}: give "
-            f"--config.data.normalization={own}"
-        )
     return config
 
 

@@ -4,10 +4,6 @@ Each command is a module of this folder, inception/cli/COMMAND.py, whose docstri
 
     add_flags(parser)
     run(args, overrides) -> the result, for --json, or an exit status; prints lines for people
-
-and where it needs it
-
-    LESS_MEMORY: what to give when the device's memory is full
 """
 
 import argparse
@@ -31,9 +27,11 @@ COMMANDS = (
     "train", "eval", "sweep", "predict", "prepare", "convert", "export", "report", "audit",
     "bench", "plan", "knobs",
 )  # fmt: skip
-
-
 FAILED = ("rejected", "unwritten")  # a result's lists of lines that make the exit status 1
+LESS_MEMORY = (
+    "Give a smaller config.run.eval_batch_size; to train config.optim.accumulate=2 or more, or "
+    "config.model.remat=true; to bench a smaller --batch_size"
+)
 
 
 def module(command: str) -> ModuleType:
@@ -120,9 +118,7 @@ def explain(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
             Interrupted.status,
         )
     if "RESOURCE_EXHAUSTED" in text and "memory" in text:
-        default = "a smaller config.run.eval_batch_size"
-        remedy = getattr(module(args.command), "LESS_MEMORY", default)
-        return f"{text.splitlines()[0]} Give {remedy}", 1
+        return f"{text.splitlines()[0]} {LESS_MEMORY}", 1
     raise error
 
 

@@ -8,11 +8,6 @@ from typing import Any
 from inception.cli import flags
 from inception.config import TRAINING, CommandLineError, load_config, run_config
 
-LESS_MEMORY = (
-    "config.optim.accumulate=2 or more, config.model.remat=true, or for its evaluation a smaller "
-    "config.run.eval_batch_size"
-)
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_config(parser, default="", shown=flags.DEFAULT_CONFIG)

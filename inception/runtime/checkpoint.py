@@ -66,32 +66,6 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
-def _manager(directory: Any, *, keep: int, read_only: bool) -> ocp.CheckpointManager:
-    """Orbax's manager; if `read_only`, of this process, which waits for no other."""
-    top1 = operator.itemgetter("top1")
-    kept = [
-        checkpoint_managers.LatestN(keep),
-        checkpoint_managers.BestN(get_metric_fn=top1, n=1, keep_checkpoints_without_metrics=False),
-    ]
-    i = jax.process_index()
-    own = {"primary_host": i, "active_processes": {i}, "barrier_sync_key_prefix": f"process{i}"}
-    group = ocp.options.MultiprocessingOptions(**(own if read_only else {}))
-    return _Manager(
-        directory,
-        item_handlers={
-            "state": ocp.StandardCheckpointHandler(multiprocessing_options=group),
-            "check": ocp.JsonCheckpointHandler(multiprocessing_options=group),
-        },
-        options=ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
-            best_fn=top1,
-            create=not read_only,
-            multiprocessing_options=group,
-            cleanup_tmp_directories=not read_only,
-        ),
-    )
-
-
 class Checkpoints:
     """The checkpoints of one run: the last `keep` and the best, written while training continues.
 
@@ -111,7 +85,32 @@ class Checkpoints:
 
         if not read_only:
             processes.together(check_writable)
-        self._manager = _manager(self._directory, keep=keep, read_only=read_only)
+        top1 = operator.itemgetter("top1")
+        best = checkpoint_managers.BestN(
+            get_metric_fn=top1, n=1, keep_checkpoints_without_metrics=False
+        )
+        kept = [checkpoint_managers.LatestN(keep), best]
+        i = jax.process_index()
+        alone = {
+            "primary_host": i,
+            "active_processes": {i},
+            "barrier_sync_key_prefix": f"process{i}",
+        }
+        group = ocp.options.MultiprocessingOptions(**(alone if read_only else {}))
+        self._manager = _Manager(
+            self._directory,
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(multiprocessing_options=group),
+                "check": ocp.JsonCheckpointHandler(multiprocessing_options=group),
+            },
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
+                best_fn=top1,
+                create=not read_only,
+                multiprocessing_options=group,
+                cleanup_tmp_directories=not read_only,
+            ),
+        )
 
     def steps(self) -> list[int]:
         """The saved steps, oldest first."""

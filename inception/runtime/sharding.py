@@ -51,23 +51,20 @@ def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
         )
 
 
-def _replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def _split(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec("data"))
+def _along(mesh: Mesh, *axes: str) -> NamedSharding:
+    """Split along the mesh's axes; without any, the same everywhere."""
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows -> global arrays, split over the devices along the first axis."""
-    split = _split(mesh)
+    split = _along(mesh, "data")
     return {k: jax.make_array_from_process_local_data(split, v) for k, v in batch.items()}
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Puts the same arrays on every device."""
-    return jax.device_put(tree, _replicated(mesh))
+    return jax.device_put(tree, _along(mesh))
 
 
 def replicated_shapes(function: Callable, mesh: Mesh) -> Any:
@@ -88,7 +85,7 @@ def jit_replicated(function: Callable, mesh: Mesh, *, options: Any = None, **mor
         options: of the compiler, {name: value}.
         more: further arguments of jax.jit.
     """
-    return jax.jit(function, out_shardings=_replicated(mesh), compiler_options=options, **more)
+    return jax.jit(function, out_shardings=_along(mesh), compiler_options=options, **more)
 
 
 def jit_over_batch(function: Callable, mesh: Mesh, *, donate_state: bool, options: Any) -> Any:
@@ -98,7 +95,7 @@ def jit_over_batch(function: Callable, mesh: Mesh, *, donate_state: bool, option
     statistics come out the same everywhere. With `donate_state` the result takes the state's
     memory.
     """
-    shardings = (_replicated(mesh), _split(mesh))
+    shardings = (_along(mesh), _along(mesh, "data"))
     donated = (0,) if donate_state else ()
     return jit_replicated(
         function, mesh, options=options, in_shardings=shardings, donate_argnums=donated

@@ -101,10 +101,7 @@ def _check_config(config: dict[str, Any], path: epath.Path, workdir: str) -> Non
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): choose another `workdir`") from error
     given = flatten_dict(config, sep=".")
-    checkpoints = path.parent / "checkpoints"
-    begun = (path.parent / "metrics.jsonl").exists() or (
-        checkpoints.exists() and any(checkpoints.iterdir())
-    )
+    begun = any(any(path.parent.glob(kept)) for kept in ("metrics.jsonl", "checkpoints/*"))
     differing = [
         f"`{knob}` is {written.get(knob)} there and {given.get(knob)} here"
         for knob in sorted(written.keys() | given.keys())
