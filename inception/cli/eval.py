@@ -1,6 +1,5 @@
 """exact top-1 and top-5 error of the newest checkpoint, as in the paper's Table 3"""
 
-import argparse
 from typing import Any
 
 from inception import UserError
@@ -8,7 +7,7 @@ from inception.cli import flags
 from inception.config import EVALUATION, CommandLineError, flat, load_config, run_config
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     flags.add_config(parser, default="", shown="the run's own")
     flags.add_processes(parser)
     add = parser.add_argument
@@ -41,7 +40,7 @@ def evaluation_config(workdir: str, file: str, overrides: list[str]) -> Any:
     return config
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     if bool(args.workdir) == bool(args.checkpoints):
         raise CommandLineError("give --workdir=DIR, or --checkpoints=DIR,DIR,... for an ensemble")
     workdirs = [args.workdir] if args.workdir else args.checkpoints
@@ -49,15 +48,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     from inception.evaluation import evaluate
 
     flags.join_processes(args)
-    result = evaluate.run(
-        configs,
-        workdirs,
-        split=args.split,
-        best=args.best,
-        crops=args.crops,
-        predictions=args.predictions,
-        per_class=args.per_class,
-    )
+    names = ("split", "best", "crops", "predictions", "per_class")
+    result = evaluate.run(configs, workdirs, **flags.values(args, *names))
     print(evaluate.table_3(result["table"]))
     print(
         f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "

@@ -9,6 +9,9 @@ from typing import Any
 
 from inception.config import ROOT, CommandLineError, find
 
+Parser = argparse.ArgumentParser
+Args = argparse.Namespace
+Result = dict[str, Any]  # of a command, for --json
 DEFAULT_CONFIG = "experiments/digits.py"
 BASE_CONFIG = "experiments/base.py"
 LAUNCHER_FLAGS = {  # --on -> flags for it
@@ -19,6 +22,12 @@ LAUNCHER_FLAGS = {  # --on -> flags for it
     "sky": ("nodes", "accelerators", "infra", "spot", "copy", "env"),
     "local": ("processes", "restarts"),
 }  # fmt: skip
+
+
+def values(args: Args, *names: str) -> dict[str, Any]:
+    """{name: value} of some flags, for a function whose parameters have their names."""
+    return {name: getattr(args, name) for name in names}
+
 
 # Types for argparse: what they raise ends the command with exit status 2.
 
@@ -67,14 +76,14 @@ def assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
-def add_config(parser: argparse.ArgumentParser, default: str, shown: str = "") -> None:
+def add_config(parser: Parser, default: str, shown: str = "") -> None:
     """--config and the knobs; `shown` is the default in words."""
     text = f"experiment file (default: {shown or default})"
     parser.add_argument("--config", default=default, metavar="FILE", help=text)
     add_knobs(parser)
 
 
-def add_knobs(parser: argparse.ArgumentParser) -> None:
+def add_knobs(parser: Parser) -> None:
     """--config.any.knob=VALUE, which argparse does not know: `run` has them as overrides."""
     parser.set_defaults(takes_knobs=True)
     parser.epilog = (
@@ -82,7 +91,7 @@ def add_knobs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_processes(parser: argparse.ArgumentParser) -> None:
+def add_processes(parser: Parser) -> None:
     """The flags of one of several processes, for `join_processes`."""
     group = parser.add_argument_group(
         "one of several processes", "SLURM, TPU pods, Open MPI and Kubernetes tell these themselves"
@@ -96,22 +105,18 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def join_processes(args: argparse.Namespace) -> None:
+def join_processes(args: Args) -> None:
     """Joins the other processes of the run, if there are any; only process 0 prints."""
     from inception.runtime import processes
 
-    processes.initialize(
-        args.coordinator_address,
-        args.num_processes,
-        args.process_id,
-        timeout_s=args.initialization_timeout,
-        stop_together=args.command == "train",
-    )
+    place = values(args, "coordinator_address", "num_processes", "process_id")
+    together = args.command == "train"
+    processes.initialize(**place, timeout_s=args.initialization_timeout, stop_together=together)
     if not processes.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-def add_launchers(parser: argparse.ArgumentParser) -> None:
+def add_launchers(parser: Parser) -> None:
     """--on, and what a job of a cluster or a cloud asks for."""
     text = "this machine, a job of SLURM, or of SkyPilot; see docs/launching.md"
     parser.add_argument("--on", choices=("local", "slurm", "sky"), default="local", help=text)
@@ -137,7 +142,7 @@ def add_launchers(parser: argparse.ArgumentParser) -> None:
     add("--env", **several, metavar="NAME=VALUE", help="a variable for the command")
 
 
-def launcher_flags(args: argparse.Namespace) -> dict[str, Any]:
+def launcher_flags(args: Args) -> dict[str, Any]:
     """{name: value} of the flags for --on.
 
     Raises:
@@ -155,7 +160,7 @@ def launcher_flags(args: argparse.Namespace) -> dict[str, Any]:
                 "--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8"
             )
         _check_is_on_hosts(args.config, getattr(args, "from_run", ""))
-    return {name: getattr(args, name) for name in own if name in args}
+    return values(args, *(name for name in own if name in args))
 
 
 def without_launchers(argv: list[str]) -> list[str]:

@@ -1,6 +1,5 @@
 """every knob: its value, type, choices or bounds, and reason"""
 
-import argparse
 import difflib
 import shutil
 import textwrap
@@ -8,22 +7,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from inception import UserError
+from inception.cli import flags
 from inception.config import apply_overrides, experiment_config, flat
 from inception.knobs import GROUPS, KNOBS
 
-BASE_CONFIG = "experiments/base.py"
 NAME_WIDTH = 2 + max(map(len, KNOBS))
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     parser.set_defaults(takes_knobs=True)
     add = parser.add_argument
     add("pattern", nargs="?", default="", metavar="PATTERN", help="in the knob's name or reason")
-    text = f"whose values (default: {BASE_CONFIG}, all the defaults)"
-    add("--config", default=BASE_CONFIG, metavar="FILE", help=text)
+    text = f"whose values (default: {flags.BASE_CONFIG}, all the defaults)"
+    add("--config", default=flags.BASE_CONFIG, metavar="FILE", help=text)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     found = rows(args.config, overrides, args.pattern)
     print(to_text(found, width=shutil.get_terminal_size().columns))
     return {"knobs": found}
@@ -113,4 +112,4 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":  # python -m inception.cli.knobs > docs/knobs.md
-    print(to_markdown(rows(BASE_CONFIG)))
+    print(to_markdown(rows(flags.BASE_CONFIG)))

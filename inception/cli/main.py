@@ -136,10 +136,8 @@ def as_flags(text: str, flags: Collection[str]) -> str:
         name, value = match[1], match[2] or ""
         if name in flags:
             return f"--{name}{value}"
-        knobs = knob_names()
-        known = [k for k in knobs if k == name or k.endswith(f".{name}")]
-        if any(k.startswith(f"{name}.") for k in knobs):
-            known.append(name)  # a section, such as data
+        known = [k for k in knob_names() if k == name or k.endswith(f".{name}")]
+        known += [name for k in knob_names() if k.startswith(f"{name}.")]  # a section, as data
         if not known:
             return name + value
         return f"{'--' if value else ''}config.{min(known, key=len)}{value}"

@@ -1,15 +1,13 @@
 """what is in pictures: the likeliest classes"""
 
-import argparse
 import itertools
 import pathlib
-from typing import Any
 
 from inception.cli import flags
 from inception.config import CommandLineError, run_config
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     flags.add_knobs(parser)
     flags.add_processes(parser)
     add = parser.add_argument
@@ -31,7 +29,7 @@ def free_name(stem: str, taken: set[str]) -> str:
     return name
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     import tqdm
 
     from inception.data import progress

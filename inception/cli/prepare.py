@@ -1,14 +1,12 @@
 """ImageNet's tars, or any TFDS set, -> ArrayRecord; or a store that trains faster"""
 
-import argparse
 import functools
-from typing import Any
 
 from inception.cli import flags
 from inception.config import CommandLineError
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     add = parser.add_argument
     text = "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar"
     add("--tars", default="", metavar="DIR", help=text)
@@ -24,22 +22,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--format", choices=("jpeg", "rgb"), default="jpeg", help=text)
 
 
-def run(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, _overrides: list[str]) -> flags.Result:
     if bool(args.source) == bool(args.tars or args.name):
         raise CommandLineError("give --tars, --name or both; or else --source")
     if args.source and args.short_side is None:
         raise CommandLineError("--source is there to write a store from: give --short_side")
     from inception.data import prepare
 
-    result = prepare.prepare(
-        tars=args.tars,
-        name=args.name,
-        source=args.source,
-        output=args.output,
-        short_side=args.short_side,
-        quality=args.quality,
-        format=args.format,
-    )
+    names = ("tars", "name", "source", "output", "short_side", "quality", "format")
+    result = prepare.prepare(**flags.values(args, *names))
     kind = "store" if args.short_side else f"tfds --config.data.name={args.name or 'imagenet2012'}"
     print(
         f"Train on it: --config.data.path={args.output} --config.data.source={kind} "

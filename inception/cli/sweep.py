@@ -1,12 +1,9 @@
 """train every point of the experiment's sweep(); those that are finished stay as they are"""
 
-import argparse
-from typing import Any
-
 from inception.cli import flags
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     flags.add_config(parser, default="experiments/ensemble.py")
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="a folder of runs: 0, 1, ...")
@@ -18,7 +15,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_launchers(parser)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     resources = flags.launcher_flags(args)
     from inception.sweeps import command
 

@@ -1,6 +1,5 @@
 """train, or go on where DIR stopped"""
 
-import argparse
 import functools
 import shlex
 from typing import Any
@@ -9,7 +8,7 @@ from inception.cli import flags
 from inception.config import TRAINING, CommandLineError, load_config, run_config
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     flags.add_config(parser, default="", shown=flags.DEFAULT_CONFIG)
     flags.add_processes(parser)
     add = parser.add_argument
@@ -24,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--restarts", type=number, default=0, metavar="K", help=text)
 
 
-def train_config(args: argparse.Namespace, overrides: list[str]) -> Any:
+def train_config(args: flags.Args, overrides: list[str]) -> Any:
     """Of --config, or with --from_run of another run."""
     if not args.from_run:
         return load_config(args.config or flags.DEFAULT_CONFIG, overrides)
@@ -33,7 +32,7 @@ def train_config(args: argparse.Namespace, overrides: list[str]) -> Any:
     return run_config(args.from_run, overrides, TRAINING)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any] | int:
+def run(args: flags.Args, overrides: list[str]) -> flags.Result | int:
     resources = flags.launcher_flags(args)
     config = train_config(args, overrides)
     if args.on != "local":

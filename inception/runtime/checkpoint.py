@@ -128,11 +128,11 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             if top1 is not None and self._manager.metrics(step) is None:
-                processes.together(lambda: self._add_metrics(step, {"top1": top1}))
+                processes.together(lambda: self._add_top1(step, top1))
                 self._manager.reload()
             return
         with self._named_failures():
-            self._check_space(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            self._check_space(state)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -142,22 +142,20 @@ class Checkpoints:
                 metrics=None if top1 is None else {"top1": top1},
             )
 
-    def _check_space(self, state_bytes: int) -> None:
+    def _check_space(self, state: Any) -> None:
         """Twice the state, and Orbax's own files: a disk that fills up half-way ends noisily."""
-        if paths.in_bucket(str(self._directory)):
-            return
-        needed, free = 2 * state_bytes + 10_000_000, shutil.disk_usage(self._directory).free
-        if free < needed:
-            text = f"no space: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
-            raise OSError(text)
+        if not paths.in_bucket(str(self._directory)):
+            needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 10_000_000
+            if (free := shutil.disk_usage(self._directory).free) < needed:
+                raise OSError(f"no space: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
 
-    def _add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+    def _add_top1(self, step: int, top1: float) -> None:
         """To a checkpoint of a run that was stopped while it evaluated; as Orbax writes them."""
         if processes.is_main():
             folder = self._directory / str(step) / checkpoint_manager.METRIC_ITEM_NAME
             with self._named_failures():
                 folder.mkdir(exist_ok=True)
-                paths.write_whole(folder / folder.name, json.dumps(metrics))
+                paths.write_whole(folder / folder.name, json.dumps({"top1": top1}))
 
     def wait(self) -> None:
         """Returns when everything is on disk; UserError if something is not."""

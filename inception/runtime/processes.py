@@ -140,11 +140,7 @@ def together(action: Callable[[], T]) -> T:
 
 
 def check_same(config: dict[str, Any], **parameters: Any) -> None:
-    """Raises UserError in all processes where one has another config, code or library version.
-
-    Args:
-        parameters: of the command, besides the config.
-    """
+    """Raises UserError in all processes where one's config, parameters, code or versions differ."""
     knobs = flatten_dict(config, sep=".") | {name: str(v) for name, v in parameters.items()}
     own = {f"`{name}`": value for name, value in knobs.items()}
     own |= {"python": platform.python_version(), **versions()}

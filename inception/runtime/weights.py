@@ -138,14 +138,13 @@ def start_from(
     layers: dict[Path, list[Path]] = {}  # collection/LAYER/array
     for path in flat:
         layers.setdefault(path[1:-1], []).append(path)
-    taken: set[str] = set()  # modules
+    taken: dict[Path, Any] = {}
     missing = []
     for layer, arrays in layers.items():
         if unfit.isdisjoint(arrays) and (
             "classifier" not in layer or trained.classes == tuple(classes)
         ):
-            flat |= {p: theirs[p] for p in arrays}
-            taken.add(layer[0])
+            taken |= {p: theirs[p] for p in arrays}
         elif layer[0] in TRUNK:
             raise UserError(
                 f"`init_from`={init_from}: its {'/'.join(layer)} is not what its config.json "
@@ -153,11 +152,7 @@ def start_from(
             )
         else:
             missing.append(layer)
-    untouched = sum(len(layers[layer]) for layer in missing)
-    names = [layer[0] if layer[0] not in taken else "/".join(layer) for layer in missing]
-    print(
-        f"fresh: {', '.join(sorted(set(names))) or 'nothing'}; {len(flat) - untouched} arrays from "
-        f"{init_from}",
-        file=sys.stderr,
-    )
-    return {**fresh, **traverse_util.unflatten_dict(flat)}  # without BatchNorm no statistics
+    modules = {path[1] for path in taken}  # of which a part is taken
+    names = sorted({"/".join(x) if x[0] in modules else x[0] for x in missing}) or ["nothing"]
+    print(f"fresh: {', '.join(names)}; {len(taken)} arrays from {init_from}", file=sys.stderr)
+    return {**fresh, **traverse_util.unflatten_dict(flat | taken)}  # perhaps no statistics
