@@ -93,16 +93,13 @@ def add_knobs(parser: Parser) -> None:
 
 def add_processes(parser: Parser) -> None:
     """The flags of one of several processes, for `join_processes`."""
-    group = parser.add_argument_group(
-        "one of several processes", "SLURM, TPU pods, Open MPI and Kubernetes tell these themselves"
-    )
-    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
-    group.add_argument("--num_processes", type=int, metavar="N")
-    group.add_argument("--process_id", type=int, metavar="I", help="0 to N-1")
+    text = "SLURM, TPU pods, Open MPI and Kubernetes tell these themselves"
+    add = parser.add_argument_group("one of several processes", text).add_argument
+    add("--coordinator_address", metavar="HOST:PORT", help="of process 0")
+    add("--num_processes", type=int, metavar="N")
+    add("--process_id", type=int, metavar="I", help="0 to N-1")
     text = "how long to wait for the others (default: 300)"
-    group.add_argument(
-        "--initialization_timeout", type=int, default=300, metavar="SECONDS", help=text
-    )
+    add("--initialization_timeout", type=int, default=300, metavar="SECONDS", help=text)
 
 
 def join_processes(args: Args) -> None:
@@ -143,12 +140,7 @@ def add_launchers(parser: Parser) -> None:
 
 
 def launcher_flags(args: Args) -> dict[str, Any]:
-    """{name: value} of the flags for --on.
-
-    Raises:
-        CommandLineError: one of another launcher is given; or with --on=sky a file that its
-            machines lack, which have the checkout alone.
-    """
+    """{name: value} of the flags for --on; CommandLineError for others, and files it lacks."""
     own = LAUNCHER_FLAGS[args.on]
     for name in itertools.chain(*LAUNCHER_FLAGS.values()):
         value = getattr(args, name, None)
@@ -156,9 +148,8 @@ def launcher_flags(args: Args) -> dict[str, Any]:
             raise CommandLineError(f"--{name} is not for --on={args.on}")
     if args.on == "sky":
         if not args.accelerators:
-            raise CommandLineError(
-                "--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8"
-            )
+            text = "--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8"
+            raise CommandLineError(text)
         _check_is_on_hosts(args.config, getattr(args, "from_run", ""))
     return values(args, *(name for name in own if name in args))
 

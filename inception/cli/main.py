@@ -126,10 +126,7 @@ def as_flags(text: str, flags: Collection[str]) -> str:
     """A message with its backquoted parameters as a command's flags, and knobs as config.KNOB.
 
     `output` -> --output, `path` -> config.data.path, `path=...`, which is to be given, ->
-    --config.data.path=...
-
-    Args:
-        flags: the command's own, which come before knobs of the same name.
+    --config.data.path=... Flags come before knobs of the same name.
     """
 
     def flag(match: re.Match[str]) -> str:

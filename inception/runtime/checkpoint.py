@@ -91,12 +91,8 @@ class Checkpoints:
         )
         kept = [checkpoint_managers.LatestN(keep), best]
         i = jax.process_index()
-        alone = {
-            "primary_host": i,
-            "active_processes": {i},
-            "barrier_sync_key_prefix": f"process{i}",
-        }
-        group = ocp.options.MultiprocessingOptions(**(alone if read_only else {}))
+        own = {"primary_host": i, "active_processes": {i}, "barrier_sync_key_prefix": f"process{i}"}
+        group = ocp.options.MultiprocessingOptions(**(own if read_only else {}))
         self._manager = _Manager(
             self._directory,
             item_handlers={

@@ -55,16 +55,13 @@ class Prefetcher(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        self.starved = 0.0
-        start = last = time.monotonic()
-        was_busy = self._busy()
+        self.starved, start = 0.0, time.monotonic()
         item = self._ready.popleft()
         while True:
-            there = futures.wait([item], BUSY_POLL_S if was_busy else POLL_S).done
-            now, busy = time.monotonic(), self._busy()
-            if not busy:  # it ended between two polls: half of the time counts
-                self.starved += (now - last) / (2 if was_busy else 1)
-            last, was_busy = now, busy
+            busy, before = self._busy(), time.monotonic()
+            there = futures.wait([item], BUSY_POLL_S if busy else POLL_S).done
+            now = time.monotonic()
+            self.starved += 0.0 if busy else now - before
             if there:
                 self._ready.append(self._thread.submit(self._read))
                 return item.result()

@@ -88,13 +88,10 @@ def load_network(
 
 def _check_alike(init_from: str, trained: dict[str, Any], model: Any, normalization: str) -> None:
     """Raises UserError where weights of `trained` would compute something else here."""
-    remedies = []
-    for field in dataclasses.fields(model):
-        if field.name in FREE_KNOBS | {"classes", "parent", "name"}:
-            continue
-        value = trained["model"].get(field.name, field.default)  # an older config lacks the knob
-        if value != getattr(model, field.name):
-            remedies.append(f"`model.{field.name}={value}`")
+    free = FREE_KNOBS | {"classes", "parent", "name"}
+    knobs = {f.name: f.default for f in dataclasses.fields(model) if f.name not in free}
+    theirs = {name: trained["model"].get(name, value) for name, value in knobs.items()}
+    remedies = [f"`model.{k}={v}`" for k, v in theirs.items() if v != getattr(model, k)]
     if trained["data"]["normalization"] != normalization:
         remedies.append(f"`normalization={trained['data']['normalization']}`")
     if remedies:
