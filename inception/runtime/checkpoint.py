@@ -19,7 +19,7 @@ from orbax.checkpoint import checkpoint_manager, checkpoint_managers
 
 from inception import UserError
 from inception.data import paths
-from inception.runtime import processes, sharding
+from inception.runtime import processes
 
 logging.set_verbosity(logging.FATAL)  # orbax reports every file, and errors that it raises
 
@@ -184,7 +184,7 @@ class Checkpoints:
 
         Args:
             template: a state of jax.ShapeDtypeStruct with shardings; None: nested dicts of
-                arrays on the first device of this process.
+                numpy arrays.
 
         Raises:
             UserError: all are damaged, or `step` is.
@@ -215,7 +215,8 @@ class Checkpoints:
     def _restore(self, step: int, template: Any) -> Any:
         """The state of `step`; any exception if it is not as it was saved."""
         if template is None:  # not on the devices of then: they may be another process's
-            template = sharding.local_shapes(self._manager.item_metadata(step)["state"])
+            saved = self._manager.item_metadata(step)["state"]
+            template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from inception import UserError
 
@@ -70,12 +70,6 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 def replicated_shapes(function: Callable, mesh: Mesh) -> Any:
     """What `jit_replicated(function, mesh)()` would return, as jax.ShapeDtypeStruct."""
     return jit_replicated(function, mesh).eval_shape()
-
-
-def local_shapes(tree: Any) -> Any:
-    """The shapes and dtypes of a tree, to lie on the first device of this process."""
-    here = SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree)
 
 
 def jit_replicated(function: Callable, mesh: Mesh, *, options: Any = None, **more: Any) -> Any:

@@ -45,7 +45,7 @@ def load_trained(workdir: str, *, best: bool = False) -> Trained:
     state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
     checkpoints.close()
     variables = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
-    return Trained(config, classes, jax.device_get(variables), int(state["step"]))
+    return Trained(config, classes, variables, int(state["step"]))
 
 
 def load_network(
