@@ -1,6 +1,7 @@
 """every knob: its value, type, choices or bounds, and reason"""
 
 import difflib
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -105,9 +106,7 @@ def _as_typed(value: Any) -> str:
 
 
 def _kind(row: dict[str, Any]) -> str:
-    words = KNOBS[row["name"]].allowed.words
-    for start in ("choose one of ", "choose ", "must be "):
-        words = words.removeprefix(start)
+    words = re.sub("^(choose (one of )?|must be )", "", KNOBS[row["name"]].allowed.words)
     return f"{row['type']}: {words}" if words else row["type"]
 
 

@@ -74,12 +74,15 @@ def main(argv: list[str]) -> int:
     """Runs one command; returns the exit status."""
     if not argv or argv[0] not in COMMANDS:
         return name_a_command(argv)
-    args, rest = parser(argv[0]).parse_known_intermixed_args(argv[1:])
-    args.argv = argv
+    # Without the knobs: after a flag that it does not know argparse takes no positional argument.
+    knobs = [a for a in argv if re.match(r"--?config\.[^=]+=", a)]
+    own = [a for a in argv[1:] if a not in knobs]
+    args, rest = parser(argv[0]).parse_known_intermixed_args(own)
+    args.argv, overrides = argv, [*knobs, *rest]
     try:
-        check_knobs(args, rest)
+        check_knobs(args, overrides)
         with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
-            result = module(args.command).run(args, rest)
+            result = module(args.command).run(args, overrides)
     except (Exception, KeyboardInterrupt) as error:
         text, status = explain(error, args)
         print(f"launch.py {args.command}: {text}", file=sys.stderr)
@@ -95,9 +98,9 @@ def main(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
-def check_knobs(args: argparse.Namespace, rest: Sequence[str]) -> None:
+def check_knobs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Raises CommandLineError where what argparse does not know changes no knob."""
-    for argument in rest:
+    for argument in overrides:
         if not args.takes_knobs or re.match(r"-(?!-?(no)?config\.)", argument):
             raise CommandLineError(f"unknown flag {argument}; see launch.py {args.command} --help")
 

@@ -141,8 +141,8 @@ def together(action: Callable[[], T]) -> T:
 
 def check_same(config: dict[str, Any], **parameters: Any) -> None:
     """Raises UserError in all processes where one's config, parameters, code or versions differ."""
-    knobs = flatten_dict(config, sep=".") | {name: str(v) for name, v in parameters.items()}
-    own = {f"`{name}`": value for name, value in knobs.items()}
+    given = flatten_dict(config, sep=".") | parameters
+    own = {f"`{name}`": value for name, value in given.items()}
     own |= {"python": platform.python_version(), **versions()}
     own |= {
         str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -17,7 +17,7 @@ import pytest
 
 import launch
 from benchmarks import faults
-from inception.cli import audit, flags, train
+from inception.cli import audit, flags, predict, train
 from inception.cli.main import parser
 from inception.config import CommandLineError, load_config
 from tests import tiny
@@ -151,6 +151,16 @@ def test_a_run_can_be_run_again(tmp_path: pathlib.Path) -> None:
         config(f"--from_run={tmp_path}", "--config=experiments/digits.py")
 
 
+def test_pictures_may_stand_between_flags_and_knobs(monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr(predict, "run", lambda *got: given.append(got) or {})
+    flags = ["--checkpoint=x", "a", "--topk=1", "b", "--config.data.resize=squash", "c", "--json"]
+    assert launch.main(["predict", *flags]) == 0
+    ((args, overrides),) = given
+    assert args.images == ["a", "b", "c"] and args.topk == 1
+    assert overrides == ["--config.data.resize=squash"]
+
+
 def test_what_runs_in_a_job_does_not_say_where() -> None:
     own = ["train", "--config=a.py", "--workdir", "w", "--config.seed=1", "--json"]
     where = ["--on", "slurm", "--nodes=2", "--dry_run", "--env", "A=b", "--time=1:00:00", "--spot"]
@@ -183,9 +193,7 @@ def test_the_table_of_launchers_has_all_their_flags() -> None:
 
 def test_a_run_imports_its_own_command_alone() -> None:
     """Of the project: what a training run reads stays small."""
-    code = (
-        "import sys; from inception.cli.main import parser; parser('train'); print(*sys.modules)"
-    )
+    code = "import sys; from inception.cli.main import parser; parser('train'); print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
