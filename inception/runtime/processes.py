@@ -133,7 +133,7 @@ def together(action: Callable[[], T]) -> T:
         result = action()
     except (UserError, OSError) as error:
         failure = error
-    for text in gather_text(str(failure or "")):
+    for text in gather_text("" if failure is None else str(failure) or repr(failure)):
         if text:
             raise failure or UserError(text)
     return result  # type: ignore[return-value]
