@@ -226,5 +226,4 @@ def test_label_smoothing_is_the_textbooks(rng: np.random.Generator) -> None:
 def test_what_xla_flags_set_goes_before_our_options(monkeypatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
     options = compiling._on_cpu(sharding.make_mesh(), compiling.FAST_TO_COMPILE)
-    emitters = ("xla_cpu_use_fusion_emitters", False)  # jax 0.11 dropped it
-    assert options == dict([emitters] if compiling._knows(*emitters) else [])
+    assert options.keys() == compiling.FAST_TO_COMPILE.keys() - {"xla_backend_optimization_level"}

@@ -1,19 +1,14 @@
-"""launch.py audit: the network beside the paper's Table 1."""
-
-import argparse
-from typing import Any
+"""parameters and operations, row by row, beside the paper's"""
 
 from inception.cli import flags
 from inception.config import NETWORK, load_config
 
-HELP = "parameters and operations, row by row, beside the paper's"
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     flags.add_config(parser, default=flags.BASE_CONFIG)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     config = load_config(args.config, overrides, NETWORK)
     from inception.model import GoogLeNet
     from inception.tools import audit

@@ -1,31 +1,23 @@
-"""launch.py bench: the speed of this machine."""
-
-import argparse
-from typing import Any
+"""how fast it is on this machine, compilation apart"""
 
 from inception.cli import flags
 from inception.config import NETWORK, TRAINING, load_config
 
-HELP = "how fast it is on this machine, compilation apart"
-LESS_MEMORY = "a smaller --batch_size"
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     flags.add_config(parser, default=flags.DEFAULT_CONFIG)
     add = parser.add_argument
     text = "a training step (default), a forward pass, or the loader's batches"
     add("--what", choices=("train", "eval", "input"), default="train", help=text)
-    text = "default: the config's own"
-    add("--batch_size", type=flags.whole_number, metavar="N", help=text)
-    text = "and where the time goes, layer by layer"
-    add("--profile", action="store_true", help=text)
+    add("--batch_size", type=flags.whole_number, metavar="N", help="default: the config's own")
+    add("--profile", action="store_true", help="and where the time goes, layer by layer")
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     rules = TRAINING if args.what == "input" else NETWORK
     config = load_config(args.config, overrides, rules)
     from inception.tools import bench
 
-    result = bench.run(config, what=args.what, batch_size=args.batch_size, profile=args.profile)
+    result = bench.run(config, **flags.values(args, "what", "batch_size", "profile"))
     print(bench.to_text(result))
     return result

@@ -1,16 +1,12 @@
-"""launch.py convert: published weights as a checkpoint."""
+"""published weights of another framework -> a checkpoint of ours"""
 
-import argparse
 import json
-from typing import Any
 
 from inception.cli import flags
 from inception.config import NETWORK, load_config
 
-HELP = "published weights of another framework -> a checkpoint of ours"
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     flags.add_knobs(parser)
     add = parser.add_argument
     add("--source", required=True, choices=("caffe", "torchvision"))
@@ -21,9 +17,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--classes", default="", metavar="FILE", help=text)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    # A wrong knob ends it before the file is read.
-    load_config(flags.BASE_CONFIG, overrides, NETWORK)
+def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     from inception import train
     from inception.formats import convert
     from inception.runtime import sharding

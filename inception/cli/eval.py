@@ -1,23 +1,13 @@
-"""launch.py eval: the error of a run, or of an ensemble of several."""
+"""exact top-1 and top-5 error of the newest checkpoint, as in the paper's Table 3"""
 
-from __future__ import annotations
-
-import argparse
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from inception import UserError
 from inception.cli import flags
-from inception.config import EVALUATION, CommandLineError, load_config, run_config
-
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
-HELP = "exact top-1 and top-5 error of the newest checkpoint, as in the paper's Table 3"
-FAILED = "unwritten"
+from inception.config import EVALUATION, CommandLineError, flat, load_config, run_config
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     flags.add_config(parser, default="", shown="the run's own")
     flags.add_processes(parser)
     add = parser.add_argument
@@ -33,29 +23,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--best", action="store_true", help="the best checkpoint, not the newest")
 
 
-def evaluation_config(workdir: str, file: str, overrides: list[str]) -> ConfigDict:
+def evaluation_config(workdir: str, file: str, overrides: list[str]) -> Any:
     """Of --config, or the run's own; UserError where its network or input is not the run's."""
     from inception.model import FREE_KNOBS
 
-    trained = run_config(workdir, [])
-    config = (
-        run_config(workdir, overrides) if not file else load_config(file, overrides, EVALUATION)
-    )
-    for knob, value in trained.model.items():
-        if config.model[knob] != value and knob not in FREE_KNOBS:
+    config = load_config(file, overrides, EVALUATION) if file else run_config(workdir, overrides)
+    given, own = flat(config, prefix=""), flat(run_config(workdir, []), prefix="")
+    for knob, value in own.items():
+        group, _, name = knob.partition(".")
+        fixed = knob == "data.normalization" or (group == "model" and name not in FREE_KNOBS)
+        if fixed and given[knob] != value:
             raise UserError(
-                f"config.model.{knob}={config.model[knob]}, but {workdir} was trained with {value}"
+                f"config.{knob}={given[knob]}, but {workdir} was trained with {value}: give "
+                f"--config.{knob}={value}"
             )
-    given, own = config.data.normalization, trained.data.normalization
-    if given != own:
-        raise UserError(
-            f"config.data.normalization={given}, but {workdir} was trained with {own}: give "
-            f"--config.data.normalization={own}"
-        )
     return config
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     if bool(args.workdir) == bool(args.checkpoints):
         raise CommandLineError("give --workdir=DIR, or --checkpoints=DIR,DIR,... for an ensemble")
     workdirs = [args.workdir] if args.workdir else args.checkpoints
@@ -63,20 +48,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     from inception.evaluation import evaluate
 
     flags.join_processes(args)
-    result = evaluate.run(
-        configs,
-        workdirs,
-        split=args.split,
-        best=args.best,
-        crops=args.crops,
-        predictions=args.predictions,
-        per_class=args.per_class,
-    )
+    names = ("split", "best", "crops", "predictions", "per_class")
+    result = evaluate.run(configs, workdirs, **flags.values(args, *names))
     print(evaluate.table_3(result["table"]))
     print(
         f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "
         f"{result['count']} images"
     )
-    for line in result["unwritten"]:
-        print(f"launch.py eval: {line}", file=sys.stderr)
     return result

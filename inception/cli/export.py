@@ -1,15 +1,12 @@
-"""launch.py export: a trained network as one file."""
+"""a trained network as one file, for other programs"""
 
-import argparse
 import pathlib
-from typing import Any
 
+from inception.cli import flags
 from inception.config import CommandLineError
 
-HELP = "a trained network as one file, for other programs"
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="DIR", help="what train or convert wrote")
     add("--best", action="store_true", help="the best checkpoint, not the newest")
@@ -17,7 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, metavar="FILE", help=text)
 
 
-def run(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, _overrides: list[str]) -> flags.Result:
     from inception.formats import export
 
     if pathlib.Path(args.output).suffix.lower() not in export.FORMATS:

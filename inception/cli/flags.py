@@ -9,6 +9,9 @@ from typing import Any
 
 from inception.config import ROOT, CommandLineError, find
 
+Parser = argparse.ArgumentParser
+Args = argparse.Namespace
+Result = dict[str, Any]  # of a command, for --json
 DEFAULT_CONFIG = "experiments/digits.py"
 BASE_CONFIG = "experiments/base.py"
 LAUNCHER_FLAGS = {  # --on -> flags for it
@@ -19,6 +22,12 @@ LAUNCHER_FLAGS = {  # --on -> flags for it
     "sky": ("nodes", "accelerators", "infra", "spot", "copy", "env"),
     "local": ("processes", "restarts"),
 }  # fmt: skip
+
+
+def values(args: Args, *names: str) -> dict[str, Any]:
+    """{name: value} of some flags, for a function whose parameters have their names."""
+    return {name: getattr(args, name) for name in names}
+
 
 # Types for argparse: what they raise ends the command with exit status 2.
 
@@ -67,14 +76,14 @@ def assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
-def add_config(parser: argparse.ArgumentParser, default: str, shown: str = "") -> None:
+def add_config(parser: Parser, default: str, shown: str = "") -> None:
     """--config and the knobs; `shown` is the default in words."""
     text = f"experiment file (default: {shown or default})"
     parser.add_argument("--config", default=default, metavar="FILE", help=text)
     add_knobs(parser)
 
 
-def add_knobs(parser: argparse.ArgumentParser) -> None:
+def add_knobs(parser: Parser) -> None:
     """--config.any.knob=VALUE, which argparse does not know: `run` has them as overrides."""
     parser.set_defaults(takes_knobs=True)
     parser.epilog = (
@@ -82,36 +91,29 @@ def add_knobs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_processes(parser: argparse.ArgumentParser) -> None:
+def add_processes(parser: Parser) -> None:
     """The flags of one of several processes, for `join_processes`."""
-    group = parser.add_argument_group(
-        "one of several processes", "SLURM, TPU pods, Open MPI and Kubernetes tell these themselves"
-    )
-    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
-    group.add_argument("--num_processes", type=int, metavar="N")
-    group.add_argument("--process_id", type=int, metavar="I", help="0 to N-1")
+    text = "SLURM, TPU pods, Open MPI and Kubernetes tell these themselves"
+    add = parser.add_argument_group("one of several processes", text).add_argument
+    add("--coordinator_address", metavar="HOST:PORT", help="of process 0")
+    add("--num_processes", type=int, metavar="N")
+    add("--process_id", type=int, metavar="I", help="0 to N-1")
     text = "how long to wait for the others (default: 300)"
-    group.add_argument(
-        "--initialization_timeout", type=int, default=300, metavar="SECONDS", help=text
-    )
+    add("--initialization_timeout", type=int, default=300, metavar="SECONDS", help=text)
 
 
-def join_processes(args: argparse.Namespace) -> None:
+def join_processes(args: Args) -> None:
     """Joins the other processes of the run, if there are any; only process 0 prints."""
     from inception.runtime import processes
 
-    processes.initialize(
-        args.coordinator_address,
-        args.num_processes,
-        args.process_id,
-        timeout_s=args.initialization_timeout,
-        stop_together=args.command == "train",
-    )
+    place = values(args, "coordinator_address", "num_processes", "process_id")
+    together = args.command == "train"
+    processes.initialize(**place, timeout_s=args.initialization_timeout, stop_together=together)
     if not processes.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-def add_launchers(parser: argparse.ArgumentParser) -> None:
+def add_launchers(parser: Parser) -> None:
     """--on, and what a job of a cluster or a cloud asks for."""
     text = "this machine, a job of SLURM, or of SkyPilot; see docs/launching.md"
     parser.add_argument("--on", choices=("local", "slurm", "sky"), default="local", help=text)
@@ -137,16 +139,19 @@ def add_launchers(parser: argparse.ArgumentParser) -> None:
     add("--env", **several, metavar="NAME=VALUE", help="a variable for the command")
 
 
-def launcher_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """{name: value} of the flags for --on; CommandLineError for one of another launcher."""
+def launcher_flags(args: Args) -> dict[str, Any]:
+    """{name: value} of the flags for --on; CommandLineError for others, and files it lacks."""
     own = LAUNCHER_FLAGS[args.on]
     for name in itertools.chain(*LAUNCHER_FLAGS.values()):
         value = getattr(args, name, None)
         if name not in own and value and value != args.parser.get_default(name):
             raise CommandLineError(f"--{name} is not for --on={args.on}")
-    if args.on == "sky" and not args.accelerators:
-        raise CommandLineError("--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8")
-    return {name: getattr(args, name) for name in own if name in args}
+    if args.on == "sky":
+        if not args.accelerators:
+            text = "--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8"
+            raise CommandLineError(text)
+        _check_is_on_hosts(args.config, getattr(args, "from_run", ""))
+    return values(args, *(name for name in own if name in args))
 
 
 def without_launchers(argv: list[str]) -> list[str]:
@@ -156,13 +161,7 @@ def without_launchers(argv: list[str]) -> list[str]:
     return known.parse_known_args(argv)[1]
 
 
-def check_is_on_hosts(config: str, from_run: str = "") -> None:
-    """Raises CommandLineError for a file that machines of --on=sky lack: they have the checkout.
-
-    Args:
-        config: --config, or '' for the default.
-        from_run: --from_run, or ''.
-    """
+def _check_is_on_hosts(config: str, from_run: str) -> None:
     if from_run and "://" not in from_run:
         raise CommandLineError(
             f"--from_run={from_run} is a folder of this machine, which those of --on=sky lack: "

@@ -1,47 +1,38 @@
-"""The reference of knobs: `launch.py knobs` for one config, docs/knobs.md for the defaults.
+"""every knob: its value, type, choices or bounds, and reason"""
 
-python -m inception.cli.knobs > docs/knobs.md
-"""
-
-import argparse
 import difflib
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from inception import UserError
+from inception.cli import flags
 from inception.config import apply_overrides, experiment_config, flat
 from inception.knobs import GROUPS, KNOBS
 
-HELP = "every knob: its value, type, choices or bounds, and reason"
-BASE_CONFIG = "experiments/base.py"
 NAME_WIDTH = 2 + max(map(len, KNOBS))
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     parser.set_defaults(takes_knobs=True)
     add = parser.add_argument
     add("pattern", nargs="?", default="", metavar="PATTERN", help="in the knob's name or reason")
-    text = f"whose values (default: {BASE_CONFIG}, all the defaults)"
-    add("--config", default=BASE_CONFIG, metavar="FILE", help=text)
+    text = f"whose values (default: {flags.BASE_CONFIG}, all the defaults)"
+    add("--config", default=flags.BASE_CONFIG, metavar="FILE", help=text)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     found = rows(args.config, overrides, args.pattern)
     print(to_text(found, width=shutil.get_terminal_size().columns))
     return {"knobs": found}
 
 
 def rows(config: str, overrides: Sequence[str] = (), pattern: str = "") -> list[dict[str, Any]]:
-    """The knobs with `pattern` in their name or reason.
+    """The knobs with `pattern` in their name or reason; UserError if there is none.
 
-    Args:
-        config: an experiment file; a value that it leaves to the user is None.
-        overrides: flags --config.any.knob=VALUE.
-
-    Raises:
-        UserError: there is none.
+    A value that the experiment file `config` leaves to the user is None.
     """
     values = flat(apply_overrides(experiment_config(config), overrides), prefix="")
     wanted = pattern.lstrip("-").removeprefix("config.").lower()
@@ -65,21 +56,17 @@ def rows(config: str, overrides: Sequence[str] = (), pattern: str = "") -> list[
 
 def to_text(found: Sequence[dict[str, Any]], *, width: int) -> str:
     """The rows for a terminal: names on the left, what is said of each on the right."""
-    lines = []
+    lines, right, width = [], " " * NAME_WIDTH, max(width, NAME_WIDTH + 30)
     for group, members in _groups(found).items():
-        title = f"{group}: {GROUPS[group]}" if group in GROUPS else ""
-        lines += ["", *textwrap.wrap(title, width), ""] if title else []
+        if group in GROUPS:
+            lines += ["", *textwrap.wrap(f"{group}: {GROUPS[group]}", width), ""]
         for row in members:
             default = KNOBS[row["name"]].default
             changed = "" if row["value"] == default else f"; default {_as_typed(default)}"
             value = f"{_as_typed(row['value'])}  ({_kind(row)}{changed})"
-            right = [
-                line
-                for paragraph in (value, row["reason"])
-                for line in textwrap.wrap(paragraph, max(30, width - NAME_WIDTH))
-            ]
-            names = [row["name"], *[""] * len(right)]
-            lines += [f"{n:<{NAME_WIDTH}}{r}" for n, r in zip(names, right, strict=False)]
+            first = f"{row['name']:<{NAME_WIDTH}}"
+            for start, text in ((first, value), (right, row["reason"])):
+                lines += textwrap.wrap(text, width, initial_indent=start, subsequent_indent=right)
     return "\n".join(lines).strip("\n")
 
 
@@ -119,11 +106,9 @@ def _as_typed(value: Any) -> str:
 
 
 def _kind(row: dict[str, Any]) -> str:
-    words = KNOBS[row["name"]].allowed.words
-    for start in ("choose one of ", "choose ", "must be "):
-        words = words.removeprefix(start)
+    words = re.sub("^(choose (one of )?|must be )", "", KNOBS[row["name"]].allowed.words)
     return f"{row['type']}: {words}" if words else row["type"]
 
 
-if __name__ == "__main__":
-    print(to_markdown(rows(BASE_CONFIG)))
+if __name__ == "__main__":  # python -m inception.cli.knobs > docs/knobs.md
+    print(to_markdown(rows(flags.BASE_CONFIG)))

@@ -1,17 +1,9 @@
 """The command line: what launch.py calls.
 
-Each command is a module of this folder, inception/cli/COMMAND.py, with
+Each command is a module of this folder, inception/cli/COMMAND.py, whose docstring is its help, with
 
-    HELP: one line
     add_flags(parser)
-    run(args, overrides) -> the result, for --json; it prints its lines for people
-
-and where it needs them
-
-    MIXED: its positional argument of many values, which may stand between flags
-    FAILED: the result's key of a list that makes the exit status 1 unless it is empty
-    LESS_MEMORY: what to give when the device's memory is full
-    start_processes(args, overrides) -> exit status, or None to run in this process
+    run(args, overrides) -> the result, for --json, or an exit status; prints lines for people
 """
 
 import argparse
@@ -24,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -35,6 +27,11 @@ COMMANDS = (
     "train", "eval", "sweep", "predict", "prepare", "convert", "export", "report", "audit",
     "bench", "plan", "knobs",
 )  # fmt: skip
+FAILED = ("rejected", "unwritten")  # a result's lists of lines that make the exit status 1
+LESS_MEMORY = (
+    "Give a smaller config.run.eval_batch_size; to train config.optim.accumulate=2 or more, or "
+    "config.model.remat=true; to bench a smaller --batch_size"
+)
 
 
 def module(command: str) -> ModuleType:
@@ -42,75 +39,70 @@ def module(command: str) -> ModuleType:
     return importlib.import_module(f"inception.cli.{command}")
 
 
-def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """The flags of the command that `argv` begins with; of all where it begins with none."""
+def parser(command: str) -> argparse.ArgumentParser:
+    """The flags of a command."""
+    made = argparse.ArgumentParser(
+        prog=f"launch.py {command}", description=module(command).__doc__, allow_abbrev=False
+    )
+    made.set_defaults(command=command, parser=made, takes_knobs=False)
+    text = "print the result as one JSON object, last on stdout"
+    made.add_argument("--json", action="store_true", help=text)
+    module(command).add_flags(made)
+    return made
+
+
+def name_a_command(argv: list[str]) -> int:
+    """What a line says that begins with no command, and the exit status."""
     top = argparse.ArgumentParser(
         prog="launch.py",
         description="GoogLeNet (Szegedy et al., 2014): train, evaluate, look.",
         epilog="Exit status: 0 done, 1 the work failed, 2 the command line was wrong, 75 stopped "
         "from outside: train and sweep go on with the same command.",
     )
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for name in argv[:1] if argv and argv[0] in COMMANDS else COMMANDS:
-        text = module(name).HELP
-        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(parser=sub, takes_knobs=False)
-        sub.add_argument(
-            "--json",
-            action="store_true",
-            help="print the result as one JSON object, last on stdout",
-        )
-        module(name).add_flags(sub)
-    return top
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+    for name in COMMANDS:
+        commands.add_parser(name, help=module(name).__doc__)
+    if argv:
+        top.parse_known_args(argv)  # ends it at --help, or at a word that is no command
+        print(f"launch.py: {argv[0]}: name a COMMAND first; see launch.py --help", file=sys.stderr)
+    else:
+        top.print_help()
+    return 2
 
 
 def main(argv: list[str]) -> int:
     """Runs one command; returns the exit status."""
-    top = parser(argv)
-    if not argv:
-        top.print_help()
-        return 2
-    args, rest = top.parse_known_args(argv)
-    if args.command is None:
-        print(f"launch.py: {argv[0]}: name a COMMAND first; see launch.py --help", file=sys.stderr)
-        return 2
-    args.argv = argv
-    command = module(args.command)
+    if not argv or argv[0] not in COMMANDS:
+        return name_a_command(argv)
+    # Without the knobs: after a flag that it does not know argparse takes no positional argument.
+    knobs = [a for a in argv if re.match(r"--?config\.[^=]+=", a)]
+    own = [a for a in argv[1:] if a not in knobs]
+    args, rest = parser(argv[0]).parse_known_intermixed_args(own)
+    args.argv, overrides = argv, [*knobs, *rest]
     try:
-        overrides = knob_flags(args, rest, mixed=getattr(command, "MIXED", ""))
-        if hasattr(command, "start_processes"):
-            status = command.start_processes(args, overrides)
-            if status is not None:
-                return status
-        with stdout_to_stderr() if args.json else contextlib.nullcontext():
-            result = command.run(args, overrides)
+        check_knobs(args, overrides)
+        with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+            result = module(args.command).run(args, overrides)
     except (Exception, KeyboardInterrupt) as error:
         text, status = explain(error, args)
         print(f"launch.py {args.command}: {text}", file=sys.stderr)
         return status
-    if args.json and is_main_process():
-        print(json.dumps(result))
-    return 1 if result.get(getattr(command, "FAILED", "")) else 0
+    if isinstance(result, int):
+        return result
+    failed = [line for key in FAILED for line in result.get(key, ())]
+    if is_main_process():
+        for line in failed:
+            print(f"launch.py {args.command}: {line}", file=sys.stderr)
+        if args.json:
+            print(json.dumps(result))
+    return 1 if failed else 0
 
 
-def knob_flags(args: argparse.Namespace, rest: Sequence[str], *, mixed: str) -> list[str]:
-    """Those of the arguments unknown to argparse that change knobs.
-
-    Values of the positional argument `mixed` join their list: argparse takes them in one place
-    alone, not "a --topk=1 b".
-
-    Raises:
-        CommandLineError: something else is among them.
-    """
-    if mixed:
-        getattr(args, mixed).extend(a for a in rest if not a.startswith("-"))
-        rest = [a for a in rest if a.startswith("-")]
-    for argument in rest:
-        if not args.takes_knobs or (
-            argument.startswith("-") and not re.match(r"--?(no)?config\.", argument)
-        ):
+def check_knobs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Raises CommandLineError where what argparse does not know changes no knob."""
+    for argument in overrides:
+        if not args.takes_knobs or re.match(r"-(?!-?(no)?config\.)", argument):
             raise CommandLineError(f"unknown flag {argument}; see launch.py {args.command} --help")
-    return list(rest)
 
 
 def explain(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
@@ -129,9 +121,7 @@ def explain(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
             Interrupted.status,
         )
     if "RESOURCE_EXHAUSTED" in text and "memory" in text:
-        default = "a smaller config.run.eval_batch_size"
-        remedy = getattr(module(args.command), "LESS_MEMORY", default)
-        return f"{text.splitlines()[0]} Give {remedy}", 1
+        return f"{text.splitlines()[0]} {LESS_MEMORY}", 1
     raise error
 
 
@@ -139,39 +129,20 @@ def as_flags(text: str, flags: Collection[str]) -> str:
     """A message with its backquoted parameters as a command's flags, and knobs as config.KNOB.
 
     `output` -> --output, `path` -> config.data.path, `path=...`, which is to be given, ->
-    --config.data.path=...
-
-    Args:
-        flags: the command's own, which come before knobs of the same name.
+    --config.data.path=... Flags come before knobs of the same name.
     """
 
     def flag(match: re.Match[str]) -> str:
         name, value = match[1], match[2] or ""
         if name in flags:
             return f"--{name}{value}"
-        knobs = knob_names()
-        known = [k for k in knobs if k == name or k.endswith(f".{name}")]
-        if any(k.startswith(f"{name}.") for k in knobs):
-            known.append(name)  # a section, such as data
+        known = [k for k in knob_names() if k == name or k.endswith(f".{name}")]
+        known += [name for k in knob_names() if k.startswith(f"{name}.")]  # a section, as data
         if not known:
             return name + value
         return f"{'--' if value else ''}config.{min(known, key=len)}{value}"
 
     return re.sub(r"`([a-z][\w.]*)(=[^`]*)?`", flag, text)
-
-
-@contextlib.contextmanager
-def stdout_to_stderr() -> Iterator[None]:
-    """Within it whatever prints, in C as well, prints to stderr."""
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
 
 
 def is_main_process() -> bool:

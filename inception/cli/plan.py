@@ -1,25 +1,19 @@
-"""launch.py plan: what a run would cost."""
-
-import argparse
-from typing import Any
+"""steps, FLOPs, memory and hours of a run, before it"""
 
 from inception.cli import flags
 from inception.config import CommandLineError, load_config
 
-HELP = "steps, FLOPs, memory and hours of a run, before it"
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     flags.add_config(parser, default=flags.DEFAULT_CONFIG)
     text = "to train on, where the set is not here"
     parser.add_argument("--images", type=flags.whole_number, metavar="N", help=text)
     add = parser.add_mutually_exclusive_group().add_argument
-    text = "in training, for the hours"
-    add("--images_per_second", type=flags.positive, metavar="X", help=text)
+    add("--images_per_second", type=flags.positive, metavar="X", help="in training, for the hours")
     add("--measure", action="store_true", help="or at this machine's rate")
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     if args.images and not any(o.startswith("--config.data.path=") for o in overrides):
         overrides = [*overrides, "--config.data.path=none"]
     try:
@@ -29,11 +23,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         raise CommandLineError(f"{error}{without}") from error
     from inception.tools import plan
 
-    result = plan.plan(
-        config,
-        images=args.images,
-        images_per_second=args.images_per_second,
-        measure=args.measure,
-    )
+    names = ("images", "images_per_second", "measure")
+    result = plan.plan(config, **flags.values(args, *names))
     print(plan.to_text(result))
     return result

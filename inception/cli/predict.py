@@ -1,20 +1,13 @@
-"""launch.py predict: the classes of pictures, and where the network saw them."""
+"""what is in pictures: the likeliest classes"""
 
-import argparse
 import itertools
 import pathlib
-import sys
-from typing import Any
 
 from inception.cli import flags
 from inception.config import CommandLineError, run_config
 
-HELP = "what is in pictures: the likeliest classes"
-MIXED = "images"
-FAILED = "rejected"
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     flags.add_knobs(parser)
     flags.add_processes(parser)
     add = parser.add_argument
@@ -25,8 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--crops", type=flags.views, default=1, help="1 (default), 10 or 144, averaged")
     text = "draw where each of these classes was seen in the central crop, a PNG an image"
     add("--cam", default="", metavar="DIR", help=text)
-    text = "a file, a folder, or a .txt with a path a line"
-    add("images", nargs="+", metavar="IMAGE", help=text)
+    add("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a .txt with a path a line")
 
 
 def free_name(stem: str, taken: set[str]) -> str:
@@ -37,7 +29,7 @@ def free_name(stem: str, taken: set[str]) -> str:
     return name
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     import tqdm
 
     from inception.data import progress
@@ -74,6 +66,4 @@ def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
             drawing = predictor.draw(prediction)  # by all processes: their devices take part
             if processes.is_main():
                 drawing.save(prediction["cam"])
-    for line in rejected if processes.is_main() else ():
-        print(f"launch.py predict: {line}", file=sys.stderr)
     return {"predictions": predictions, "rejected": rejected}

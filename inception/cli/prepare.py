@@ -1,16 +1,12 @@
-"""launch.py prepare: a data set as training reads it best."""
+"""ImageNet's tars, or any TFDS set, -> ArrayRecord; or a store that trains faster"""
 
-import argparse
 import functools
-from typing import Any
 
 from inception.cli import flags
 from inception.config import CommandLineError
 
-HELP = "ImageNet's tars, or any TFDS set, -> ArrayRecord; or a store that trains faster"
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     add = parser.add_argument
     text = "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar"
     add("--tars", default="", metavar="DIR", help=text)
@@ -21,28 +17,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     text = "write a store: every image once more, its shorter side at most this"
     add("--short_side", type=flags.whole_number, metavar="PX", help=text)
     percent = functools.partial(flags.whole_number, most=100)
-    text = "of the store's JPEGs, 1 to 100 (default: 90)"
-    add("--quality", type=percent, default=90, help=text)
+    add("--quality", type=percent, default=90, help="of the store's JPEGs, 1 to 100 (default: 90)")
     text = "of the store: rgb is plain pixels, 9 to 10 times the bytes and no decoding"
     add("--format", choices=("jpeg", "rgb"), default="jpeg", help=text)
 
 
-def run(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, _overrides: list[str]) -> flags.Result:
     if bool(args.source) == bool(args.tars or args.name):
         raise CommandLineError("give --tars, --name or both; or else --source")
     if args.source and args.short_side is None:
         raise CommandLineError("--source is there to write a store from: give --short_side")
     from inception.data import prepare
 
-    result = prepare.prepare(
-        tars=args.tars,
-        name=args.name,
-        source=args.source,
-        output=args.output,
-        short_side=args.short_side,
-        quality=args.quality,
-        format=args.format,
-    )
+    names = ("tars", "name", "source", "output", "short_side", "quality", "format")
+    result = prepare.prepare(**flags.values(args, *names))
     kind = "store" if args.short_side else f"tfds --config.data.name={args.name or 'imagenet2012'}"
     print(
         f"Train on it: --config.data.path={args.output} --config.data.source={kind} "

@@ -1,19 +1,15 @@
-"""launch.py report: a page about runs, or a table of them."""
+"""a page about one run or several, or a table"""
 
-import argparse
-from typing import Any
-
-HELP = "a page about one run or several, or a table"
-MIXED = "runs"
+from inception.cli import flags
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="a run's folder, or a study's")
     add("--output", required=True, metavar="FILE", help="page.html, or table.csv")
 
 
-def run(args: argparse.Namespace, _overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, _overrides: list[str]) -> flags.Result:
     from inception.reporting import page
 
     written = page.write(args.runs, args.output)

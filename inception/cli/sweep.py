@@ -1,19 +1,13 @@
-"""launch.py sweep: the points of a study, trained here or as jobs."""
-
-import argparse
-from typing import Any
+"""train every point of the experiment's sweep(); those that are finished stay as they are"""
 
 from inception.cli import flags
 
-HELP = "train every point of the experiment's sweep(); those that are finished stay as they are"
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: flags.Parser) -> None:
     flags.add_config(parser, default="experiments/ensemble.py")
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="a folder of runs: 0, 1, ...")
-    text = "sweep_NAME() of the experiment, not sweep()"
-    add("--sweep", default="", metavar="NAME", help=text)
+    add("--sweep", default="", metavar="NAME", help="sweep_NAME() of the experiment, not sweep()")
     text = "instead: Optuna chooses so many points from the experiment's space()"
     add("--search", type=flags.whole_number, metavar="TRIALS", help=text)
     text = "points at a time; here they share the cores (default: 1, on SLURM all)"
@@ -21,10 +15,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_launchers(parser)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     resources = flags.launcher_flags(args)
-    if args.on == "sky":
-        flags.check_is_on_hosts(args.config)
     from inception.sweeps import command
 
     return command.sweep(

@@ -1,7 +1,6 @@
 """Saving and restoring the training state: the only file that imports orbax."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import operator
@@ -20,7 +19,7 @@ from orbax.checkpoint import checkpoint_manager, checkpoint_managers
 
 from inception import UserError
 from inception.data import paths
-from inception.runtime import processes, sharding
+from inception.runtime import processes
 
 logging.set_verbosity(logging.FATAL)  # orbax reports every file, and errors that it raises
 
@@ -57,41 +56,14 @@ def write_classes(workdir: str, classes: tuple[str, ...]) -> None:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which saves when it is called, and does not look for a preemption itself.
+    """Orbax's, which does not look for a preemption itself.
 
     NOTE: JAX's preemption service expects one increasing counter, that of `processes.Stop`.
     Orbax's own calls, with the step for a counter, would break it and lose signals.
     """
 
-    def reached_preemption(self, step: int) -> bool:
-        del step
+    def reached_preemption(self, _step: int) -> bool:
         return False
-
-
-def _manager(directory: Any, *, keep: int, read_only: bool) -> ocp.CheckpointManager:
-    """Orbax's manager; if `read_only`, of this process, which waits for no other."""
-    top1 = operator.itemgetter("top1")
-    kept = [
-        checkpoint_managers.LatestN(keep),
-        checkpoint_managers.BestN(get_metric_fn=top1, n=1, keep_checkpoints_without_metrics=False),
-    ]
-    i = jax.process_index()
-    own = {"primary_host": i, "active_processes": {i}, "barrier_sync_key_prefix": f"process{i}"}
-    group = ocp.options.MultiprocessingOptions(**(own if read_only else {}))
-    return _Manager(
-        directory,
-        item_handlers={
-            "state": ocp.StandardCheckpointHandler(multiprocessing_options=group),
-            "check": ocp.JsonCheckpointHandler(multiprocessing_options=group),
-        },
-        options=ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
-            best_fn=top1,
-            create=not read_only,
-            multiprocessing_options=group,
-            cleanup_tmp_directories=not read_only,
-        ),
-    )
 
 
 class Checkpoints:
@@ -113,7 +85,28 @@ class Checkpoints:
 
         if not read_only:
             processes.together(check_writable)
-        self._manager = _manager(self._directory, keep=keep, read_only=read_only)
+        top1 = operator.itemgetter("top1")
+        best = checkpoint_managers.BestN(
+            get_metric_fn=top1, n=1, keep_checkpoints_without_metrics=False
+        )
+        kept = [checkpoint_managers.LatestN(keep), best]
+        i = jax.process_index()
+        own = {"primary_host": i, "active_processes": {i}, "barrier_sync_key_prefix": f"process{i}"}
+        group = ocp.options.MultiprocessingOptions(**(own if read_only else {}))
+        self._manager = _Manager(
+            self._directory,
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(multiprocessing_options=group),
+                "check": ocp.JsonCheckpointHandler(multiprocessing_options=group),
+            },
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
+                best_fn=top1,
+                create=not read_only,
+                multiprocessing_options=group,
+                cleanup_tmp_directories=not read_only,
+            ),
+        )
 
     def steps(self) -> list[int]:
         """The saved steps, oldest first."""
@@ -131,11 +124,11 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             if top1 is not None and self._manager.metrics(step) is None:
-                processes.together(lambda: self._add_metrics(step, {"top1": top1}))
+                processes.together(lambda: self._add_top1(step, top1))
                 self._manager.reload()
             return
         with self._named_failures():
-            self._check_space(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            self._check_space(state)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -145,22 +138,20 @@ class Checkpoints:
                 metrics=None if top1 is None else {"top1": top1},
             )
 
-    def _check_space(self, state_bytes: int) -> None:
+    def _check_space(self, state: Any) -> None:
         """Twice the state, and Orbax's own files: a disk that fills up half-way ends noisily."""
-        if paths.in_bucket(str(self._directory)):
-            return
-        needed, free = 2 * state_bytes + 10_000_000, shutil.disk_usage(self._directory).free
-        if free < needed:
-            text = f"no space: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
-            raise OSError(errno.ENOSPC, text)
+        if not paths.in_bucket(str(self._directory)):
+            needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 10_000_000
+            if (free := shutil.disk_usage(self._directory).free) < needed:
+                raise OSError(f"no space: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
 
-    def _add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+    def _add_top1(self, step: int, top1: float) -> None:
         """To a checkpoint of a run that was stopped while it evaluated; as Orbax writes them."""
         if processes.is_main():
             folder = self._directory / str(step) / checkpoint_manager.METRIC_ITEM_NAME
             with self._named_failures():
                 folder.mkdir(exist_ok=True)
-                paths.write_whole(folder / folder.name, json.dumps(metrics))
+                paths.write_whole(folder / folder.name, json.dumps({"top1": top1}))
 
     def wait(self) -> None:
         """Returns when everything is on disk; UserError if something is not."""
@@ -176,13 +167,12 @@ class Checkpoints:
             if processes.is_lost_peer(error):
                 raise
             whole = sorted(ocp.utils.checkpoint_steps(self._directory))
-            cause = error
+            cause = _first_line(error)
             if code := re.search(r"os_error_code='(\d+)'", str(error)):  # tensorstore's, at the end
-                cause = OSError(int(code[1]), os.strerror(int(code[1])))
-            full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            remedy = "make room" if full or "No space left" in str(cause) else "mend it"
+                cause = os.strerror(int(code[1]))
+            remedy = "make room" if re.search("no space|quota", cause, re.I) else "mend it"
             raise UserError(
-                f"saving a checkpoint in {self._directory} failed ({_first_line(cause)}): the "
+                f"saving a checkpoint in {self._directory} failed ({cause}): the "
                 f"checkpoints of steps {whole} are kept; {remedy}, or choose another `workdir`"
             ) from error
 
@@ -194,7 +184,7 @@ class Checkpoints:
 
         Args:
             template: a state of jax.ShapeDtypeStruct with shardings; None: nested dicts of
-                arrays on the first device of this process.
+                numpy arrays.
 
         Raises:
             UserError: all are damaged, or `step` is.
@@ -225,7 +215,8 @@ class Checkpoints:
     def _restore(self, step: int, template: Any) -> Any:
         """The state of `step`; any exception if it is not as it was saved."""
         if template is None:  # not on the devices of then: they may be another process's
-            template = sharding.local_shapes(self._manager.item_metadata(step)["state"])
+            saved = self._manager.item_metadata(step)["state"]
+            template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -242,15 +233,11 @@ class Checkpoints:
 
         def move() -> None:
             for step in map(str, damaged if processes.is_main() else ()):
-                print(f"checkpoint {step} was moved to {aside}", file=sys.stderr)
-                try:
-                    if (aside / step).exists():
-                        (aside / step).rmtree()
-                    aside.mkdir(exist_ok=True)
-                    (self._directory / step).rename(aside / step)
-                except OSError as error:
-                    message = f"checkpoint {step} is damaged and cannot be moved aside: {error}"
-                    raise UserError(message) from error
+                print(f"moving checkpoint {step} to {aside}", file=sys.stderr)
+                if (aside / step).exists():
+                    (aside / step).rmtree()
+                aside.mkdir(exist_ok=True)
+                (self._directory / step).rename(aside / step)
 
         if damaged and not self._read_only:
             processes.together(move)

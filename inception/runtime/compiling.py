@@ -1,6 +1,5 @@
 """Programs compiled for a mesh, with the compiler's options for its platform."""
 
-import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -17,30 +16,16 @@ CPU_OPTIONS: dict[str, str | bool] = {
     # Not convolutions, which it has YNNPACK compute otherwise, more slowly: docs/performance.md.
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
 }
-FAST_TO_COMPILE: dict[str, str | bool] = {
-    "xla_backend_optimization_level": "1",
-    "xla_cpu_use_fusion_emitters": False,
-}
-
-
-@functools.cache
-def _knows(option: str, value: str | bool) -> bool:
-    """Whether this jax's compiler takes an option: jax 0.11 dropped some that 0.10 has."""
-    try:
-        jax.jit(lambda: 0).lower().compile(compiler_options={option: value})
-    except Exception as error:
-        if "No such compile option" in str(error):
-            return False
-        raise
-    return True
+FAST_TO_COMPILE: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+if jax.__version_info__ < (0, 11):  # which dropped it
+    FAST_TO_COMPILE["xla_cpu_use_fusion_emitters"] = False
 
 
 def _on_cpu(mesh: Any, options: dict[str, str | bool]) -> dict[str, str | bool]:
-    """Those of the options that this jax knows and XLA_FLAGS does not set; elsewhere none."""
+    """Those of the options that XLA_FLAGS does not set; elsewhere none."""
     if sharding.platform(mesh) != "cpu":
         return {}
-    flags = os.environ.get("XLA_FLAGS", "")
-    return {k: v for k, v in options.items() if k not in flags and _knows(k, v)}
+    return {k: v for k, v in options.items() if k not in os.environ.get("XLA_FLAGS", "")}
 
 
 def compute_replicated(function: Callable, mesh: Any) -> Any:
@@ -50,8 +35,7 @@ def compute_replicated(function: Callable, mesh: Any) -> Any:
     """
     options = _on_cpu(mesh, FAST_TO_COMPILE | {"xla_backend_optimization_level": "0"})
     function = kernels.on(sharding.platform(mesh))(function)
-    lowered = sharding.jit_replicated(function, mesh).lower()
-    return prefetch.run_in_thread(lambda: lowered.compile(compiler_options=options))()
+    return prefetch.run_in_thread(sharding.jit_replicated(function, mesh, options=options))
 
 
 class CompiledStep:
@@ -63,11 +47,12 @@ class CompiledStep:
     """
 
     def __init__(self, function: Callable, mesh: Any, *, training: bool):
-        options = _on_cpu(mesh, CPU_OPTIONS | (FAST_TO_COMPILE if training else {}))
         self.function = kernels.on(sharding.platform(mesh))(function)
-        self.lower = sharding.jit_over_batch(
+        options = _on_cpu(mesh, CPU_OPTIONS | (FAST_TO_COMPILE if training else {}))
+        jitted = sharding.jit_over_batch(
             self.function, mesh, donate_state=training, options=options
-        ).lower
+        )
+        self.lower = jitted.lower
         self._compiled: dict[Any, Any] = {}
 
     def __call__(

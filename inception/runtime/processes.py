@@ -46,7 +46,6 @@ def initialize(
     waits for the others at whatever it is asked.
 
     Args:
-        timeout_s: how long to wait for the others.
         stop_together: `Stop` will be used: JAX's preemption service handles SIGTERM.
 
     Raises:
@@ -54,15 +53,11 @@ def initialize(
     """
     _check_arguments(coordinator_address, num_processes, process_id, timeout_s)
     address = coordinator_address or "the address that the cluster gave"
-    failure = (
-        f"at {address} not all processes of the run came"
-        if process_id == 0
-        else f"the coordinator, process 0, did not answer at {address}, or waits for others"
-    )
+    failure = f"process 0 did not answer at {address}, or waits for others within {timeout_s} s"
 
     def give_up(seconds: float) -> None:  # before JAX does: it aborts, which nothing can catch
         if seconds > timeout_s:
-            print(f"launch.py: {failure} within {timeout_s} s", file=sys.stderr, flush=True)
+            print(f"launch.py: {failure}", file=sys.stderr, flush=True)
             os._exit(1)
 
     jax.config.update("jax_enable_preemption_service", stop_together)
@@ -80,47 +75,37 @@ def initialize(
     except SystemExit as error:  # a signal
         os._exit(error.code)  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:
-        _check_is_one_process(coordinator_address, error)
+        # Without a cluster, or where JAX is in use already, this process is the only one.
+        signs = ("coordinator_address should", "must be called before")
+        if coordinator_address or not any(sign in str(error) for sign in signs):
+            raise UserError(
+                f"the processes cannot be joined ({str(error).splitlines()[0]}): check "
+                "`coordinator_address`, `num_processes` and `process_id`; alone it is "
+                "`coordinator_address=localhost:8476` `num_processes=1` `process_id=0`"
+            ) from error
     else:
         _check_counts(num_processes)
 
 
-def _check_arguments(
-    coordinator_address: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-    timeout_s: int,
-) -> None:
-    given = [v is not None for v in (coordinator_address, num_processes, process_id)]
-    if any(given) and not all(given):
+def _check_arguments(address: Any, count: Any, process: Any, timeout_s: int) -> None:
+    place = (address, count, process)
+    if None in place and any(value is not None for value in place):
         raise UserError("give `coordinator_address`, `num_processes` and `process_id` together")
-    if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
-        raise UserError(f"`process_id`={process_id}: must be below `num_processes`={num_processes}")
-    if coordinator_address and not re.fullmatch(r".+:\d+", coordinator_address):
-        raise UserError(f"`coordinator_address`={coordinator_address}: must be HOST:PORT")
+    if address is not None and not 0 <= process < count:
+        raise UserError(f"`process_id`={process}: must be below `num_processes`={count}")
+    if address is not None and not re.fullmatch(r".+:\d+", address):
+        raise UserError(f"`coordinator_address`={address}: must be HOST:PORT")
     if timeout_s < 1:
         raise UserError(f"`initialization_timeout`={timeout_s}: must be at least 1")
 
 
-def _check_is_one_process(coordinator_address: str | None, error: Exception) -> None:
-    """Raises UserError unless joining failed for want of a cluster, or because JAX is in use."""
-    if coordinator_address:
-        raise UserError(f"`coordinator_address`={coordinator_address}: {error}") from error
-    signs = ("coordinator_address should", "must be called before")
-    if not any(sign in str(error) for sign in signs):
-        raise UserError(
-            f"the cluster tells no place among processes ({str(error).splitlines()[0]}): give it "
-            "yourself; alone it is `coordinator_address=localhost:8476` `num_processes=1` "
-            "`process_id=0`"
-        ) from error
-
-
 def _check_counts(num_processes: int | None) -> None:
-    for process, count in enumerate(gather_text(str(num_processes or jax.process_count()))):
-        if int(count) != jax.process_count():
+    counted = jax.process_count()
+    for process, count in enumerate(gather_text(str(num_processes or counted))):
+        if count != str(counted):
             raise UserError(
                 f"`num_processes`={count} at process {process}, and the coordinator counts "
-                f"{jax.process_count()}: start all processes with the same number"
+                f"{counted}: start all processes with the same number"
             )
 
 
@@ -142,26 +127,22 @@ def gather_text(text: str) -> list[str]:
 
 
 def together(action: Callable[[], T]) -> T:
-    """action() in every process; where it ends in a UserError in one, all raise that."""
+    """action() in every process; where it ends in UserError or OSError in one, all fail so."""
     result, failure = None, None
     try:
         result = action()
-    except UserError as error:
+    except (UserError, OSError) as error:
         failure = error
-    failures = [text for text in gather_text(str(failure or "")) if text]
-    if failure or failures:
-        raise failure or UserError(failures[0])
+    for text in gather_text("" if failure is None else str(failure) or repr(failure)):
+        if text:
+            raise failure or UserError(text)
     return result  # type: ignore[return-value]
 
 
 def check_same(config: dict[str, Any], **parameters: Any) -> None:
-    """Raises UserError in all processes where one has another config, code or library version.
-
-    Args:
-        parameters: of the command, besides the config.
-    """
-    knobs = flatten_dict(config, sep=".") | {name: str(v) for name, v in parameters.items()}
-    own = {f"`{name}`": value for name, value in knobs.items()}
+    """Raises UserError in all processes where one's config, parameters, code or versions differ."""
+    given = flatten_dict(config, sep=".") | parameters
+    own = {f"`{name}`": value for name, value in given.items()}
     own |= {"python": platform.python_version(), **versions()}
     own |= {
         str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -185,14 +166,9 @@ def versions() -> dict[str, str]:
 
 def environment() -> dict[str, Any]:
     """Versions, devices, machine and commit of this process, for the record of a run."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty= with local changes"]
     try:
-        commit = git("rev-parse", "--short", "HEAD")
-        commit += " with local changes" if git("status", "--porcelain") else ""
+        commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     return {

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from inception import UserError
 
@@ -51,62 +51,46 @@ def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
         )
 
 
-def _replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def _split(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec("data"))
+def _along(mesh: Mesh, *axes: str) -> NamedSharding:
+    """Split along the mesh's axes; without any, the same everywhere."""
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows -> global arrays, split over the devices along the first axis."""
-    split = _split(mesh)
+    split = _along(mesh, "data")
     return {k: jax.make_array_from_process_local_data(split, v) for k, v in batch.items()}
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Puts the same arrays on every device."""
-    return jax.device_put(tree, _replicated(mesh))
+    return jax.device_put(tree, _along(mesh))
 
 
 def replicated_shapes(function: Callable, mesh: Mesh) -> Any:
     """What `jit_replicated(function, mesh)()` would return, as jax.ShapeDtypeStruct."""
-    everywhere = _replicated(mesh)
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        jax.eval_shape(function),
-    )
+    return jit_replicated(function, mesh).eval_shape()
 
 
-def local_shapes(tree: Any) -> Any:
-    """The shapes and dtypes of a tree, to lie on the first device of this process."""
-    here = SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree
-    )
+def jit_replicated(function: Callable, mesh: Mesh, *, options: Any = None, **more: Any) -> Any:
+    """jax.jit of a function whose result is the same on every device.
 
-
-def jit_replicated(function: Callable, mesh: Mesh) -> Any:
-    """jax.jit of a function whose result is the same on every device."""
-    return jax.jit(function, out_shardings=_replicated(mesh))
+    Args:
+        options: of the compiler, {name: value}.
+        more: further arguments of jax.jit.
+    """
+    return jax.jit(function, out_shardings=_along(mesh), compiler_options=options, **more)
 
 
 def jit_over_batch(function: Callable, mesh: Mesh, *, donate_state: bool, options: Any) -> Any:
-    """jax.jit of function(state, batch): the batch is split, all else replicated.
+    """`jit_replicated` of function(state, batch), whose batch is split over the devices.
 
     Under jit a mean over the batch is the mean over all devices: gradients and BatchNorm
-    statistics come out the same everywhere.
-
-    Args:
-        donate_state: the result takes the state's memory.
-        options: of the compiler, {name: value}.
+    statistics come out the same everywhere. With `donate_state` the result takes the state's
+    memory.
     """
-    everywhere = _replicated(mesh)
-    return jax.jit(
-        function,
-        in_shardings=(everywhere, _split(mesh)),
-        out_shardings=everywhere,
-        donate_argnums=(0,) if donate_state else (),
-        compiler_options=options,
+    shardings = (_along(mesh), _along(mesh, "data"))
+    donated = (0,) if donate_state else ()
+    return jit_replicated(
+        function, mesh, options=options, in_shardings=shardings, donate_argnums=donated
     )

@@ -13,7 +13,7 @@ from flax import traverse_util
 from inception import UserError
 from inception.data import paths
 from inception.model import FREE_KNOBS, TRUNK, GoogLeNet
-from inception.runtime import checkpoint, processes
+from inception.runtime import checkpoint
 from inception.runtime.workdir import read_config
 
 Path = tuple[str, ...]  # collection, module, ..., array
@@ -44,18 +44,8 @@ def load_trained(workdir: str, *, best: bool = False) -> Trained:
         raise UserError(f"{workdir} has no checkpoint: train first")
     state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
     checkpoints.close()
-    if len(set(processes.gather_text(f"{state['step']}"))) > 1:
-        raise UserError(
-            f"{workdir}: the processes read checkpoints of different steps: it is being written "
-            "to, or one of them cannot read the newest. Try again"
-        )
     variables = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
-    return Trained(config, classes, jax.device_get(variables), int(state["step"]))
-
-
-def misfits(found: dict[Path, Any], wanted: dict[Path, Any]) -> list[Path]:
-    """Of flat trees of arrays the paths in `wanted` that `found` lacks, or has in another shape."""
-    return [p for p, array in wanted.items() if p not in found or found[p].shape != array.shape]
+    return Trained(config, classes, variables, int(state["step"]))
 
 
 def load_network(
@@ -77,13 +67,13 @@ def load_network(
         raise UserError(f"{workdir}/config.json: {error}") from error
     images = jax.ShapeDtypeStruct((1, px, px, 3), jnp.float32)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
-    network, weights = map(traverse_util.flatten_dict, (shapes, trained.variables))
-    weights = {path: a for path, a in weights.items() if not path[1].startswith("head_")}
-    if unfit := misfits(weights, network) + misfits(network, weights):
-        first = min(unfit, key=lambda path: path[0] != "params")
-        found, wanted = (
-            list(tree[first].shape) if first in tree else "none" for tree in (weights, network)
-        )
+    network, weights = (
+        {p: a.shape for p, a in traverse_util.flatten_dict(tree).items() if "head_" not in p[1]}
+        for tree in (shapes, trained.variables)
+    )
+    if unfit := network.items() - weights.items() or weights.items() - network.items():
+        first, _ = min(unfit, key=lambda array: (array[0][0] != "params", array))
+        found, wanted = (list(t[first]) if first in t else "none" for t in (weights, network))
         raise UserError(
             f"{workdir}: {'/'.join(first)} has shape {found} in its weights, and {wanted} in the "
             "network of `model`: undo what was changed in its config.json, or by flags"
@@ -96,17 +86,12 @@ def load_network(
     return trained
 
 
-def _check_alike(
-    init_from: str, trained: dict[str, Any], *, model: GoogLeNet, normalization: str
-) -> None:
+def _check_alike(init_from: str, trained: dict[str, Any], model: Any, normalization: str) -> None:
     """Raises UserError where weights of `trained` would compute something else here."""
-    remedies = []
-    for field in dataclasses.fields(model):
-        if field.name in FREE_KNOBS | {"classes", "parent", "name"}:
-            continue
-        value = trained["model"].get(field.name, field.default)  # an older config lacks the knob
-        if value != getattr(model, field.name):
-            remedies.append(f"`model.{field.name}={value}`")
+    free = FREE_KNOBS | {"classes", "parent", "name"}
+    knobs = {f.name: f.default for f in dataclasses.fields(model) if f.name not in free}
+    theirs = {name: trained["model"].get(name, value) for name, value in knobs.items()}
+    remedies = [f"`model.{k}={v}`" for k, v in theirs.items() if v != getattr(model, k)]
     if trained["data"]["normalization"] != normalization:
         remedies.append(f"`normalization={trained['data']['normalization']}`")
     if remedies:
@@ -137,22 +122,21 @@ def start_from(
         trained = load_trained(init_from)
     except UserError as error:
         raise UserError(f"`init_from`: {error}") from error
-    _check_alike(init_from, trained.config, model=model, normalization=normalization)
+    _check_alike(init_from, trained.config, model, normalization)
 
     theirs = traverse_util.flatten_dict(trained.variables)
     flat = traverse_util.flatten_dict(fresh)
-    unfit = set(misfits(theirs, flat))
+    unfit = {p for p, a in flat.items() if p not in theirs or theirs[p].shape != a.shape}
     layers: dict[Path, list[Path]] = {}  # collection/LAYER/array
     for path in flat:
         layers.setdefault(path[1:-1], []).append(path)
-    taken: set[str] = set()  # modules
+    taken: dict[Path, Any] = {}
     missing = []
     for layer, arrays in layers.items():
         if unfit.isdisjoint(arrays) and (
             "classifier" not in layer or trained.classes == tuple(classes)
         ):
-            flat |= {p: theirs[p] for p in arrays}
-            taken.add(layer[0])
+            taken |= {p: theirs[p] for p in arrays}
         elif layer[0] in TRUNK:
             raise UserError(
                 f"`init_from`={init_from}: its {'/'.join(layer)} is not what its config.json "
@@ -160,11 +144,7 @@ def start_from(
             )
         else:
             missing.append(layer)
-    untouched = sum(len(layers[layer]) for layer in missing)
-    names = [layer[0] if layer[0] not in taken else "/".join(layer) for layer in missing]
-    print(
-        f"fresh: {', '.join(sorted(set(names))) or 'nothing'}; {len(flat) - untouched} arrays from "
-        f"{init_from}",
-        file=sys.stderr,
-    )
-    return {**fresh, **traverse_util.unflatten_dict(flat)}  # without BatchNorm no statistics
+    modules = {path[1] for path in taken}  # of which a part is taken
+    names = sorted({"/".join(x) if x[0] in modules else x[0] for x in missing}) or ["nothing"]
+    print(f"fresh: {', '.join(names)}; {len(taken)} arrays from {init_from}", file=sys.stderr)
+    return {**fresh, **traverse_util.unflatten_dict(flat | taken)}  # perhaps no statistics

@@ -38,41 +38,37 @@ def locked(config: dict[str, Any], workdir: str) -> Iterator[None]:
 
         def write() -> None:
             if processes.is_main():
-                closing.enter_context(_lock_file(workdir, token))
-                write_config(config, workdir)
+                try:
+                    _lock(workdir, token, closing)
+                    write_config(config, workdir)
+                except OSError as error:
+                    raise UserError(f"`workdir`={workdir} cannot be written: {error}") from error
 
         processes.together(write)
         processes.together(lambda: _check_shared(workdir, token))
         yield
 
 
-@contextlib.contextmanager
-def _lock_file(workdir: str, token: str) -> Iterator[None]:
-    """Holds WORKDIR/lock, which the system releases however this process ends."""
+def _lock(workdir: str, token: str, closing: contextlib.ExitStack) -> None:
+    """Locks WORKDIR/lock; the system releases it however this process ends."""
     path = paths.at(workdir) / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if paths.in_bucket(workdir):
         path.write_text(token)
-        yield
         return
+    file = closing.enter_context(open(path, "a+"))  # noqa: SIM115
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"`workdir`={workdir} cannot be written: {error}") from error
-    with file:
-        try:
-            paths.lock(file, path)
-        except BlockingIOError as error:
-            file.seek(0)
-            owner = file.read().rsplit(" ", 1)[0]
-            raise UserError(
-                f"`workdir`={workdir} is in use by process {owner}: wait for it, stop it, or "
-                "choose another `workdir`"
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()} {token}")
-        file.flush()
-        yield
+        paths.lock(file, path)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().rsplit(" ", 1)[0]
+        raise UserError(
+            f"`workdir`={workdir} is in use by process {owner}: wait for it, stop it, or "
+            "choose another `workdir`"
+        ) from error
+    file.truncate(0)
+    file.write(f"{os.getpid()} on {socket.gethostname()} {token}")
+    file.flush()
 
 
 def _check_shared(workdir: str, token: str) -> None:
@@ -92,13 +88,10 @@ def _check_shared(workdir: str, token: str) -> None:
 def write_config(config: dict[str, Any], workdir: str) -> None:
     """WORKDIR/config.json; UserError where a run with another config has begun."""
     path = paths.at(workdir) / "config.json"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _check_config(config, path, workdir)
-        paths.write_whole(path, json.dumps(config, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"`workdir`={workdir} cannot be written: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        _check_config(config, path, workdir)
+    paths.write_whole(path, json.dumps(config, indent=2) + "\n")
 
 
 def _check_config(config: dict[str, Any], path: epath.Path, workdir: str) -> None:
@@ -108,10 +101,7 @@ def _check_config(config: dict[str, Any], path: epath.Path, workdir: str) -> Non
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): choose another `workdir`") from error
     given = flatten_dict(config, sep=".")
-    checkpoints = path.parent / "checkpoints"
-    begun = (path.parent / "metrics.jsonl").exists() or (
-        checkpoints.exists() and any(checkpoints.iterdir())
-    )
+    begun = any(any(path.parent.glob(kept)) for kept in ("metrics.jsonl", "checkpoints/*"))
     differing = [
         f"`{knob}` is {written.get(knob)} there and {given.get(knob)} here"
         for knob in sorted(written.keys() | given.keys())
@@ -132,17 +122,15 @@ def read_config(workdir: str) -> dict[str, Any]:
     """
     path = paths.at(workdir) / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(), object_hook=_with_tuples)
         if not isinstance(config, dict) or not {"input_px", "model", "data"} <= config.keys():
             raise ValueError("it is no config of this project")
     except FileNotFoundError as error:
         raise UserError(f"{workdir} is neither a run nor converted: no config.json") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    return config
 
-    def tuples(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: tuples(v) for k, v in value.items()}
-        return tuple(value) if isinstance(value, list) else value
 
-    return tuples(config)
+def _with_tuples(group: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in group.items()}

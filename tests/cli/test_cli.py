@@ -17,7 +17,7 @@ import pytest
 
 import launch
 from benchmarks import faults
-from inception.cli import audit, flags, train
+from inception.cli import audit, flags, predict, train
 from inception.cli.main import parser
 from inception.config import CommandLineError, load_config
 from tests import tiny
@@ -141,14 +141,24 @@ def test_a_run_can_be_run_again(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text(tiny_run.to_json())
 
     def config(*flags: str):
-        argv = ["train", "--workdir=x", *flags]
-        args, overrides = parser(argv).parse_known_args(argv)
+        argv = ["--workdir=x", *flags]
+        args, overrides = parser("train").parse_known_args(argv)
         return train.train_config(args, overrides)
 
     assert config(f"--from_run={tmp_path}") == tiny_run
     assert config(f"--from_run={tmp_path}", "--config.seed=8").seed == 8
     with pytest.raises(CommandLineError, match="--config or --from_run"):
         config(f"--from_run={tmp_path}", "--config=experiments/digits.py")
+
+
+def test_pictures_may_stand_between_flags_and_knobs(monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr(predict, "run", lambda *got: given.append(got) or {})
+    flags = ["--checkpoint=x", "a", "--topk=1", "b", "--config.data.resize=squash", "c", "--json"]
+    assert launch.main(["predict", *flags]) == 0
+    ((args, overrides),) = given
+    assert args.images == ["a", "b", "c"] and args.topk == 1
+    assert overrides == ["--config.data.resize=squash"]
 
 
 def test_what_runs_in_a_job_does_not_say_where() -> None:
@@ -183,9 +193,7 @@ def test_the_table_of_launchers_has_all_their_flags() -> None:
 
 def test_a_run_imports_its_own_command_alone() -> None:
     """Of the project: what a training run reads stays small."""
-    code = (
-        "import sys; from inception.cli.main import parser; parser(['train']); print(*sys.modules)"
-    )
+    code = "import sys; from inception.cli.main import parser; parser('train'); print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
