@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     args.argv, overrides = argv, [*knobs, *rest]
     try:
         check_knobs(args, overrides)
-        with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+        with stdout_to_stderr() if args.json else contextlib.nullcontext():
             result = module(args.command).run(args, overrides)
     except (Exception, KeyboardInterrupt) as error:
         text, status = explain(error, args)
@@ -143,6 +143,20 @@ def as_flags(text: str, flags: Collection[str]) -> str:
         return f"{'--' if value else ''}config.{min(known, key=len)}{value}"
 
     return re.sub(r"`([a-z][\w.]*)(=[^`]*)?`", flag, text)
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Within it whatever prints, in C as well, prints to stderr."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def is_main_process() -> bool:

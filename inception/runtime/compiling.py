@@ -1,5 +1,6 @@
 """Programs compiled for a mesh, with the compiler's options for its platform."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -16,16 +17,30 @@ CPU_OPTIONS: dict[str, str | bool] = {
     # Not convolutions, which it has YNNPACK compute otherwise, more slowly: docs/performance.md.
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
 }
-FAST_TO_COMPILE: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
-if jax.__version_info__ < (0, 11):  # which dropped it
-    FAST_TO_COMPILE["xla_cpu_use_fusion_emitters"] = False
+FAST_TO_COMPILE: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "1",
+    "xla_cpu_use_fusion_emitters": False,
+}
+
+
+@functools.cache
+def _knows(option: str, value: str | bool) -> bool:
+    """Whether this jax's compiler takes an option: jax 0.11 dropped some that 0.10 has."""
+    try:
+        jax.jit(lambda: 0).lower().compile(compiler_options={option: value})
+    except Exception as error:
+        if "No such compile option" in str(error):
+            return False
+        raise
+    return True
 
 
 def _on_cpu(mesh: Any, options: dict[str, str | bool]) -> dict[str, str | bool]:
-    """Those of the options that XLA_FLAGS does not set; elsewhere none."""
+    """Those of the options that this jax knows and XLA_FLAGS does not set; elsewhere none."""
     if sharding.platform(mesh) != "cpu":
         return {}
-    return {k: v for k, v in options.items() if k not in os.environ.get("XLA_FLAGS", "")}
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {k: v for k, v in options.items() if k not in flags and _knows(k, v)}
 
 
 def compute_replicated(function: Callable, mesh: Any) -> Any:

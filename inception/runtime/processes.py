@@ -166,9 +166,14 @@ def versions() -> dict[str, str]:
 
 def environment() -> dict[str, Any]:
     """Versions, devices, machine and commit of this process, for the record of a run."""
-    describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty= with local changes"]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+        commit = git("rev-parse", "--short", "HEAD")
+        commit += " with local changes" if git("status", "--porcelain") else ""
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     return {

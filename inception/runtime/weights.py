@@ -13,7 +13,7 @@ from flax import traverse_util
 from inception import UserError
 from inception.data import paths
 from inception.model import FREE_KNOBS, TRUNK, GoogLeNet
-from inception.runtime import checkpoint
+from inception.runtime import checkpoint, processes
 from inception.runtime.workdir import read_config
 
 Path = tuple[str, ...]  # collection, module, ..., array
@@ -44,6 +44,11 @@ def load_trained(workdir: str, *, best: bool = False) -> Trained:
         raise UserError(f"{workdir} has no checkpoint: train first")
     state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
     checkpoints.close()
+    if len(set(processes.gather_text(f"{state['step']}"))) > 1:
+        raise UserError(
+            f"{workdir}: the processes read checkpoints of different steps: it is being written "
+            "to, or one of them cannot read the newest. Try again"
+        )
     variables = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
     return Trained(config, classes, variables, int(state["step"]))
 
