@@ -9,13 +9,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 PUBLIC = {  # name -> module
-    "AuxiliaryHead": "inception.model",
-    "GoogLeNet": "inception.model",
-    "Inception": "inception.model",
-    "TABLE_1": "inception.model",
-    "TrainState": "inception.step",
-    "create_state": "inception.step",
-    "train_step": "inception.step",
+    **dict.fromkeys(("AuxiliaryHead", "GoogLeNet", "Inception", "TABLE_1"), "inception.model"),
+    **dict.fromkeys(("TrainState", "create_state", "train_step"), "inception.step"),
     "load_config": "inception.config",
     "train": "inception.train",
     "evaluate": "inception.evaluation.evaluate",

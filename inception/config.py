@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # imported where a config is made: the command line's help ne
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1  # as in model.py, which needs JAX
+BEFORE = {"data.decoder": "exact"}  # what was done before there was a knob, if not its default
 
 
 class CommandLineError(Exception):
@@ -42,37 +43,37 @@ def experiment(path: str) -> dict[str, Any]:
     return defined
 
 
-# Knobs that must fit each other: a rule returns what is wrong with a config, or ''.
+# Knobs that must fit each other: a rule raises UserError for a config where they do not.
 
 
-def heads_have_room(config: ConfigDict) -> str:
+def heads_have_room(config: ConfigDict) -> None:
     """Training with heads: their strided pool needs a grid."""
     px, model = config.input_px, config.model
-    if px >= SMALLEST_PX_WITH_HEADS or not model.heads or model.head_pool != "strided":
-        return ""
-    return (
-        f"`input_px`={px} is too small for the auxiliary heads, whose 5x5 pool needs a grid of "
-        f"5x5: the smallest is {SMALLEST_PX_WITH_HEADS}, or turn them off with `model.heads`=False"
-    )
+    if px < SMALLEST_PX_WITH_HEADS and model.heads and model.head_pool == "strided":
+        raise UserError(
+            f"`input_px`={px} is too small for the auxiliary heads, whose 5x5 pool needs a grid of "
+            f"5x5: the smallest is {SMALLEST_PX_WITH_HEADS}, or turn them off with "
+            "`model.heads`=False"
+        )
 
 
-def crops_fit(config: ConfigDict) -> str:
+def crops_fit(config: ConfigDict) -> None:
     """Images of resize_px hold the crops of input_px."""
     px, resize_px = config.input_px, config.data.resize_px
-    if 1 <= px <= resize_px:
-        return ""
-    return f"`input_px`={px} and `data.resize_px`={resize_px}: need 1 <= input_px <= resize_px"
+    if not 1 <= px <= resize_px:
+        sizes = f"`input_px`={px} and `data.resize_px`={resize_px}"
+        raise UserError(f"{sizes}: need 1 <= input_px <= resize_px")
 
 
-def warmup_ends(config: ConfigDict) -> str:
+def warmup_ends(config: ConfigDict) -> None:
     """The warm-up is shorter than the run."""
     warmup, epochs = config.optim.warmup_epochs, config.optim.epochs
-    if warmup < epochs:
-        return ""
-    return f"`optim.warmup_epochs`={warmup}: must be shorter than `optim.epochs`={epochs}"
+    if warmup >= epochs:
+        text = f"`optim.warmup_epochs`={warmup}: must be shorter than `optim.epochs`={epochs}"
+        raise UserError(text)
 
 
-Rules = Sequence[Callable[["ConfigDict"], str]]
+Rules = Sequence[Callable[["ConfigDict"], None]]
 TRAINING: Rules = (heads_have_room, crops_fit, warmup_ends)
 EVALUATION: Rules = (crops_fit,)
 NETWORK: Rules = (heads_have_room,)  # a step on noise, or no step: no images, no schedule
@@ -82,7 +83,7 @@ def default_config() -> ConfigDict:
     """Every knob at its default."""
     from ml_collections import ConfigDict
 
-    return _filled(ConfigDict(), older=False)
+    return _filled(ConfigDict(), {})
 
 
 def load_config(path: str, overrides: Sequence[str], rules: Rules = TRAINING) -> ConfigDict:
@@ -100,13 +101,15 @@ def load_config(path: str, overrides: Sequence[str], rules: Rules = TRAINING) ->
     if open_knobs := [f"--{name}=..." for name, value in flat(config).items() if value is None]:
         given = " ".join(open_knobs)
         raise CommandLineError(f"--config={path} leaves the choice to you: give {given}")
-    return _obeying(config, rules)
+    for rule in rules:
+        rule(config)
+    return config
 
 
 def experiment_config(path: str) -> ConfigDict:
     """get_config() of the experiment file; what it leaves to the user is None."""
     # A file that does not start from base.py may be older than a knob.
-    config = _filled(experiment(path)["get_config"](), older=True)
+    config = _filled(experiment(path)["get_config"](), BEFORE)
     for name in flat(config):
         _check_name(f"--config={path}", name, [f"config.{knob}" for knob in KNOBS])
     return config
@@ -121,10 +124,13 @@ def run_config(workdir: str, overrides: Sequence[str], rules: Rules = EVALUATION
 
     from inception.runtime.workdir import read_config
 
-    config = _filled(ConfigDict(read_config(workdir)), older=True)
+    config = _filled(ConfigDict(read_config(workdir)), BEFORE)
     with config.ignore_type():
         config.run.workers = str(config.run.workers)  # once a number
-    return _obeying(apply_overrides(config, overrides), rules)
+    config = apply_overrides(config, overrides)
+    for rule in rules:
+        rule(config)
+    return config
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -150,7 +156,6 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     for name, value in given.items():
         if misfit := KNOBS[name].misfit(value):
             raise CommandLineError(f"--config.{name}{misfit}")
-    for name, value in given.items():
         if refusal := KNOBS[name].allowed.refusal(value):
             raise UserError(f"`{name}`{refusal}")
     return config
@@ -165,13 +170,8 @@ def flat(config: ConfigDict, prefix: str = "config.") -> dict[str, Any]:
     return found
 
 
-def knob_names() -> list[str]:
-    """Every knob: seed, optim.learning_rate, ..."""
-    return list(KNOBS)
-
-
-def _filled(config: ConfigDict, *, older: bool) -> ConfigDict:
-    """The same config with the knobs that it lacks: defaults, or what was done before the knob."""
+def _filled(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
+    """The same config with the knobs that it lacks, at these values or at their defaults."""
     with config.unlocked():
         for name, knob in KNOBS.items():
             *groups, last = name.split(".")
@@ -181,7 +181,7 @@ def _filled(config: ConfigDict, *, older: bool) -> ConfigDict:
                     owner[group] = {}
                 owner = owner[group]
             if last not in owner:
-                owner[last] = knob.before if older and knob.before is not None else knob.default
+                owner[last] = values.get(name, knob.default)
     return config
 
 
@@ -189,10 +189,3 @@ def _check_name(flag: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise CommandLineError(f"{flag}: there is no knob {name}; the nearest is {near}")
-
-
-def _obeying(config: ConfigDict, rules: Rules) -> ConfigDict:
-    for rule in rules:
-        if broken := rule(config):
-            raise UserError(broken)
-    return config

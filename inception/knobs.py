@@ -63,15 +63,11 @@ TRUNK = ("conv1", "conv2_reduce", "conv2", "3a", "3b", "4a", "4b", "4c", "4d", "
 
 @dataclass(frozen=True)
 class Knob:
-    """One knob, of its default's type.
-
-    `before` is what runs did that are older than the knob, where that is not the default.
-    """
+    """One knob, of its default's type."""
 
     default: Any
     reason: str
     allowed: Allowed = ANYTHING
-    before: Any = None
 
     @property
     def type(self) -> str:
@@ -112,9 +108,7 @@ KNOBS = {
         "Paper, figure 3; batch: BatchNorm everywhere, no LRN.",
         one_of("lrn", "batch", "none"),
     ),
-    "model.width": Knob(
-        1.0, "Multiplies every number of filters; the ensemble has one wider model.", ABOVE_0
-    ),
+    "model.width": Knob(1.0, "Times all filters; the ensemble has one wider model.", ABOVE_0),
     "model.biases": Knob(True, "In the convolutions, as in Caffe and in the paper's time."),
     "model.heads": Knob(True, "Auxiliary classifiers on 4a and 4d, in training only."),
     "model.heads_on": Knob("both", "On both modules, or on one alone.", one_of("both", "4a", "4d")),
@@ -178,12 +172,10 @@ KNOBS = {
         "optax", "caffe: the velocity includes the rate.", one_of("optax", "caffe")
     ),
     "optim.weight_decay": Knob(2e-4, "L2: quick_solver's."),
-    "optim.bias_lr_mult": Knob(1.0, "Multiplies the rate of parameters with one axis; Caffe: 2."),
-    "optim.bias_decay_mult": Knob(
-        1.0, "Multiplies the decay of parameters with one axis; Caffe: 0."
-    ),
+    "optim.bias_lr_mult": Knob(1.0, "Times the rate of parameters with one axis; Caffe: 2."),
+    "optim.bias_decay_mult": Knob(1.0, "Times the decay of parameters with one axis; Caffe: 0."),
     "optim.trunk_lr_mult": Knob(
-        1.0, "Multiplies the rate of all but classifiers and heads, besides bias_lr_mult."
+        1.0, "Times the rate of all but classifiers and heads, besides bias_lr_mult."
     ),
     "optim.polyak_decay": Knob(
         0.9999, "Averages over 2 epochs of ImageNet; the paper gives no decay; 0: no average."
@@ -194,9 +186,7 @@ KNOBS = {
         "wrote; synthetic: noise around a colour a class.",
         one_of("digits", "folder", "tfds", "store", "synthetic"),
     ),
-    "data.path": Knob(
-        "", "The folder of class folders, TFDS's folder, or the one that prepare wrote."
-    ),
+    "data.path": Knob("", "The folder: of class folders, TFDS's, or what prepare wrote."),
     "data.name": Knob("", "Of a tfds set: imagenet2012, mnist:3.0.1, ..."),
     "data.examples": Knob(1024, "Number of synthetic images.", AT_LEAST_1),
     "data.train_split": Knob("train", "A tfds set may be sliced: train[:90%]."),
@@ -206,7 +196,6 @@ KNOBS = {
         "fast",
         "Decodes the crop alone, without antialiasing; exact: slower (docs/input.md).",
         one_of("fast", "exact", words="choose fast or exact"),
-        before="exact",
     ),
     "data.sampler": Knob(
         "inception",
@@ -217,9 +206,7 @@ KNOBS = {
     "data.aspect_range": Knob((3 / 4, 4 / 3), "Width over height: paper, section 6.", ASPECTS),
     "data.mirror": Knob(True, "Mirrors half of the crops; wrong for digits and letters."),
     "data.interpolations": Knob(
-        INTERPOLATIONS,
-        "One is drawn for each crop: paper, section 6.",
-        some_of(*INTERPOLATIONS),
+        INTERPOLATIONS, "One is drawn for each crop: paper, section 6.", some_of(*INTERPOLATIONS)
     ),
     "data.colors.brightness": Knob(0.5, "Factor between 1 - this and 1 + this: Howard (2013)."),
     "data.colors.contrast": Knob(0.5, "Factor between 1 - this and 1 + this: Howard (2013)."),
@@ -248,9 +235,7 @@ KNOBS = {
         "Evaluation resizes the shorter side; squash: both, Caffe's; central_crop: TF-slim's.",
         one_of("short", "squash", "central_crop"),
     ),
-    "data.resize_px": Knob(
-        256, "Paper, its smallest scale; also the size before caffe's random crop."
-    ),
+    "data.resize_px": Knob(256, "Paper, its smallest scale; also before caffe's random crop."),
     "data.max_megapixels": Knob(100.0, "A larger picture counts as damaged."),
     "data.max_damaged_share": Knob(
         0.01, "Of the training images: more end the run. ImageNet has none damaged."

@@ -38,14 +38,14 @@ TABLE_1 = {
     "5b": Filters(384, 192, 384, 48, 128, 128),
 }
 CONV1, CONV2_REDUCE, CONV2 = 64, 64, 192  # the filters before 3a
-HEADS_ON = ("4a", "4d")
+HEAD_ROWS = ("4a", "4d")
 TRUNK = ("conv1", "conv2_reduce", "conv2", *TABLE_1)  # all but the classifier and the heads
 HEAD_CONV, HEAD_HIDDEN = 128, 1024
 TOP_HIDDEN = 1024  # of 'fc': as many features as the average has
 # A head's 5x5 pool stands on 4a's grid, which is the input halved four times, rounded up.
 SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1
 # What some of GoogLeNet's fields choose from.
-HEADS = {"both": HEADS_ON, **{row: (row,) for row in HEADS_ON}}
+HEADS_ON = {"both": HEAD_ROWS, "4a": ("4a",), "4d": ("4d",)}
 HEAD_POOLS = {
     "strided": functools.partial(ops.avg_pool, window=5, stride=3),
     "adaptive": functools.partial(ops.adaptive_avg_pool, outputs=4),  # as strided at 224 px
@@ -57,7 +57,8 @@ INITIALIZERS = {
     # NOTE: Caffe's "xavier" is uniform(+-sqrt(3 / fan_in)): fan-in only, unlike Glorot's.
     "xavier": (initializers.variance_scaling(1.0, "fan_in", "uniform"), initializers.constant(0.2)),
 }
-NORMS = {  # what follows pool1 and conv2; BatchNorm is a part of every Conv
+# What follows pool1 and conv2; BatchNorm is a part of every Conv.
+NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "lrn": ops.local_response_normalization,
     "batch": lambda x: x,
     "none": lambda x: x,
@@ -81,8 +82,8 @@ def scaled(filters: int, width: float) -> int:
     return max(1, round(filters * width))
 
 
-def named(operation: Callable[..., jax.Array], name: str, x: jax.Array, **choices: Any) -> Any:
-    """operation(x), under the name that `launch.py bench --profile` prints."""
+def named(name: str, operation: Callable[..., Any], x: jax.Array, **choices: Any) -> jax.Array:
+    """operation(x, **choices), under the name that `launch.py bench --profile` prints."""
     with jax.named_scope(name):
         return operation(x, **choices)
 
@@ -217,11 +218,8 @@ class GoogLeNet(nn.Module):
     def check_input_px(self, px: int) -> None:
         """Raises ValueError where the heads have no room in training."""
         if self.heads and self.head_pool == "strided" and px < SMALLEST_PX_WITH_HEADS:
-            raise ValueError(
-                f"`input_px`={px} is too small for the auxiliary heads, whose 5x5 pool needs a "
-                f"grid of 5x5: the smallest is {SMALLEST_PX_WITH_HEADS}, or turn them off with "
-                "`heads=False`"
-            )
+            smallest = f"the smallest is {SMALLEST_PX_WITH_HEADS}, or `heads=False`"
+            raise ValueError(f"`input_px`={px} is too small for the auxiliary heads: {smallest}")
 
     @nn.nowrap
     def layers(self) -> tuple[Callable[..., Any], ...]:
@@ -263,29 +261,29 @@ class GoogLeNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, rows: jax.Array | None = None) -> Logits:
-        if heads := HEADS[self.heads_on] if self.heads and train else ():
+        heads = HEADS_ON[self.heads_on] if self.heads and train else ()
+        if heads:
             self.check_input_px(min(x.shape[1:3]))
         conv, inception, head, dense = self.layers()
         run = functools.partial(self.run, train=train)
-        pool = functools.partial(named, ops.max_pool, stride=2)
-        lrn = functools.partial(named, NORMS[self.norm])
+        pool, norm = functools.partial(ops.max_pool, stride=2), NORMS[self.norm]
         # Shapes at 224 px and width 1.
         x = run(conv(CONV1, 7, 2, name="conv1"), x)  # [b, 112, 112, 64]
-        x = pool("pool1", x)  # [b, 56, 56, 64]
-        x = lrn("lrn1", x)
+        x = named("pool1", pool, x)  # [b, 56, 56, 64]
+        x = named("lrn1", norm, x)
         x = run(conv(CONV2_REDUCE, 1, name="conv2_reduce"), x)  # [b, 56, 56, 64]
         x = run(conv(CONV2, 3, name="conv2"), x)  # [b, 56, 56, 192]
-        x = lrn("lrn2", x)
-        x = pool("pool2", x)  # [b, 28, 28, 192]
+        x = named("lrn2", norm, x)
+        x = named("pool2", pool, x)  # [b, 28, 28, 192]
         logits = {}
         for row, filters in TABLE_1.items():
             x = run(inception(filters, name=row), x)
             if row in heads:
                 logits[row] = head(name=f"head_{row}")(x, train, rows)
             if row == "3b":
-                x = pool("pool3", x)  # [b, 14, 14, 480]
+                x = named("pool3", pool, x)  # [b, 14, 14, 480]
             if row == "4e":
-                x = pool("pool4", x, window=self.pool4_px)  # [b, 7, 7, 832]
+                x = named("pool4", pool, x, window=self.pool4_px)  # [b, 7, 7, 832]
         if self.top == "average":
             x = x.mean(axis=(1, 2))  # [b, 1024]
         elif self.top == "fc":

@@ -73,13 +73,12 @@ def build(config: ConfigDict, mesh: Any, *, steps_per_epoch: float, total_steps:
         colors=config.data.colors.to_dict(),
         mixing={"mixup": config.data.mixup, "cutmix": config.data.cutmix},
         normalization=config.data.normalization,
-        head_weight=config.loss.head_weight,
-        label_smoothing=config.loss.label_smoothing,
         polyak_decay=config.optim.polyak_decay,
         accumulate=config.optim.accumulate,
+        **config.loss,
     )
-    step_fn = compiling.CompiledStep(step, mesh, training=True)
-    return Training(mesh, model, schedule, tx, init, step_fn)
+    compiled = compiling.CompiledStep(step, mesh, training=True)
+    return Training(mesh, model, schedule, tx, init, compiled)
 
 
 def restore_or_initialise(
@@ -108,11 +107,6 @@ def restore_or_initialise(
     return state.replace(**sharding.replicate(variables, training.mesh), average=average)
 
 
-def to_devices(item: tuple[pipeline.Batch, list[str]], *, mesh: Any) -> tuple[Any, list[str]]:
-    """Puts a batch on the devices; the lines about damaged images stay beside it."""
-    return sharding.shard_batch(item[0], mesh), item[1]
-
-
 def loop(
     training: Training,
     state: TrainState,
@@ -133,7 +127,9 @@ def loop(
     evaluate and save the last state
     """
     running: dict[str, jax.Array] = {}  # metrics of the newest step
-    put = functools.partial(to_devices, mesh=training.mesh)
+
+    def put(item: tuple[pipeline.Batch, list[str]]) -> tuple[Any, list[str]]:
+        return sharding.shard_batch(item[0], training.mesh), item[1]
 
     def poll(seconds: float) -> None:
         stop.poll()

@@ -20,7 +20,6 @@ from inception.config import (
     CommandLineError,
     default_config,
     flat,
-    knob_names,
     load_config,
     run_config,
 )
@@ -131,7 +130,7 @@ def test_interpolations_show_how_to_write_them() -> None:
 
 def test_the_table_has_the_choices_that_the_code_has() -> None:
     fields = inspect.signature(model.GoogLeNet).parameters
-    for name in knob_names():
+    for name in KNOBS:
         group, _, field = name.partition(".")
         if group == "model":
             assert fields[field].default == KNOBS[name].default, name
@@ -235,7 +234,7 @@ def write(path: pathlib.Path, *lines: str) -> str:
 
 def test_base_is_the_table() -> None:
     assert load_config(BASE, []).to_dict() == default_config().to_dict()
-    assert set(flat(default_config(), prefix="")) == set(knob_names())
+    assert set(flat(default_config(), prefix="")) == set(KNOBS)
     assert not default_config().is_locked
 
 
@@ -307,7 +306,7 @@ def reference(pattern: str = "", config: str = BASE, *overrides: str) -> list[di
 
 def test_the_reference_has_every_knob(capsys: pytest.CaptureFixture) -> None:
     found = json.loads(json.dumps(reference()))
-    assert [row["name"] for row in found] == knob_names()
+    assert [row["name"] for row in found] == list(KNOBS)
     assert found[0].keys() == {"name", "value", "type", "choices", "bounds", "reason"}
     out = capsys.readouterr().out
     assert all(row["name"] in out for row in found) and max(map(len, out.splitlines())) <= 80

@@ -14,8 +14,9 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from inception import pixels, train
-from inception.config import experiment, experiment_config, flat, knob_names, load_config
-from inception.model import HEADS, HEADS_ON, GoogLeNet
+from inception.config import experiment, experiment_config, flat, load_config
+from inception.knobs import KNOBS
+from inception.model import HEAD_ROWS, HEADS_ON, GoogLeNet
 from inception.runtime import sharding
 from inception.step import head_losses
 from inception.sweeps import plan
@@ -76,7 +77,7 @@ def test_every_experiment_has_a_docstring_with_its_command() -> None:
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_and_point_of_a_sweep_is_valid(path: pathlib.Path) -> None:
     config = load_config(str(path), given(path))
-    assert set(flat(config, prefix="")) == set(knob_names())
+    assert set(flat(config, prefix="")) == set(KNOBS)
     for name in sweeps(path):
         assert configs_of_points(path, name)
 
@@ -121,8 +122,8 @@ def test_every_point_is_sound_and_its_step_can_be_traced(path: pathlib.Path) -> 
             state, batch, step = state_batch_step(config)
             _, metrics = jax.eval_shape(step.function, state, batch)
             assert metrics["loss"].shape == ()
-            heads = HEADS[config.model.heads_on] if config.model.heads else ()
-            assert {h for h in HEADS_ON if f"loss_{h}" in metrics} == set(heads)
+            heads = HEADS_ON[config.model.heads_on] if config.model.heads else ()
+            assert {h for h in HEAD_ROWS if f"loss_{h}" in metrics} == set(heads)
 
     look(base)
     for name in sweeps(path):

@@ -21,7 +21,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from inception import Interrupted, UserError
-from inception.config import CommandLineError, knob_names
+from inception.config import CommandLineError
+from inception.knobs import KNOBS
 
 COMMANDS = (
     "train", "eval", "sweep", "predict", "prepare", "convert", "export", "report", "audit",
@@ -136,8 +137,8 @@ def as_flags(text: str, flags: Collection[str]) -> str:
         name, value = match[1], match[2] or ""
         if name in flags:
             return f"--{name}{value}"
-        known = [k for k in knob_names() if k == name or k.endswith(f".{name}")]
-        known += [name for k in knob_names() if k.startswith(f"{name}.")]  # a section, as data
+        known = [k for k in KNOBS if k == name or k.endswith(f".{name}")]
+        known += [name for k in KNOBS if k.startswith(f"{name}.")]  # a section, as data
         if not known:
             return name + value
         return f"{'--' if value else ''}config.{min(known, key=len)}{value}"

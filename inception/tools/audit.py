@@ -10,7 +10,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from inception.model import HEADS, HEADS_ON, TABLE_1, Conv, GoogLeNet, Inception
+from inception.model import HEAD_ROWS, HEADS_ON, TABLE_1, Conv, GoogLeNet, Inception
 
 # Table 1's last two columns, as printed: parameters in K, operations in M.
 PAPER = {
@@ -42,7 +42,7 @@ GENERAL_NOTES = (
 # Module of `GoogLeNet` -> row of the table.
 ROWS = {"conv1": "conv1", "conv2_reduce": "conv2", "conv2": "conv2"}
 ROWS |= {"fc": "linear", "classifier": "linear"}
-ROWS |= {row: row for row in TABLE_1} | {f"head_{row}": f"head {row}" for row in HEADS_ON}
+ROWS |= {row: row for row in TABLE_1} | {f"head_{row}": f"head {row}" for row in HEAD_ROWS}
 
 
 class Layer(NamedTuple):
@@ -139,7 +139,7 @@ def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
         'examples': [{'name', 'weights', 'weights_reduced', 'macs', 'macs_reduced'}]}.
     """
     traced = trace(model, (1, input_px, input_px, 3))
-    heads = [f"head {row}" for row in HEADS[model.heads_on] if model.heads]
+    heads = [f"head {row}" for row in HEADS_ON[model.heads_on] if model.heads]
     params, macs = collections.Counter[str](), collections.Counter[str]()
     for path, size in traced.params.items():
         params[ROWS[path[0]]] += size
