@@ -226,7 +226,9 @@ def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str
     return writer
 
 
-def write_results(workdir: str, result: dict[str, Any], evaluation: callbacks.Evaluate) -> None:
+def write_results(
+    workdir: str, result: dict[str, Any], evaluation: callbacks.EvaluateAndSave
+) -> None:
     """eval.json, the page and result.json, by process 0."""
     if not processes.is_main():
         return
@@ -265,14 +267,12 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         writer = open_log(workdir, steps, source, command=command)
         closing.callback(writer.close)
         stop = processes.Stop()
-        evaluation = callbacks.Evaluate(
-            evaluator, checkpoints, writer, stop, steps, config.run.eval_every_epochs
-        )
+        every = (config.run.eval_every_epochs, config.run.checkpoint_every_epochs)
+        evaluation = callbacks.EvaluateAndSave(evaluator, checkpoints, writer, stop, steps, *every)
         damage = callbacks.DamagedImages(writer, config.data.max_damaged_share * len(source))
         throughput = callbacks.Throughput()
-        called = [  # in this order: a checkpoint takes the top-1 of its evaluation
+        called = [
             evaluation,
-            callbacks.SaveCheckpoint(evaluation, config.run.checkpoint_every_epochs),
             damage,
             throughput,
             callbacks.NotFinite(),

@@ -28,25 +28,39 @@ DEAD_HEAD_CURES = (
 
 
 @dataclasses.dataclass
-class Evaluate(Callback):
-    """Evaluates every so many epochs, each step once, and at the end; writes the result."""
+class EvaluateAndSave(Callback):
+    """Evaluates and saves, each every so many epochs and at the end.
+
+    Each step is evaluated once; its checkpoint takes the top-1. Only what is finite is saved.
+    """
 
     evaluator: Evaluator
     checkpoints: checkpoint.Checkpoints
     writer: Writer
     stop: processes.Stop
     steps: Steps
-    every_epochs: float
+    eval_epochs: float
+    checkpoint_epochs: float
     newest: Any = None  # the Evaluation
-    step: int = -1  # of the newest
+
+    def _evaluates(self, step: int) -> bool:
+        new = step > 0 and not self.writer.is_evaluated(step)
+        return step == self.steps.total or (new and self.steps.due(step, self.eval_epochs))
 
     def due(self, step: int) -> bool:
-        if step == self.steps.total:
-            return True
-        new = step > 0 and not self.writer.is_evaluated(step)
-        return new and step % self.steps.period(self.every_epochs) == 0
+        saves = step > self.steps.start and self.steps.due(step, self.checkpoint_epochs)
+        return saves or self._evaluates(step)
 
     def before_step(self, step: int, state: TrainState) -> None:
+        top1 = None
+        if self._evaluates(step):
+            self._evaluate(step, state)
+            top1 = self.newest.accuracy(1)
+        if self.steps.due(step, self.checkpoint_epochs):
+            self.evaluator.check_finite(state.raw_variables())
+            self.checkpoints.save(step, state, top1=top1)
+
+    def _evaluate(self, step: int, state: TrainState) -> None:
         try:
             self.newest = self.evaluator(state.eval_variables(), stop=self.stop)
         except UserError:  # a damaged image costs no training
@@ -54,35 +68,12 @@ class Evaluate(Callback):
                 self.evaluator.check_finite(state.raw_variables())
                 self.checkpoints.save(step, state)
             raise
-        self.step = step
         epoch, found = step / self.steps.per_epoch, self.newest.metrics()
         if not self.writer.is_evaluated(step):
             self.writer.write("eval", step, epoch=epoch, **found)
         say(
             f"step {step}, epoch {epoch:.1f}: top-1 {found['top1']:.2%}, "
             f"top-5 {found['top5']:.2%}, loss {found['loss']:.4f} on {found['count']} images"
-        )
-
-
-@dataclasses.dataclass
-class SaveCheckpoint(Callback):
-    """Saves every so many epochs and at the end, after `evaluation`; only what is finite."""
-
-    evaluation: Evaluate
-    every_epochs: float
-
-    def due(self, step: int) -> bool:
-        steps = self.evaluation.steps
-        if step == steps.total:
-            return True
-        new = step > steps.start or self.evaluation.step == step  # as at an interrupted evaluation
-        return new and step % steps.period(self.every_epochs) == 0
-
-    def before_step(self, step: int, state: TrainState) -> None:
-        of_state = self.evaluation.step == step
-        self.evaluation.evaluator.check_finite(state.raw_variables())
-        self.evaluation.checkpoints.save(
-            step, state, top1=self.evaluation.newest.accuracy(1) if of_state else None
         )
 
 
@@ -129,15 +120,13 @@ class ProgressBar(Callback):
     """On stderr, of process 0."""
 
     def __init__(self, steps: Steps):
-        self._first_step = steps.start + 1
         hidden = not processes.is_main()
         self._bar = progress.bar(
             total=steps.total, initial=steps.start, unit="step", disable=hidden
         )
 
     def after_step(self, step: int) -> None:
-        if step == self._first_step:
-            self._bar.unpause()  # the time left is that without compilation
+        del step
         self._bar.update()
 
     def on_metrics(self, window: Window) -> None:
@@ -157,14 +146,13 @@ class NotFinite(Callback):
     """Ends the run at a loss or another metric that is not finite."""
 
     def on_metrics(self, window: Window) -> None:
-        first_step = window.step - len(window.metrics)
-        for step, metrics in enumerate(window.metrics, first_step):
+        for step, metrics in window.metrics.items():
             bad = [name for name in metrics if not math.isfinite(metrics[name])]
             if bad:
                 raise UserError(
-                    f"{', '.join(bad)} became {metrics[bad[0]]} at step {step}: nothing was saved "
-                    "after it. Lower `learning_rate`, or give it a longer `warmup_epochs`, and "
-                    "start in a new `workdir`"
+                    f"{', '.join(bad)} became {metrics[bad[0]]} at step {step - 1}: nothing was "
+                    "saved after it. Lower `learning_rate`, or give it a longer `warmup_epochs`, "
+                    "and start in a new `workdir`"
                 )
 
 
@@ -231,30 +219,24 @@ class DeadHeads(Callback):
         self._warned: set[str] = set()
 
     def on_metrics(self, window: Window) -> None:
-        first_step = window.step - len(window.metrics)
-        for step, metrics in enumerate(window.metrics, first_step + 1):
-            self._accuracies.append(
-                {
-                    "main" if n == "top1" else n[5:]: float(metrics[n])
-                    for n in metrics
-                    if "top1" in n
-                }
-            )
+        for step, metrics in window.metrics.items():
+            top1 = {name: float(metrics[name]) for name in metrics if "top1" in name}
+            self._accuracies.append(top1)
             if step % self._steps_per_epoch < 1:
-                self._end_epoch(step)
+                if step >= self._patience_steps:
+                    self._warn(step)
+                self._accuracies = []
 
-    def _end_epoch(self, step: int) -> None:
-        epoch, self._accuracies = self._accuracies, []
-        if step < self._patience_steps:
-            return
-        means = {head: float(np.mean([row[head] for row in epoch])) for head in epoch[0]}
+    def _warn(self, step: int) -> None:
         limit = self._chance + DEAD_SHARE * (1 - self._chance)
-        for head in means.keys() - self._warned:
-            if means[head] < limit:
-                self._warned.add(head)
+        for name in self._accuracies[0].keys() - self._warned:
+            mean = float(np.mean([row[name] for row in self._accuracies]))
+            if mean < limit:
+                self._warned.add(name)
+                head = name.removeprefix("top1").strip("_") or "main"
                 text = (
                     f"head {head} is still at chance after {step / self._steps_per_epoch:.0f} "
-                    f"epochs (accuracy {means[head]:.1%}, guessing gives {self._chance:.1%}). "
+                    f"epochs (accuracy {mean:.1%}, guessing gives {self._chance:.1%}). "
                     f"{DEAD_HEAD_CURES}"
                 )
                 self._writer.write("warning", step, text=text)

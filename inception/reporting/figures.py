@@ -202,23 +202,17 @@ def parallel_coordinates(axes: Sequence[Axis], values: Sequence[float]) -> str:
     return _svg(draw, size=(max(6.0, 1.7 * len(axes)), 4))
 
 
-def confusion_matrix(counts: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> str:
-    """Counts [true, guessed] as a heat map with numbers; each row's shades are its shares."""
+def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
+    """Counts [true, guessed], of as many names as there are, as a heat map with numbers."""
+    from sklearn.metrics import ConfusionMatrixDisplay  # takes a second
 
     def draw(ax: Axes) -> None:
-        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (i, j), n in np.ndenumerate(counts):
-            if n:
-                color = "white" if shares[i, j] > 0.5 else "#1d2330"
-                ax.text(j, i, f"{n}", ha="center", va="center", fontsize=8, color=color)
-        turn = 90 if max(map(len, columns)) > 3 else 0
-        ax.set_xticks(range(len(columns)), columns, rotation=turn, fontsize=8)
-        ax.set_yticks(range(len(rows)), rows, fontsize=8)
-        ax.set_xlabel("guessed")
-        ax.set_ylabel("true")
+        display = ConfusionMatrixDisplay(counts, display_labels=names)
+        small = {"fontsize": 8}
+        display.plot(ax=ax, cmap="Blues", colorbar=False, text_kw=small, xticks_rotation="vertical")
+        ax.tick_params(labelsize=8)
 
-    side = 2.5 + 0.32 * len(rows)
+    side = 2.5 + 0.32 * len(names)
     return captioned(_svg(draw, size=(side, side)), "How many images of each class got which guess")
 
 
@@ -226,11 +220,9 @@ def filters(kernels: np.ndarray, *, columns: int = 16) -> str:
     """Kernels [h, w, 3, n] as n tiles, each stretched to its own range."""
     low, high = kernels.min((0, 1, 2)), kernels.max((0, 1, 2))
     tiles = np.moveaxis((kernels - low) / np.maximum(high - low, 1e-12), -1, 0)
+    tiles = np.pad(tiles, ((0, -len(tiles) % columns), (0, 0), (0, 0), (0, 0)), constant_values=1)
     tiles = (tiles * 255).round().astype(np.uint8)
-    missing = -len(tiles) % columns
-    tiles = np.pad(tiles, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255)
-    grid = montage(tiles.reshape(-1, columns, *tiles.shape[1:]))
-    return png(np.kron(grid, np.ones((4, 4, 1), np.uint8)), "filters")
+    return png(montage(tiles.reshape(-1, columns, *tiles.shape[1:])), "filters")
 
 
 def montage(tiles: np.ndarray) -> np.ndarray:
