@@ -269,11 +269,10 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         stop = processes.Stop()
         every = (config.run.eval_every_epochs, config.run.checkpoint_every_epochs)
         evaluation = callbacks.EvaluateAndSave(evaluator, checkpoints, writer, stop, steps, *every)
-        damage = callbacks.DamagedImages(writer, config.data.max_damaged_share * len(source))
         throughput = callbacks.Throughput()
         called = [
             evaluation,
-            damage,
+            callbacks.DamagedImages(writer, config.data.max_damaged_share * len(source)),
             throughput,
             callbacks.NotFinite(),
             callbacks.WriteMetrics(writer, training.schedule),
@@ -292,7 +291,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
             "steps": total,
             **throughput.result(),
             "params_digest": checkpoint.digest(jax.device_get(state.params)),
-            "damaged": damage.count,
+            "damaged": len(writer.damaged),
             **evaluation.newest.result(),
         }
         closing.close()  # before the page reads what they wrote

@@ -25,7 +25,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     rules = TRAINING if args.what == "input" else NETWORK
     config = load_config(args.config, overrides, rules)
     from inception.tools import bench
+    from inception.tools.text import to_text
 
     result = bench.run(config, what=args.what, batch_size=args.batch_size, profile=args.profile)
-    print(bench.to_text(result))
+    print(to_text(result))
     return result

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         without = ", or --images=N without the set" if "config.data.path=..." in str(error) else ""
         raise CommandLineError(f"{error}{without}") from error
     from inception.tools import plan
+    from inception.tools.text import to_text
 
     result = plan.plan(
         config,
@@ -35,5 +36,5 @@ def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         images_per_second=args.images_per_second,
         measure=args.measure,
     )
-    print(plan.to_text(result))
+    print(to_text(result))
     return result

@@ -105,15 +105,13 @@ class Throughput(Callback):
     def on_metrics(self, window: Window) -> None:
         self.images += window.images
         self.seconds += window.seconds
-        self.starved += min(window.starved, window.seconds)
+        self.starved += window.starved
 
     def result(self) -> dict[str, float]:
         """The rate, and the share of the time that devices waited for data; 0 without a step."""
         seconds = self.seconds or math.inf
-        return {
-            "images_per_second": self.images / seconds,
-            "waiting_for_data": self.starved / seconds,
-        }
+        rate, share = self.images / seconds, self.starved / seconds
+        return {"images_per_second": rate, "waiting_for_data": share}
 
 
 class ProgressBar(Callback):
@@ -156,53 +154,50 @@ class NotFinite(Callback):
                 )
 
 
+@dataclasses.dataclass
 class DamagedImages(Callback):
     """Names each damaged image once, and ends the run at more than `most`."""
 
-    def __init__(self, writer: Writer, most: float):
-        self._writer = writer
-        self._most = most
-        self._lines = set(writer.damaged)  # of earlier starts too
-
-    @property
-    def count(self) -> int:
-        return len(self._lines)
+    writer: Writer
+    most: float
 
     def on_metrics(self, window: Window) -> None:
+        lines = self.writer.damaged  # of earlier starts too
         for line in window.damaged:
-            if line not in self._lines:
-                self._lines.add(line)
-                self._writer.write("damaged", window.step, image=line)
-                say(f"WARNING: damaged image {self.count}, skipped: {line}")
-        if window.damaged and self.count > self._most:
+            if line not in lines:
+                lines.add(line)
+                self.writer.write("damaged", window.step, image=line)
+                say(f"WARNING: damaged image {len(lines)}, skipped: {line}")
+        if window.damaged and len(lines) > self.most:
             raise UserError(
-                f"{self.count} damaged images are more than `max_damaged_share` allows "
-                f"({self._most:g} of this set); the last: {window.damaged[-1]}. Mend or remove "
+                f"{len(lines)} damaged images are more than `max_damaged_share` allows "
+                f"({self.most:g} of this set); the last: {window.damaged[-1]}. Mend or remove "
                 "them, or raise the share"
             )
 
 
+@dataclasses.dataclass
 class Stalls(Callback):
     """Warns when no batch has come for STALL_S, and then ever more rarely."""
 
-    def __init__(self, writer: Writer):
-        self._writer = writer
-        self._limit = STALL_S
+    writer: Writer
+    limit: float = STALL_S
 
     def after_step(self, step: int) -> None:
         del step
-        self._limit = STALL_S
+        self.limit = STALL_S
 
     def on_wait(self, step: int, seconds: float) -> None:
-        if seconds > self._limit:
-            self._limit = 4 * seconds
-            self._writer.warn(
+        if seconds > self.limit:
+            self.limit = 4 * seconds
+            self.writer.warn(
                 step,
                 f"no batch for {seconds:.0f} s at step {step}: the disk or the network under "
                 "config.data.path is slow or gone, or config.run.workers too few",
             )
 
 
+@dataclasses.dataclass
 class DeadHeads(Callback):
     """Once an epoch, warns of heads whose accuracy over the epoch is that of guessing.
 
@@ -210,34 +205,32 @@ class DeadHeads(Callback):
         patience_epochs: no warning before so many epochs.
     """
 
-    def __init__(self, writer: Writer, steps: Steps, classes: int, patience_epochs: float):
-        self._writer = writer
-        self._chance = 1 / classes
-        self._steps_per_epoch = steps.per_epoch
-        self._patience_steps = patience_epochs * steps.per_epoch
-        self._accuracies: list[dict[str, float]] = []  # of the epoch's steps, by head
-        self._warned: set[str] = set()
+    writer: Writer
+    steps: Steps
+    classes: int
+    patience_epochs: float
+    top1: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # of the epoch's steps
+    warned: set[str] = dataclasses.field(default_factory=set)
 
     def on_metrics(self, window: Window) -> None:
         for step, metrics in window.metrics.items():
-            top1 = {name: float(metrics[name]) for name in metrics if "top1" in name}
-            self._accuracies.append(top1)
-            if step % self._steps_per_epoch < 1:
-                if step >= self._patience_steps:
-                    self._warn(step)
-                self._accuracies = []
+            for name in (name for name in metrics if name.startswith("top1")):
+                self.top1.setdefault(name, []).append(float(metrics[name]))
+            if step % self.steps.per_epoch < 1:
+                self._end_epoch(step, step / self.steps.per_epoch)
 
-    def _warn(self, step: int) -> None:
-        limit = self._chance + DEAD_SHARE * (1 - self._chance)
-        for name in self._accuracies[0].keys() - self._warned:
-            mean = float(np.mean([row[name] for row in self._accuracies]))
-            if mean < limit:
-                self._warned.add(name)
-                head = name.removeprefix("top1").strip("_") or "main"
+    def _end_epoch(self, step: int, epoch: float) -> None:
+        chance = 1 / self.classes
+        for name, values in self.top1.items():
+            mean = float(np.mean(values))
+            dead = mean < chance + DEAD_SHARE * (1 - chance)
+            if dead and epoch >= self.patience_epochs and name not in self.warned:
+                self.warned.add(name)
+                head = name.removeprefix("top1_") if name != "top1" else "main"
                 text = (
-                    f"head {head} is still at chance after {step / self._steps_per_epoch:.0f} "
-                    f"epochs (accuracy {mean:.1%}, guessing gives {self._chance:.1%}). "
-                    f"{DEAD_HEAD_CURES}"
+                    f"head {head} is still at chance after {epoch:.0f} epochs (accuracy "
+                    f"{mean:.1%}, guessing gives {chance:.1%}). {DEAD_HEAD_CURES}"
                 )
-                self._writer.write("warning", step, text=text)
+                self.writer.write("warning", step, text=text)
                 say(f"\n*** WARNING: {text} ***\n")
+        self.top1.clear()

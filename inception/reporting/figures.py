@@ -20,31 +20,20 @@ Run = tuple[str, Callable[[str, str], Series]]
 # A name, where each point lies on it (0-1; below 0: nowhere), and ticks (position, label).
 Axis = tuple[str, Sequence[float], Sequence[tuple[float, str]]]
 
-LOSSES = (
-    ("train", "loss_main", "main, training", "-"),
-    ("train", "loss_4a", "4a, training", "--"),
-    ("train", "loss_4d", "4d, training", ":"),
-    ("eval", "loss", "main, evaluation", "-"),
-)
-ACCURACIES = (
-    ("train", "top1", "main, training", "-"),
-    ("train", "top1_4a", "4a, training", "--"),
-    ("train", "top1_4d", "4d, training", ":"),
-    ("eval", "top1", "top-1, evaluation", "-"),
-    ("eval", "top5", "top-5, evaluation", "--"),
-)
-PANELS = (  # caption, label of the y axis, factor, its curves: kind, key, label, style
-    ("Loss per head", "cross-entropy, nats", 1, LOSSES),
-    ("Accuracy per head", "accuracy, %", 100, ACCURACIES),
-    ("Learning rate", "learning rate", 1, (("train", "learning_rate", "", "-"),)),
-    (
-        "Throughput, compilation and evaluation apart",
+LOSSES = ("train/loss_main", "train/loss_4a", "train/loss_4d", "eval/loss")
+ACCURACIES = ("train/top1", "train/top1_4a", "train/top1_4d", "eval/top1", "eval/top5")
+PANELS = {  # caption: label of the y axis, factor, its curves, called as in TensorBoard
+    "Loss per head": ("cross-entropy, nats", 1, LOSSES),
+    "Accuracy per head": ("accuracy, %", 100, ACCURACIES),
+    "Learning rate": ("learning rate", 1, ("train/learning_rate",)),
+    "Throughput, compilation and evaluation apart": (
         "images per second",
         1,
-        (("train", "images_per_second", "", "-"),),
+        ("train/images_per_second",),
     ),
-    ("Waiting for data", "share of the time, %", 100, (("train", "waiting_for_data", "", "-"),)),
-)
+    "Waiting for data": ("share of the time, %", 100, ("train/waiting_for_data",)),
+}
+STYLES = ("-", "--", ":", "-", "--")  # of a panel's curves
 
 
 def captioned(content: str, caption: str) -> str:
@@ -89,7 +78,8 @@ def curves(runs: list[Run]) -> str:
 
     def draw(ax: Axes, y_label: str, factor: float, lines: tuple) -> None:
         for r, (name, series) in enumerate(runs):
-            for i, (kind, key, label, style) in enumerate(lines):
+            for i, (line, style) in enumerate(zip(lines, STYLES, strict=False)):
+                kind, key = line.split("/")
                 x, y = series(kind, key)
                 if x:
                     ax.plot(
@@ -100,7 +90,7 @@ def curves(runs: list[Run]) -> str:
                         marker="o" if kind == "eval" else None,
                         markersize=4,
                         linewidth=1.6,
-                        label=f"{name} {label}" if several else label,
+                        label=f"{name} {line}" if several else line,
                     )
         # The loss of an early evaluation may be far above the rest.
         _over_epochs(ax, y_label, log=lines is LOSSES, top=101 if factor == 100 else None)
@@ -109,7 +99,7 @@ def curves(runs: list[Run]) -> str:
 
     return "".join(
         captioned(_svg(functools.partial(draw, y_label=y_label, factor=f, lines=lines)), caption)
-        for caption, y_label, f, lines in PANELS
+        for caption, (y_label, f, lines) in PANELS.items()
     )
 
 

@@ -82,13 +82,7 @@ def table(
 
 
 def document(title: str, css: str, body: str) -> str:
-    """The whole page, into which nothing is loaded.
-
-    Args:
-        title: plain text.
-        css: of this kind of page, besides CSS.
-        body: HTML.
-    """
+    """The whole page, into which nothing is loaded; `css` is added to CSS."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

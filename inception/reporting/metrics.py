@@ -137,7 +137,7 @@ class Window:
     metrics: dict[int, dict[str, np.ndarray]]  # of each step, counted from 1; scalars
     images: int
     seconds: float  # of training; evaluating and saving apart
-    starved: float  # seconds of them without batch and work, of the process that waited longest
+    starved: float  # of them without batch and work, in the process that waited longest
     damaged: list[str]  # lines about damaged images of all processes
 
     @functools.cached_property
@@ -151,8 +151,7 @@ class Window:
 
     @property
     def waiting_for_data(self) -> float:
-        """Share of the time, 0-1."""
-        return min(1.0, self.starved / self.seconds)
+        return self.starved / self.seconds
 
 
 class Callback:
@@ -242,13 +241,14 @@ class Callbacks:
         self._writer.unwritten.clear()
         first = self._step - len(self._metrics) + 1
         metrics = dict(enumerate(jax.device_get(self._metrics), first))
+        seconds = time.monotonic() - self._since
         window = Window(
             self._step,
             self._step / self.steps.per_epoch,
             metrics,
             images=len(metrics) * self.steps.batch_size,
-            seconds=time.monotonic() - self._since,
-            starved=max(note["starved"] for note in notes),
+            seconds=seconds,
+            starved=min(seconds, max(note["starved"] for note in notes)),
             damaged=[line for note in notes for line in note["damaged"]],
         )
         self._metrics, self._damaged, self._starved = [], [], 0.0

@@ -1,32 +1,30 @@
 """Parameters and multiply-adds, row by row, counted from the modules and beside the paper's."""
 
-import collections
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
-from tabulate import tabulate
 
 from inception.model import HEADS, HEADS_ON, TABLE_1, GoogLeNet
 
-# Table 1's last two columns, as printed: parameters in K, operations in M.
+# Table 1's last two columns.
 PAPER = {
-    "conv1": (2.7e3, 34e6),
-    "conv2": (112e3, 360e6),
-    "3a": (159e3, 128e6),
-    "3b": (380e3, 304e6),
-    "4a": (364e3, 73e6),
-    "4b": (437e3, 88e6),
-    "4c": (463e3, 100e6),
-    "4d": (580e3, 119e6),
-    "4e": (840e3, 170e6),
-    "5a": (1072e3, 54e6),
-    "5b": (1388e3, 71e6),
-    "linear": (1000e3, 1e6),
+    "conv1": (2_700, 34_000_000),
+    "conv2": (112_000, 360_000_000),
+    "3a": (159_000, 128_000_000),
+    "3b": (380_000, 304_000_000),
+    "4a": (364_000, 73_000_000),
+    "4b": (437_000, 88_000_000),
+    "4c": (463_000, 100_000_000),
+    "4d": (580_000, 119_000_000),
+    "4e": (840_000, 170_000_000),
+    "5a": (1_072_000, 54_000_000),
+    "5b": (1_388_000, 71_000_000),
+    "linear": (1_000_000, 1_000_000),
 }
 NO_COST = (None, None)
 NOTES = {
@@ -37,8 +35,8 @@ NOTES = {
 }
 GENERAL_NOTES = (
     "The paper counts parameters in units of 1024 and without biases, and its column sums to "
-    "6,797.7K, which is not the network's size.",
-    "Where the paper's counts and its filter numbers disagree, the filter numbers are followed.",
+    "6,797.7K, which is not the network's size. Where its counts and its filter numbers disagree, "
+    "the filter numbers are followed."
 )
 # Module of `GoogLeNet` -> row of the table.
 ROWS = {"conv1": "conv1", "conv2_reduce": "conv2", "conv2": "conv2"}
@@ -71,21 +69,17 @@ def layer_macs(params: dict, outputs: dict) -> dict[tuple[str, ...], int]:
     }
 
 
-def _cost(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
-    """(parameters, multiply-adds)."""
-    params, outputs = trace(module, shape)
-    macs = layer_macs(params, outputs)
-    return sum(leaf.size for leaf in params.values()), sum(macs.values())
+def _cost(params: dict, outputs: dict, modules: Collection[str] = ()) -> tuple[int, int]:
+    """(parameters, multiply-adds) in a `trace`: of these modules of it, or of all."""
+    sizes = [leaf.size for path, leaf in params.items() if not modules or path[0] in modules]
+    macs = layer_macs(params, outputs).items()
+    return sum(sizes), sum(n for path, n in macs if not modules or path[0] in modules)
 
 
 def _beside(name: str, cost: tuple, other: tuple, suffix: str) -> dict[str, Any]:
     """Two costs as {name, name_suffix, 'macs', macs_suffix}."""
-    return {
-        name: cost[0],
-        f"{name}_{suffix}": other[0],
-        "macs": cost[1],
-        f"macs_{suffix}": other[1],
-    }
+    names = (name, f"{name}_{suffix}", "macs", f"macs_{suffix}")
+    return dict(zip(names, (cost[0], other[0], cost[1], other[1]), strict=True))
 
 
 def _example(filters: int, reduce: int, *shape: int) -> dict[str, Any]:
@@ -112,66 +106,49 @@ def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
         'total': the same keys but 'output' and 'note', and 'params_with_heads' and
         'params_without_biases',
         'modules': [{'name', 'input', 'params', 'params_naive', 'macs', 'macs_naive'}],
-        'examples': [{'name', 'weights', 'weights_reduced', 'macs', 'macs_reduced'}]}.
+        'examples': [{'name', 'weights', 'weights_reduced', 'macs', 'macs_reduced'}], 'notes'}.
     """
-    leaves, outputs = trace(model, (1, input_px, input_px, 3))
-    params, macs = collections.Counter[str](), collections.Counter[str]()
-    for path, leaf in leaves.items():
-        params[ROWS[path[0]]] += leaf.size
-    for path, count in layer_macs(leaves, outputs).items():
-        macs[ROWS[path[0]]] += count
-    sizes = {
-        row: _size(outputs[child,].shape[1:]) for child, row in ROWS.items() if (child,) in outputs
-    }
+    params, outputs = trace(model, (1, input_px, input_px, 3))
     heads = [f"head {row}" for row in HEADS[model.heads_on] if model.heads]
-    rows = [
-        {
-            "name": name,
-            "output": sizes[name],
-            **_beside("params", (params[name], macs[name]), PAPER.get(name, NO_COST), "paper"),
-            "note": NOTES.get(name, "" if name in PAPER else "in training only; not in Table 1"),
-        }
-        for name in (*PAPER, *heads)
-    ]
-    trunk = (sum(params[name] for name in PAPER), sum(macs[name] for name in PAPER))
-    paper = tuple(map(sum, zip(*PAPER.values(), strict=True)))
+    rows: list[dict[str, Any]] = []
+    for name in (*PAPER, *heads):
+        members = [module for module, row in ROWS.items() if row == name]
+        note = NOTES.get(name, "" if name in PAPER else "in training only; not in Table 1")
+        cost, paper = _cost(params, outputs, members), PAPER.get(name, NO_COST)
+        rows.append(
+            {
+                "name": name,
+                "output": _size(outputs[members[-1],].shape[1:]),
+                **_beside("params", cost, paper, "paper"),
+                "note": note,
+            }
+        )
+    sums = ("params", "params_paper", "macs", "macs_paper")
+    total: dict[str, Any] = {"name": "total"}
+    total |= {key: sum(r[key] for r in rows[: len(PAPER)]) for key in sums}
     # NOTE: "without biases" means those of the convolutions: the classifier keeps its own.
-    conv_biases = sum(
+    biases = [
         leaf.size
-        for path, leaf in leaves.items()
+        for path, leaf in params.items()
         if path[-2:] == ("Conv_0", "bias") and ROWS[path[0]] in PAPER
-    )
-    total = {
-        "name": "total",
-        **_beside("params", trunk, paper, "paper"),
-        "params_with_heads": params.total(),
-        "params_without_biases": trunk[0] - conv_biases,
-    }
+    ]
+    total["params_with_heads"] = _cost(params, outputs)[0]
+    total["params_without_biases"] = total["params"] - sum(biases)
     inception = model.layers()[1]
     modules = []
     for name, filters in TABLE_1.items():
-        channels = leaves[name, "1x1", "Conv_0", "kernel"].shape[2]
+        channels = params[name, "1x1", "Conv_0", "kernel"].shape[2]
         grid = (*outputs[name,].shape[:3], channels)
-        reduced, naive = (_cost(inception(filters, naive=flag), grid) for flag in (False, True))
+        reduced, naive = (
+            _cost(*trace(inception(filters, naive=naive), grid)) for naive in (False, True)
+        )
         costs = _beside("params", reduced, naive, "naive")
         modules.append({"name": name, "input": _size(grid[1:]), **costs})
     examples = [_example(32, 16, 28, 28, 192), _example(256, 32, 14, 14, 128)]
-    return {"rows": rows, "total": total, "modules": modules, "examples": examples}
-
-
-def to_text(result: dict[str, Any]) -> str:
-    """The audit as a person reads it."""
-
-    def table(rows: Sequence[dict[str, Any]]) -> str:
-        return tabulate(rows, "keys", "plain", ",.0f", ",", missingval="-")
-
-    parts = [
-        table(result["rows"]),
-        table([result["total"]]),
-        "\n".join(GENERAL_NOTES),
-        "Each module on its own input, with reductions (figure 2b) and naive (figure 2a):",
-        table(result["modules"]),
-        "What a reduction saves, on one convolution:",
-        table(result["examples"]),
-    ]
-    return "\n\n".join(parts)
+    return {
+        "rows": rows,
+        "total": total,
+        "modules": modules,
+        "examples": examples,
+        "notes": GENERAL_NOTES,
+    }

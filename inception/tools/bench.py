@@ -3,7 +3,7 @@
 import functools
 import time
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -52,17 +52,7 @@ def run(
     size = eval_batch_size(size, size, mesh) if what == "eval" else size
     config = config.copy_and_resolve_references()
     config.optim.batch_size = size
-    compiled: Any = None
-    start = time.perf_counter()
-    if what == "input":
-        step: Callable[[], Any] = functools.partial(next, _loaded(config))
-        step()  # the first batch is waited for
-        ready_seconds = time.perf_counter() - start
-    else:
-        compiled, init, batch = compile_step(config, mesh, training=what == "train")
-        ready_seconds = time.perf_counter() - start
-        step = _repeated(compiled, init, batch, mesh, training=what == "train")
-        step()  # the first takes longer
+    step, compiled, ready_seconds = _begun(config, mesh, what)
     seconds: list[float] = []
     while len(seconds) < FEWEST or sum(seconds) < ENOUGH_S:
         seconds.append(timeit.timeit(step, number=1))
@@ -90,29 +80,11 @@ def run(
     return result
 
 
-def to_text(result: dict[str, Any]) -> str:
-    """What `run` returns, for people."""
-    ready = "to the first batch" if result["what"] == "input" else "to compile"
-    text = (
-        f"{result['what']} at batch {result['batch_size']} on {result['devices']} device(s) of "
-        f"kind {result['device']}: {result['images_per_second']:.1f} images/s, "
-        f"{result['seconds_per_step'] * 1e3:.1f} ms a step (p99 {result['p99_seconds'] * 1e3:.1f}),"
-        f" {result['compile_seconds']:.1f} s {ready}"
-    )
-    if result["memory_bytes"]:
-        text += f", {result['memory_bytes'] / 1e6:,.0f} MB a device"
-    return text + ("\n" + profiler.to_text(result["profile"]) if "profile" in result else "")
-
-
 def memory_bytes(compiled: Any) -> int:
     """What a compiled program needs on each device, arguments and results included."""
     memory = compiled.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
 def _noise(config: ConfigDict, mesh: Any) -> dict[str, jax.Array]:
@@ -146,22 +118,29 @@ def compile_step(config: ConfigDict, mesh: Any, *, training: bool) -> tuple[Any,
     return program.lower(sharding.replicated_shapes(init, mesh), batch).compile(), init, batch
 
 
-def _repeated(
-    compiled: Any, init: Callable[[], Any], batch: Any, mesh: Any, *, training: bool
-) -> Callable[[], None]:
-    """What runs the program once more, and waits for it."""
+def _begun(config: ConfigDict, mesh: Any, what: str) -> tuple[Callable[[], Any], Any, float]:
+    """What runs a step once more, its program (the input has none), the seconds before the first.
+
+    The first is over: it takes longer.
+    """
+    start = time.perf_counter()
+    if what == "input":
+        source = pipeline.open_split(config, config.data.train_split)
+        share = {"process": jax.process_index(), "processes": jax.process_count()}
+        batches = pipeline.training_batches(
+            config, source, start_step=0, total_steps=10**8, **share
+        )
+        next(batches)
+        return lambda: next(batches), None, time.perf_counter() - start
+    compiled, init, batch = compile_step(config, mesh, training=what == "train")
+    ready_seconds = time.perf_counter() - start
     state = compiling.compute_replicated(init, mesh)
 
     def step() -> None:
         nonlocal state
         out = jax.block_until_ready(compiled(state, batch))
-        if training:
+        if what == "train":
             state = out[0]
 
-    return step
-
-
-def _loaded(config: ConfigDict) -> Iterator[Any]:
-    source = pipeline.open_split(config, config.data.train_split)
-    share = {"process": jax.process_index(), "processes": jax.process_count()}
-    return pipeline.training_batches(config, source, start_step=0, total_steps=10**8, **share)
+    step()
+    return step, compiled, ready_seconds

@@ -88,17 +88,6 @@ def _counts(config: ConfigDict, images: int | None) -> dict[str, Any]:
     }
 
 
-def to_text(result: dict[str, Any]) -> str:
-    """What `plan` returns, for people."""
-    lines = [
-        f"{name:<18}{'unknown' if value is None else f'{round(value, 2):,}'}"
-        for name, value in result.items()
-    ]
-    if result["hours"] is None:
-        lines += ["hours: give --images_per_second=N, or --measure"]
-    return "\n".join(lines)
-
-
 def _mean_bytes(source: sources.Source) -> float:
     """Of a record as it lies in the set, from a few spread over it."""
     indices = np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source))).astype(int)

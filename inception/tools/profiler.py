@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tabulate import tabulate
 
 from inception import UserError
 from inception.model import GoogLeNet, frozen_modules
@@ -86,16 +85,6 @@ def measure(
         "flops_per_second": sum(row["flops"] for row in rows) / seconds,
         "rows": rows,
     }
-
-
-def to_text(result: dict[str, Any]) -> str:
-    """What `measure` returns, as a table."""
-    product, copy = result["product_flops_per_second"], result["copy_bytes_per_second"]
-    return (
-        f"{result['flops_per_second'] / 1e9:.0f} GFLOP/s, "
-        f"{result['flops_per_second'] / product:.0%} of the {product / 1e9:.0f} of a matrix "
-        f"product here; a copy moves {copy / 1e9:.0f} GB/s\n"
-    ) + tabulate(result["rows"], "keys", "plain", ".3g", ",")
 
 
 def macs(model: GoogLeNet, input_px: int, *, train: bool) -> dict[str, int]:
@@ -182,7 +171,7 @@ def _parts(spans: Sequence[tuple[float, float]]) -> np.ndarray:
     begins, ends = places.reshape(-1, 2).T
     n = len(moments)
     running = np.cumsum(np.bincount(begins, minlength=n) - np.bincount(ends, minlength=n))
-    shares = np.diff(moments, prepend=0) / np.maximum(1, np.roll(running, 1))
+    shares = np.diff(moments, prepend=moments[:1]) / np.maximum(1, np.roll(running, 1))
     passed = np.cumsum(shares)  # the time that one span which is always there would have had
     return passed[ends] - passed[begins]
 
