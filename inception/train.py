@@ -269,13 +269,12 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         stop = processes.Stop()
         every = (config.run.eval_every_epochs, config.run.checkpoint_every_epochs)
         evaluation = callbacks.EvaluateAndSave(evaluator, checkpoints, writer, stop, steps, *every)
-        throughput = callbacks.Throughput()
+        written = callbacks.WriteMetrics(writer, training.schedule)
         called = [
             evaluation,
             callbacks.DamagedImages(writer, config.data.max_damaged_share * len(source)),
-            throughput,
             callbacks.NotFinite(),
-            callbacks.WriteMetrics(writer, training.schedule),
+            written,
             callbacks.ProgressBar(steps),
             callbacks.DeadHeads(writer, steps, config.model.classes, config.run.dead_head_epochs),
             callbacks.Stalls(writer),
@@ -289,7 +288,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         state = loop(training, state, batches, calls, checkpoints, stop)
         result = {
             "steps": total,
-            **throughput.result(),
+            **written.result(),
             "params_digest": checkpoint.digest(jax.device_get(state.params)),
             "damaged": len(writer.damaged),
             **evaluation.newest.result(),

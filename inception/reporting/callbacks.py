@@ -79,25 +79,10 @@ class EvaluateAndSave(Callback):
 
 @dataclasses.dataclass
 class WriteMetrics(Callback):
-    """Writes the means over each window."""
+    """Writes the means over each window, and adds up, compilation and evaluation apart."""
 
     writer: Writer
     schedule: Callable[[int], Any]
-
-    def on_metrics(self, window: Window) -> None:
-        values = {
-            **window.means,
-            "learning_rate": float(self.schedule(window.step - 1)),
-            "images_per_second": window.images_per_second,
-            "waiting_for_data": window.waiting_for_data,
-        }
-        self.writer.write("train", window.step, epoch=window.epoch, **values)
-
-
-@dataclasses.dataclass
-class Throughput(Callback):
-    """Adds up images and seconds since the start, compilation and evaluation apart."""
-
     images: int = 0
     seconds: float = 0.0
     starved: float = 0.0
@@ -106,6 +91,13 @@ class Throughput(Callback):
         self.images += window.images
         self.seconds += window.seconds
         self.starved += window.starved
+        values = {
+            **window.means,
+            "learning_rate": float(self.schedule(window.step - 1)),
+            "images_per_second": window.images_per_second,
+            "waiting_for_data": window.waiting_for_data,
+        }
+        self.writer.write("train", window.step, epoch=window.epoch, **values)
 
     def result(self) -> dict[str, float]:
         """The rate, and the share of the time that devices waited for data; 0 without a step."""

@@ -30,12 +30,8 @@ def write(workdirs: list[str], output: str) -> str:
 
     Args:
         workdirs: of runs, or of studies for all runs of each; on the page their curves are
-            overlaid, in the table those that differ in seeds alone are a line: mean, standard
-            deviation (n - 1), lowest and highest top-1.
-        output: the file; .csv: the table.
-
-    Returns:
-        `output`.
+            overlaid, in the table those that differ in seeds alone are a line.
+        output: the file, which is returned; .csv: the table.
 
     Raises:
         UserError: a folder that is no run; for the table one that is not finished; a file that

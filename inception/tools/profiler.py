@@ -178,10 +178,6 @@ def _parts(spans: Sequence[tuple[float, float]]) -> np.ndarray:
 
 def _machine(dtype: str) -> tuple[float, float]:
     """FLOP/s of a matrix product, bytes/s of a copy (read and written) on all devices; the best."""
-    x = jnp.ones((PRODUCT, PRODUCT), dtype)
-    y = jnp.ones(COPY_BYTES // 4)
-    product = jax.jit(lambda x: x @ x * 1e-4)
-    copy = jax.jit(lambda y: y + 1, donate_argnums=0)  # or new memory is most of the time
 
     def best(function: Callable[[Any], Any], value: Any) -> float:
         def run() -> None:
@@ -190,6 +186,9 @@ def _machine(dtype: str) -> tuple[float, float]:
 
         return min(timeit.repeat(run, number=1, repeat=6))
 
+    product = best(jax.jit(lambda x: x @ x * 1e-4), jnp.ones((PRODUCT, PRODUCT), dtype))
+    copied = jax.jit(lambda y: y + 1, donate_argnums=0)  # or new memory is most of the time
+    copy = best(copied, jnp.ones(COPY_BYTES // 4))
     # Devices of the CPU share its cores, and one device has them all.
     devices = 1 if jax.default_backend() == "cpu" else jax.device_count()
-    return devices * 2 * PRODUCT**3 / best(product, x), devices * 2 * COPY_BYTES / best(copy, y)
+    return devices * 2 * PRODUCT**3 / product, devices * 2 * COPY_BYTES / copy
