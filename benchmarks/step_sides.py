@@ -127,8 +127,8 @@ class Ours:
         trace = optax.tree_utils.tree_get(self.state.opt_state, "trace")
         velocity = traverse_util.flatten_dict(trace, sep="/")
         found |= {f"velocity/{path}": np.asarray(values) for path, values in velocity.items()}
-        traced = audit.trace(self.model, (1, *images.shape[1:]))
-        found["macs"] = np.asarray(sum(layer.macs for layer in traced.layers))
+        macs = audit.layer_macs(*audit.trace(self.model, (1, *images.shape[1:])))
+        found["macs"] = np.asarray(sum(macs.values()))
         return found
 
     def peak_bytes(self) -> int | None:

@@ -222,7 +222,9 @@ def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str
     return writer
 
 
-def write_results(workdir: str, result: dict[str, Any], evaluation: callbacks.Evaluate) -> None:
+def write_results(
+    workdir: str, result: dict[str, Any], evaluation: callbacks.EvaluateAndSave
+) -> None:
     """eval.json, the page and result.json, by process 0."""
     if not processes.is_main():
         return
@@ -261,18 +263,14 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         writer = open_log(workdir, steps, source, command=command)
         closing.callback(writer.close)
         stop = processes.Stop()
-        evaluation = callbacks.Evaluate(
-            evaluator, checkpoints, writer, stop, steps, config.run.eval_every_epochs
-        )
-        damage = callbacks.DamagedImages(writer, config.data.max_damaged_share * len(source))
-        throughput = callbacks.Throughput()
-        called = [  # in this order: a checkpoint takes the top-1 of its evaluation
+        every = (config.run.eval_every_epochs, config.run.checkpoint_every_epochs)
+        evaluation = callbacks.EvaluateAndSave(evaluator, checkpoints, writer, stop, steps, *every)
+        written = callbacks.WriteMetrics(writer, training.schedule)
+        called = [
             evaluation,
-            callbacks.SaveCheckpoint(evaluation, config.run.checkpoint_every_epochs),
-            damage,
-            throughput,
+            callbacks.DamagedImages(writer, config.data.max_damaged_share * len(source)),
             callbacks.NotFinite(),
-            callbacks.WriteMetrics(writer, training.schedule),
+            written,
             callbacks.ProgressBar(steps),
             callbacks.DeadHeads(writer, steps, config.model.classes, config.run.dead_head_epochs),
             callbacks.Stalls(writer),
@@ -286,9 +284,9 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         state = loop(training, state, batches, calls, checkpoints, stop)
         result = {
             "steps": total,
-            **throughput.result(),
+            **written.result(),
             "params_digest": checkpoint.digest(jax.device_get(state.params)),
-            "damaged": damage.count,
+            "damaged": len(writer.damaged),
             **evaluation.newest.result(),
         }
         closing.close()  # before the page reads what they wrote

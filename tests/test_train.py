@@ -222,15 +222,15 @@ def log(tmp_path: pathlib.Path):
 
 
 def test_what_another_process_waited_for_is_told(log, tmp_path: pathlib.Path, monkeypatch) -> None:
-    throughput = callbacks.Throughput()
-    calls = log(lambda w, _: callbacks.WriteMetrics(w, lambda _: 0.1), lambda *_: throughput)
+    calls = log(lambda w, _: callbacks.WriteMetrics(w, lambda _: 0.1))
+    (written,) = calls._callbacks
     other = {"damaged": [], "warnings": ["process 1: no batch for 61 s"], "starved": 1e9}
     monkeypatch.setattr(processes, "gather_text", lambda own: [own, json.dumps(other)])
     calls.after_step({"loss": jnp.float32(1), "top1": jnp.float32(0)}, [], starved=0.0)
     calls.fetch()
     rows = {row["kind"]: row for row in metrics.read_metrics(str(tmp_path))}
     assert rows["warning"]["text"] == "process 1: no batch for 61 s"
-    assert rows["train"]["waiting_for_data"] == throughput.result()["waiting_for_data"] == 1
+    assert rows["train"]["waiting_for_data"] == written.result()["waiting_for_data"] == 1
 
 
 def test_a_stall_is_a_warning_ever_more_rarely(log, tmp_path: pathlib.Path, capfd) -> None:

@@ -12,7 +12,8 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     config = load_config(args.config, overrides, NETWORK)
     from inception.model import GoogLeNet
     from inception.tools import audit
+    from inception.tools.text import to_text
 
     result = audit.audit(GoogLeNet(**config.model), input_px=config.input_px)
-    print(audit.to_text(result))
+    print(to_text(result))
     return result

@@ -17,7 +17,8 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     rules = TRAINING if args.what == "input" else NETWORK
     config = load_config(args.config, overrides, rules)
     from inception.tools import bench
+    from inception.tools.text import to_text
 
     result = bench.run(config, **flags.values(args, "what", "batch_size", "profile"))
-    print(bench.to_text(result))
+    print(to_text(result))
     return result

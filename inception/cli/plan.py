@@ -22,8 +22,11 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
         without = ", or --images=N without the set" if "config.data.path=..." in str(error) else ""
         raise CommandLineError(f"{error}{without}") from error
     from inception.tools import plan
+    from inception.tools.text import to_text
 
     names = ("images", "images_per_second", "measure")
     result = plan.plan(config, **flags.values(args, *names))
-    print(plan.to_text(result))
+    print(to_text(result))
+    if result["hours"] is None:
+        print("For the hours give --images_per_second=N, or --measure")
     return result

@@ -28,25 +28,39 @@ DEAD_HEAD_CURES = (
 
 
 @dataclasses.dataclass
-class Evaluate(Callback):
-    """Evaluates every so many epochs, each step once, and at the end; writes the result."""
+class EvaluateAndSave(Callback):
+    """Evaluates and saves, each every so many epochs and at the end.
+
+    Each step is evaluated once; its checkpoint takes the top-1. Only what is finite is saved.
+    """
 
     evaluator: Evaluator
     checkpoints: checkpoint.Checkpoints
     writer: Writer
     stop: processes.Stop
     steps: Steps
-    every_epochs: float
+    eval_epochs: float
+    checkpoint_epochs: float
     newest: Any = None  # the Evaluation
-    step: int = -1  # of the newest
+
+    def _evaluates(self, step: int) -> bool:
+        new = step > 0 and not self.writer.is_evaluated(step)
+        return step == self.steps.total or (new and self.steps.due(step, self.eval_epochs))
 
     def due(self, step: int) -> bool:
-        if step == self.steps.total:
-            return True
-        new = step > 0 and not self.writer.is_evaluated(step)
-        return new and step % self.steps.period(self.every_epochs) == 0
+        saves = step > self.steps.start and self.steps.due(step, self.checkpoint_epochs)
+        return saves or self._evaluates(step)
 
     def before_step(self, step: int, state: TrainState) -> None:
+        top1 = None
+        if self._evaluates(step):
+            self._evaluate(step, state)
+            top1 = self.newest.accuracy(1)
+        if self.steps.due(step, self.checkpoint_epochs):
+            self.evaluator.check_finite(state.raw_variables())
+            self.checkpoints.save(step, state, top1=top1)
+
+    def _evaluate(self, step: int, state: TrainState) -> None:
         try:
             self.newest = self.evaluator(state.eval_variables(), stop=self.stop)
         except UserError:  # a damaged image costs no training
@@ -54,7 +68,6 @@ class Evaluate(Callback):
                 self.evaluator.check_finite(state.raw_variables())
                 self.checkpoints.save(step, state)
             raise
-        self.step = step
         epoch, found = step / self.steps.per_epoch, self.newest.metrics()
         if not self.writer.is_evaluated(step):
             self.writer.write("eval", step, epoch=epoch, **found)
@@ -65,35 +78,19 @@ class Evaluate(Callback):
 
 
 @dataclasses.dataclass
-class SaveCheckpoint(Callback):
-    """Saves every so many epochs and at the end, after `evaluation`; only what is finite."""
-
-    evaluation: Evaluate
-    every_epochs: float
-
-    def due(self, step: int) -> bool:
-        steps = self.evaluation.steps
-        if step == steps.total:
-            return True
-        new = step > steps.start or self.evaluation.step == step  # as at an interrupted evaluation
-        return new and step % steps.period(self.every_epochs) == 0
-
-    def before_step(self, step: int, state: TrainState) -> None:
-        of_state = self.evaluation.step == step
-        self.evaluation.evaluator.check_finite(state.raw_variables())
-        self.evaluation.checkpoints.save(
-            step, state, top1=self.evaluation.newest.accuracy(1) if of_state else None
-        )
-
-
-@dataclasses.dataclass
 class WriteMetrics(Callback):
-    """Writes the means over each window."""
+    """Writes the means over each window, and adds up, compilation and evaluation apart."""
 
     writer: Writer
     schedule: Callable[[int], Any]
+    images: int = 0
+    seconds: float = 0.0
+    starved: float = 0.0
 
     def on_metrics(self, window: Window) -> None:
+        self.images += window.images
+        self.seconds += window.seconds
+        self.starved += window.starved
         values = {
             **window.means,
             "learning_rate": float(self.schedule(window.step - 1)),
@@ -102,42 +99,24 @@ class WriteMetrics(Callback):
         }
         self.writer.write("train", window.step, epoch=window.epoch, **values)
 
-
-@dataclasses.dataclass
-class Throughput(Callback):
-    """Adds up images and seconds since the start, compilation and evaluation apart."""
-
-    images: int = 0
-    seconds: float = 0.0
-    starved: float = 0.0
-
-    def on_metrics(self, window: Window) -> None:
-        self.images += window.images
-        self.seconds += window.seconds
-        self.starved += min(window.starved, window.seconds)
-
     def result(self) -> dict[str, float]:
         """The rate, and the share of the time that devices waited for data; 0 without a step."""
         seconds = self.seconds or math.inf
-        return {
-            "images_per_second": self.images / seconds,
-            "waiting_for_data": self.starved / seconds,
-        }
+        rate, share = self.images / seconds, self.starved / seconds
+        return {"images_per_second": rate, "waiting_for_data": share}
 
 
 class ProgressBar(Callback):
     """On stderr, of process 0."""
 
     def __init__(self, steps: Steps):
-        self._first_step = steps.start + 1
         hidden = not processes.is_main()
         self._bar = progress.bar(
             total=steps.total, initial=steps.start, unit="step", disable=hidden
         )
 
     def after_step(self, step: int) -> None:
-        if step == self._first_step:
-            self._bar.unpause()  # the time left is that without compilation
+        del step
         self._bar.update()
 
     def on_metrics(self, window: Window) -> None:
@@ -157,64 +136,60 @@ class NotFinite(Callback):
     """Ends the run at a loss or another metric that is not finite."""
 
     def on_metrics(self, window: Window) -> None:
-        first_step = window.step - len(window.metrics)
-        for step, metrics in enumerate(window.metrics, first_step):
+        for step, metrics in window.metrics.items():
             bad = [name for name in metrics if not math.isfinite(metrics[name])]
             if bad:
                 raise UserError(
-                    f"{', '.join(bad)} became {metrics[bad[0]]} at step {step}: nothing was saved "
-                    "after it. Lower `learning_rate`, or give it a longer `warmup_epochs`, and "
-                    "start in a new `workdir`"
+                    f"{', '.join(bad)} became {metrics[bad[0]]} at step {step - 1}: nothing was "
+                    "saved after it. Lower `learning_rate`, or give it a longer `warmup_epochs`, "
+                    "and start in a new `workdir`"
                 )
 
 
+@dataclasses.dataclass
 class DamagedImages(Callback):
     """Names each damaged image once, and ends the run at more than `most`."""
 
-    def __init__(self, writer: Writer, most: float):
-        self._writer = writer
-        self._most = most
-        self._lines = set(writer.damaged)  # of earlier starts too
-
-    @property
-    def count(self) -> int:
-        return len(self._lines)
+    writer: Writer
+    most: float
 
     def on_metrics(self, window: Window) -> None:
+        lines = self.writer.damaged  # of earlier starts too
         for line in window.damaged:
-            if line not in self._lines:
-                self._lines.add(line)
-                self._writer.write("damaged", window.step, image=line)
-                say(f"WARNING: damaged image {self.count}, skipped: {line}")
-        if window.damaged and self.count > self._most:
+            if line not in lines:
+                lines.add(line)
+                self.writer.write("damaged", window.step, image=line)
+                say(f"WARNING: damaged image {len(lines)}, skipped: {line}")
+        if window.damaged and len(lines) > self.most:
             raise UserError(
-                f"{self.count} damaged images are more than `max_damaged_share` allows "
-                f"({self._most:g} of this set); the last: {window.damaged[-1]}. Mend or remove "
+                f"{len(lines)} damaged images are more than `max_damaged_share` allows "
+                f"({self.most:g} of this set); the last: {window.damaged[-1]}. Mend or remove "
                 "them, or raise the share"
             )
 
 
+@dataclasses.dataclass
 class Stalls(Callback):
     """Warns when no batch has come for STALL_S, and then ever more rarely."""
 
-    def __init__(self, writer: Writer):
-        self._writer = writer
-        self._limit = STALL_S
+    writer: Writer
+    limit: float = STALL_S
 
     def after_step(self, step: int) -> None:
         del step
-        self._limit = STALL_S
+        self.limit = STALL_S
 
     def on_wait(self, step: int, seconds: float) -> None:
-        if seconds > self._limit:
-            self._limit = 4 * seconds
-            self._writer.warn(
+        if seconds > self.limit:
+            self.limit = 4 * seconds
+            self.writer.warn(
                 step,
                 f"no batch for {seconds:.0f} s at step {step}: the disk or the network under "
                 "config.data.path is slow or gone, or config.run.workers too few",
             )
 
 
+@dataclasses.dataclass
 class DeadHeads(Callback):
     """Once an epoch, warns of heads whose accuracy over the epoch is that of guessing.
 
@@ -222,40 +197,32 @@ class DeadHeads(Callback):
         patience_epochs: no warning before so many epochs.
     """
 
-    def __init__(self, writer: Writer, steps: Steps, classes: int, patience_epochs: float):
-        self._writer = writer
-        self._chance = 1 / classes
-        self._steps_per_epoch = steps.per_epoch
-        self._patience_steps = patience_epochs * steps.per_epoch
-        self._accuracies: list[dict[str, float]] = []  # of the epoch's steps, by head
-        self._warned: set[str] = set()
+    writer: Writer
+    steps: Steps
+    classes: int
+    patience_epochs: float
+    top1: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # of the epoch's steps
+    warned: set[str] = dataclasses.field(default_factory=set)
 
     def on_metrics(self, window: Window) -> None:
-        first_step = window.step - len(window.metrics)
-        for step, metrics in enumerate(window.metrics, first_step + 1):
-            self._accuracies.append(
-                {
-                    "main" if n == "top1" else n[5:]: float(metrics[n])
-                    for n in metrics
-                    if "top1" in n
-                }
-            )
-            if step % self._steps_per_epoch < 1:
-                self._end_epoch(step)
+        for step, metrics in window.metrics.items():
+            for name in (name for name in metrics if name.startswith("top1")):
+                self.top1.setdefault(name, []).append(float(metrics[name]))
+            if step % self.steps.per_epoch < 1:
+                self._end_epoch(step, step / self.steps.per_epoch)
 
-    def _end_epoch(self, step: int) -> None:
-        epoch, self._accuracies = self._accuracies, []
-        if step < self._patience_steps:
-            return
-        means = {head: float(np.mean([row[head] for row in epoch])) for head in epoch[0]}
-        limit = self._chance + DEAD_SHARE * (1 - self._chance)
-        for head in means.keys() - self._warned:
-            if means[head] < limit:
-                self._warned.add(head)
+    def _end_epoch(self, step: int, epoch: float) -> None:
+        chance = 1 / self.classes
+        for name, values in self.top1.items():
+            mean = float(np.mean(values))
+            dead = mean < chance + DEAD_SHARE * (1 - chance)
+            if dead and epoch >= self.patience_epochs and name not in self.warned:
+                self.warned.add(name)
+                head = name.removeprefix("top1_") if name != "top1" else "main"
                 text = (
-                    f"head {head} is still at chance after {step / self._steps_per_epoch:.0f} "
-                    f"epochs (accuracy {means[head]:.1%}, guessing gives {self._chance:.1%}). "
-                    f"{DEAD_HEAD_CURES}"
+                    f"head {head} is still at chance after {epoch:.0f} epochs (accuracy "
+                    f"{mean:.1%}, guessing gives {chance:.1%}). {DEAD_HEAD_CURES}"
                 )
-                self._writer.write("warning", step, text=text)
+                self.writer.write("warning", step, text=text)
                 say(f"\n*** WARNING: {text} ***\n")
+        self.top1.clear()

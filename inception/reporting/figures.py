@@ -20,31 +20,20 @@ Run = tuple[str, Callable[[str, str], Series]]
 # A name, where each point lies on it (0-1; below 0: nowhere), and ticks (position, label).
 Axis = tuple[str, Sequence[float], Sequence[tuple[float, str]]]
 
-LOSSES = (
-    ("train", "loss_main", "main, training", "-"),
-    ("train", "loss_4a", "4a, training", "--"),
-    ("train", "loss_4d", "4d, training", ":"),
-    ("eval", "loss", "main, evaluation", "-"),
-)
-ACCURACIES = (
-    ("train", "top1", "main, training", "-"),
-    ("train", "top1_4a", "4a, training", "--"),
-    ("train", "top1_4d", "4d, training", ":"),
-    ("eval", "top1", "top-1, evaluation", "-"),
-    ("eval", "top5", "top-5, evaluation", "--"),
-)
-PANELS = (  # caption, label of the y axis, factor, its curves: kind, key, label, style
-    ("Loss per head", "cross-entropy, nats", 1, LOSSES),
-    ("Accuracy per head", "accuracy, %", 100, ACCURACIES),
-    ("Learning rate", "learning rate", 1, (("train", "learning_rate", "", "-"),)),
-    (
-        "Throughput, compilation and evaluation apart",
+LOSSES = ("train/loss_main", "train/loss_4a", "train/loss_4d", "eval/loss")
+ACCURACIES = ("train/top1", "train/top1_4a", "train/top1_4d", "eval/top1", "eval/top5")
+PANELS = {  # caption: label of the y axis, factor, its curves, called as in TensorBoard
+    "Loss per head": ("cross-entropy, nats", 1, LOSSES),
+    "Accuracy per head": ("accuracy, %", 100, ACCURACIES),
+    "Learning rate": ("learning rate", 1, ("train/learning_rate",)),
+    "Throughput, compilation and evaluation apart": (
         "images per second",
         1,
-        (("train", "images_per_second", "", "-"),),
+        ("train/images_per_second",),
     ),
-    ("Waiting for data", "share of the time, %", 100, (("train", "waiting_for_data", "", "-"),)),
-)
+    "Waiting for data": ("share of the time, %", 100, ("train/waiting_for_data",)),
+}
+STYLES = ("-", "--", ":", "-", "--")  # of a panel's curves
 
 
 def captioned(content: str, caption: str) -> str:
@@ -89,7 +78,8 @@ def curves(runs: list[Run]) -> str:
 
     def draw(ax: Axes, y_label: str, factor: float, lines: tuple) -> None:
         for r, (name, series) in enumerate(runs):
-            for i, (kind, key, label, style) in enumerate(lines):
+            for i, (line, style) in enumerate(zip(lines, STYLES, strict=False)):
+                kind, key = line.split("/")
                 x, y = series(kind, key)
                 if x:
                     ax.plot(
@@ -100,7 +90,7 @@ def curves(runs: list[Run]) -> str:
                         marker="o" if kind == "eval" else None,
                         markersize=4,
                         linewidth=1.6,
-                        label=f"{name} {label}" if several else label,
+                        label=f"{name} {line}" if several else line,
                     )
         # The loss of an early evaluation may be far above the rest.
         _over_epochs(ax, y_label, log=lines is LOSSES, top=101 if factor == 100 else None)
@@ -109,7 +99,7 @@ def curves(runs: list[Run]) -> str:
 
     return "".join(
         captioned(_svg(functools.partial(draw, y_label=y_label, factor=f, lines=lines)), caption)
-        for caption, y_label, f, lines in PANELS
+        for caption, (y_label, f, lines) in PANELS.items()
     )
 
 
@@ -202,23 +192,17 @@ def parallel_coordinates(axes: Sequence[Axis], values: Sequence[float]) -> str:
     return _svg(draw, size=(max(6.0, 1.7 * len(axes)), 4))
 
 
-def confusion_matrix(counts: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> str:
-    """Counts [true, guessed] as a heat map with numbers; each row's shades are its shares."""
+def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
+    """Counts [true, guessed], of as many names as there are, as a heat map with numbers."""
+    from sklearn.metrics import ConfusionMatrixDisplay  # takes a second
 
     def draw(ax: Axes) -> None:
-        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (i, j), n in np.ndenumerate(counts):
-            if n:
-                color = "white" if shares[i, j] > 0.5 else "#1d2330"
-                ax.text(j, i, f"{n}", ha="center", va="center", fontsize=8, color=color)
-        turn = 90 if max(map(len, columns)) > 3 else 0
-        ax.set_xticks(range(len(columns)), columns, rotation=turn, fontsize=8)
-        ax.set_yticks(range(len(rows)), rows, fontsize=8)
-        ax.set_xlabel("guessed")
-        ax.set_ylabel("true")
+        display = ConfusionMatrixDisplay(counts, display_labels=names)
+        small = {"fontsize": 8}
+        display.plot(ax=ax, cmap="Blues", colorbar=False, text_kw=small, xticks_rotation="vertical")
+        ax.tick_params(labelsize=8)
 
-    side = 2.5 + 0.32 * len(rows)
+    side = 2.5 + 0.32 * len(names)
     return captioned(_svg(draw, size=(side, side)), "How many images of each class got which guess")
 
 
@@ -226,11 +210,9 @@ def filters(kernels: np.ndarray, *, columns: int = 16) -> str:
     """Kernels [h, w, 3, n] as n tiles, each stretched to its own range."""
     low, high = kernels.min((0, 1, 2)), kernels.max((0, 1, 2))
     tiles = np.moveaxis((kernels - low) / np.maximum(high - low, 1e-12), -1, 0)
+    tiles = np.pad(tiles, ((0, -len(tiles) % columns), (0, 0), (0, 0), (0, 0)), constant_values=1)
     tiles = (tiles * 255).round().astype(np.uint8)
-    missing = -len(tiles) % columns
-    tiles = np.pad(tiles, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255)
-    grid = montage(tiles.reshape(-1, columns, *tiles.shape[1:]))
-    return png(np.kron(grid, np.ones((4, 4, 1), np.uint8)), "filters")
+    return png(montage(tiles.reshape(-1, columns, *tiles.shape[1:])), "filters")
 
 
 def montage(tiles: np.ndarray) -> np.ndarray:

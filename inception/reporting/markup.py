@@ -3,7 +3,7 @@
 import html
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 RIGHT = ' class="n"'
@@ -56,46 +56,33 @@ def table(
     *,
     numeric: Collection[int] = (),
     css: Sequence[str] = (),
-    show: Callable[[Any], str] = text,
 ) -> str:
-    """A table of values below a header, if any; numbers stand to the right.
+    """A table of values below a header, if any; columns with numbers stand to the right.
 
     Args:
         numeric: columns that stand to the right whatever they hold.
         css: a class for each row.
-        show: a value as plain text.
     """
+    right = {i for row in rows for i, value in enumerate(row) if number(value) is not None}
+    right |= set(numeric)
 
-    def cell(column: int, value: Any) -> str:
+    def cell(tag: str, column: int, value: Any) -> str:
         if isinstance(value, Cell):
             return value
-        right = column in numeric or number(value) is not None
-        return f"<td{RIGHT if right else ''}>{html.escape(show(value))}</td>"
+        return f"<{tag}{RIGHT if column in right else ''}>{html.escape(text(value))}</{tag}>"
 
-    right = {i for row in rows for i, value in enumerate(row) if number(value) is not None}
-    lines = []
-    if header:
-        right |= set(numeric)
-        titles = (
-            f"<th{RIGHT if i in right else ''}>{html.escape(title)}</th>"
-            for i, title in enumerate(header)
-        )
-        lines = [f"<tr>{''.join(titles)}</tr>"]
-    for row, name in itertools.zip_longest(rows, css):
-        cells = "".join(itertools.starmap(cell, enumerate(row)))
-        lines.append(f'<tr class="{name}">{cells}</tr>' if name else f"<tr>{cells}</tr>")
+    def line(tag: str, values: Sequence[Any], name: str | None) -> str:
+        cells = "".join(cell(tag, i, value) for i, value in enumerate(values))
+        return f'<tr class="{name or ""}">{cells}</tr>'
+
+    lines = [line("th", header, "")] if header else []
+    lines += [line("td", row, name) for row, name in itertools.zip_longest(rows, css)]
     tall = " tall" if len(rows) > LONG_TABLE else ""
     return f'<div class="wide{tall}"><table>{"".join(lines)}</table></div>'
 
 
 def document(title: str, css: str, body: str) -> str:
-    """The whole page, into which nothing is loaded.
-
-    Args:
-        title: plain text.
-        css: of this kind of page, besides CSS.
-        body: HTML.
-    """
+    """The whole page, into which nothing is loaded; `css` is added to CSS."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -43,26 +43,20 @@ class Writer:
     def __init__(self, workdir: str, *, start_step: int):
         self._path = paths.at(workdir) / "metrics.jsonl"
         self._writes = processes.is_main()
-        self._local = not paths.in_bucket(workdir)
         self.unwritten: list[str] = []  # warnings of another process than 0
-        known: dict[str, list[Any]] = {}
+        rows = [row for row in read_metrics(workdir) if row["step"] <= start_step]
         if self._writes:
-            kept = [row for row in read_metrics(workdir) if row["step"] <= start_step]
-            self._lines = [json.dumps(row) + "\n" for row in kept]
+            self._lines = [json.dumps(row) + "\n" for row in rows]
             self._replace()
-            self._file = self._path.open("a") if self._local else None
+            self._file = None if paths.in_bucket(workdir) else self._path.open("a")
             self._uploaded = time.monotonic()
-            self._events = tensorboardX.SummaryWriter(
-                str(paths.at(workdir)), purge_step=start_step + 1
-            )
-            known = {
-                "evaluated": [row["step"] for row in kept if row["kind"] == "eval"],
-                "images": [row["images"] for row in kept if row["kind"] == "start"],
-                "damaged": [row["image"] for row in kept if row["kind"] == "damaged"],
-            }
-        known = json.loads(processes.gather_text(json.dumps(known))[0])
-        self._evaluated, self._images = set(known["evaluated"]), set(known["images"])
-        self.damaged = set(known["damaged"])
+            events = str(paths.at(workdir))
+            self._events = tensorboardX.SummaryWriter(events, purge_step=start_step + 1)
+        notes = json.dumps([row for row in rows if row["kind"] != "train"])
+        notes = json.loads(processes.gather_text(notes)[0])
+        self._evaluated = {row["step"] for row in notes if row["kind"] == "eval"}
+        self._images = {row["images"] for row in notes if row["kind"] == "start"}
+        self.damaged = {row["image"] for row in notes if row["kind"] == "damaged"}
 
     def _replace(self) -> None:
         paths.write_whole(self._path, "".join(self._lines))
@@ -129,6 +123,10 @@ class Steps(NamedTuple):
         """Epochs in steps, at least 1."""
         return max(1, round(epochs * self.per_epoch))
 
+    def due(self, step: int, every_epochs: float) -> bool:
+        """Whether `step` is one of every so many epochs, or the last."""
+        return step == self.total or step % self.period(every_epochs) == 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -136,15 +134,16 @@ class Window:
 
     step: int  # how many are done; the last one's number, counted from 1
     epoch: float
-    metrics: list[dict[str, np.ndarray]]  # of each step, scalars
+    metrics: dict[int, dict[str, np.ndarray]]  # of each step, counted from 1; scalars
     images: int
     seconds: float  # of training; evaluating and saving apart
-    starved: float  # seconds of them without batch and work, of the process that waited longest
+    starved: float  # of them without batch and work, in the process that waited longest
     damaged: list[str]  # lines about damaged images of all processes
 
     @functools.cached_property
     def means(self) -> dict[str, float]:
-        return {n: float(np.mean([m[n] for m in self.metrics])) for n in self.metrics[0]}
+        names, rows = self.metrics[self.step], self.metrics.values()
+        return {name: float(np.mean([row[name] for row in rows])) for name in names}
 
     @property
     def images_per_second(self) -> float:
@@ -152,8 +151,7 @@ class Window:
 
     @property
     def waiting_for_data(self) -> float:
-        """Share of the time, 0-1."""
-        return min(1.0, self.starved / self.seconds)
+        return self.starved / self.seconds
 
 
 class Callback:
@@ -241,14 +239,16 @@ class Callbacks:
         for text in (text for note in notes for text in note["warnings"]):
             self._writer.write("warning", self._step, text=text)
         self._writer.unwritten.clear()
-        metrics = jax.device_get(self._metrics)
+        first = self._step - len(self._metrics) + 1
+        metrics = dict(enumerate(jax.device_get(self._metrics), first))
+        seconds = time.monotonic() - self._since
         window = Window(
             self._step,
             self._step / self.steps.per_epoch,
             metrics,
             images=len(metrics) * self.steps.batch_size,
-            seconds=time.monotonic() - self._since,
-            starved=max(note["starved"] for note in notes),
+            seconds=seconds,
+            starved=min(seconds, max(note["starved"] for note in notes)),
             damaged=[line for note in notes for line in note["damaged"]],
         )
         self._metrics, self._damaged, self._starved = [], [], 0.0

@@ -1,6 +1,7 @@
 """The run page: one self-contained HTML file about one run or several."""
 
 import html
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,8 @@ def write(workdirs: list[str], output: str) -> str:
 
     Args:
         workdirs: of runs, or of studies for all runs of each; on the page their curves are
-            overlaid, in the table those that differ in seeds alone are a line: mean, standard
-            deviation (n - 1), lowest and highest top-1.
-        output: the file; .csv: the table.
-
-    Returns:
-        `output`.
+            overlaid, in the table those that differ in seeds alone are a line.
+        output: the file, which is returned; .csv: the table.
 
     Raises:
         UserError: a folder that is no run; for the table one that is not finished; a file that
@@ -61,13 +58,6 @@ def _page(runs: list[Run]) -> str:
     return markup.document(title, CSS, body)
 
 
-def _shown(value: Any) -> str:
-    """Floats with two digits after the point, integers with none."""
-    if isinstance(value, (int, float)):
-        return markup.fixed(value, 2 if isinstance(value, float) else 0)
-    return str(value)
-
-
 def _summary(runs: list[Run]) -> str:
     rows = []
     for run in runs:
@@ -77,42 +67,38 @@ def _summary(runs: list[Run]) -> str:
             [
                 run.name,
                 max((row["step"] for row in run.metrics), default=0),
-                100 - result["top1_error"] if result else "not yet",
-                100 - result["top5_error"] if result else "not yet",
-                result.get("count", "not yet"),
-                float(np.median(rates)) if rates else "not yet",
+                *(100 - result[key] if result else None for key in ("top1_error", "top5_error")),
+                result.get("count"),
+                markup.fixed(float(np.median(rates)) if rates else None, 1),
             ]
         )
     header = ("run", "steps", "top-1, %", "top-5, %", "images evaluated", "images/s, median")
-    return markup.table(rows, header, show=_shown)
+    return markup.table(rows, header, numeric=[5])
 
 
 def _details(run: Run) -> str:
     config = run_config(run.workdir, [])
     starts = run.kind("start")
+    commands = "\n".join(row["command"] for row in starts)
+    known = starts[-1].items() if starts else ()
+    machine = [[k, str(v)] for k, v in known if k not in ("kind", "step", "command")]
+    damaged = [[row["step"], row["image"]] for row in run.kind("damaged")]
     parts = [
         f'<p class="warning">Step {row["step"]}: {html.escape(row["text"])}</p>'
         for row in run.kind("warning")
     ]
-    if run.result:
-        parts += ["<h2>Confusion</h2>", _confusion(run.result)]
-        parts += ["<h2>Worst mistakes</h2>", _mistakes(run.result, config)]
-    parts += ["<h2>What the network sees in training</h2>", _crops(config)]
-    parts += ["<h2>First-layer filters</h2>", _filters(run)]
-    if damaged := [[row["step"], row["image"]] for row in run.kind("damaged")]:
-        parts += ["<h2>Damaged images, skipped</h2>"]
-        parts += [markup.table(damaged, ("step", "image"), show=_shown)]
-    commands = "\n".join(row["command"] for row in starts if row["command"])
-    parts += ["<h2>Command</h2>", f"<pre>{html.escape(commands)}</pre>"]
-    if starts:
-        known = {k: v for k, v in starts[-1].items() if k not in ("kind", "step", "command")}
-        parts += ["<h2>Environment</h2>", markup.table([[k, str(v)] for k, v in known.items()])]
-    parts += ["<h2>Config</h2>", f"<pre>{html.escape(str(ConfigDict(run.config)))}</pre>"]
+    sections = {
+        "Confusion": _confusion(run.result) if run.result else "",
+        "Worst mistakes": _readable(_mistakes, config, run.result) if run.result else "",
+        "What the network sees in training": _readable(_crops, config),
+        "First-layer filters": _filters(run),
+        "Damaged images, skipped": markup.table(damaged, ("step", "image")) if damaged else "",
+        "Command": f"<pre>{html.escape(commands)}</pre>",
+        "Environment": markup.table(machine),
+        "Config": f"<pre>{html.escape(str(ConfigDict(run.config)))}</pre>",
+    }
+    parts += [f"<h2>{title}</h2>{content}" for title, content in sections.items() if content]
     return "".join(parts)
-
-
-def _class_name(classes: list[str], index: int) -> str:
-    return classes[index] if index < len(classes) else f"class {index}"
 
 
 def _confusion(result: dict[str, Any]) -> str:
@@ -123,29 +109,35 @@ def _confusion(result: dict[str, Any]) -> str:
             [_class_name(classes, true), _class_name(classes, guess), n]
             for n, true, guess in sorted(wrong, reverse=True)[:20]
         ]
-        return markup.table(rows, ("true", "guessed", "times"), show=_shown)
-    counts = np.zeros((len(classes), len(classes) + 1), int)  # last: classes without a name
+        return markup.table(rows, ("true", "guessed", "times"))
+    names = [*classes, "other"]  # those without a name
+    counts = np.zeros((len(names), len(names)), int)
     for true, guess, n in result["confusion"]:
         counts[true, min(guess, len(classes))] += n
-    columns = [*classes, "other"] if counts[:, -1].any() else classes
-    figure = figures.confusion_matrix(counts[:, : len(columns)], classes, columns)
-    return f'<div class="matrix">{figure}</div>'
+    if not counts[:, -1].any():
+        names, counts = classes, counts[:-1, :-1]
+    return f'<div class="matrix">{figures.confusion_matrix(counts, names)}</div>'
 
 
-def _unreadable(error: UserError) -> str:
-    text = str(error).replace("`", "")  # of the names of parameters
-    return f"<p>The images cannot be read: {html.escape(text)}</p>"
+def _class_name(classes: list[str], index: int) -> str:
+    return classes[index] if index < len(classes) else f"class {index}"
 
 
-def _mistakes(result: dict[str, Any], config: ConfigDict) -> str:
+def _readable(draw: Callable[..., str], *arguments: Any) -> str:
+    """The images that `draw` draws, or why they cannot be read."""
+    try:
+        return draw(*arguments)
+    except UserError as error:
+        text = str(error).replace("`", "")  # of the names of parameters
+        return f"<p>The images cannot be read: {html.escape(text)}</p>"
+
+
+def _mistakes(config: ConfigDict, result: dict[str, Any]) -> str:
     """The wrong guesses with the highest loss, drawn as the network saw them."""
     mistakes, classes = result["mistakes"], imagenet.names(result["classes"])
     if not mistakes:
         return "<p>None: every guess was right.</p>"
-    try:
-        source = pipeline.open_split(config, result["split"])
-    except UserError as error:
-        return _unreadable(error)
+    source = pipeline.open_split(config, result["split"])
     views = cropping.Views((1,), config.input_px, config.data.resize_px, config.data.resize)
     cards = []
     for m in mistakes:
@@ -153,9 +145,8 @@ def _mistakes(result: dict[str, Any], config: ConfigDict) -> str:
         try:
             if source.name(index) != name:
                 raise LookupError("the set has changed")
-            image = decoding.decode(
-                source[index][0], name, max_megapixels=config.data.max_megapixels
-            )
+            megapixels = config.data.max_megapixels
+            image = decoding.decode(source[index][0], name, max_megapixels=megapixels)
             picture = figures.png(views.of(image)[0], name)
         except (OSError, LookupError, decoding.DamagedImageError) as error:
             picture = f"<p>no picture: {html.escape(str(error))}</p>"
@@ -168,10 +159,7 @@ def _mistakes(result: dict[str, Any], config: ConfigDict) -> str:
 
 def _crops(config: ConfigDict) -> str:
     """Crops of a few training images, as the network sees them."""
-    try:
-        crops = samples.training_crops(config)
-    except UserError as error:
-        return _unreadable(error)
+    crops = samples.training_crops(config)
     caption = "First the whole image, squashed; then crops of it as in training, colours and all"
     if config.data.mixup or config.data.cutmix:
         caption += ", mixed with those of the row above"

@@ -41,30 +41,19 @@ def training_crops(config: ConfigDict) -> np.ndarray:
                 training.crop(picture, rng.random(cropping.UNIFORMS), crop)
         except decoding.DamagedImageError:
             continue
-        crops[1:] = _distorted(crops[1:], config, row=len(rows))
-        small = [cv2.resize(crop, (px, px), interpolation=cv2.INTER_AREA) for crop in crops]
-        rows.append(np.stack(small))
+        rows.append(crops)
         if len(rows) == ROWS:
             break
     if not rows:
         raise UserError("every training image is damaged")
     tiles = np.stack(rows)
-    if config.data.mixup or config.data.cutmix:
-        tiles[:, 1:] = _mixed(tiles[:, 1:], config)
-    return tiles
-
-
-def _distorted(crops: np.ndarray, config: ConfigDict, *, row: int) -> np.ndarray:
-    key = jax.random.fold_in(jax.random.key(config.data.seed), row)
-    keys = jax.random.split(key, len(crops))
-    images = jax.numpy.asarray(crops)
-    return np.asarray(pixels.distort_colors(images, keys, **config.data.colors)).round()
-
-
-def _mixed(tiles: np.ndarray, config: ConfigDict) -> np.ndarray:
-    """Each crop, [rows, 7, px, px, 3], mixed with the one in the row above."""
-    keys = jax.random.split(jax.random.key(config.data.seed), tiles.shape[:2])
+    crops = tiles[:, 1:].reshape(-1, *tiles.shape[2:])
+    keys = jax.random.split(jax.random.key(config.data.seed), (2, len(crops)))
+    seen = pixels.distort_colors(jax.numpy.asarray(crops), keys[0], **config.data.colors)
     mixup, cutmix = config.data.mixup, config.data.cutmix
-    shares = functools.partial(pixels.own_share, px=tiles.shape[2], mixup=mixup, cutmix=cutmix)
-    own = np.asarray(jax.vmap(shares)(keys))
-    return (own * tiles + (1 - own) * np.roll(tiles, 1, axis=0)).round()
+    if mixup or cutmix:
+        own = pixels.own_share(keys[1], px=config.input_px, mixup=mixup, cutmix=cutmix)
+        seen = own * seen + (1 - own) * jax.numpy.roll(seen, COLUMNS - 1, axis=0)
+    tiles[:, 1:] = np.asarray(seen).round().reshape(tiles[:, 1:].shape)
+    shrink = functools.partial(cv2.resize, dsize=(px, px), interpolation=cv2.INTER_AREA)
+    return np.stack([[shrink(tile) for tile in row] for row in tiles])

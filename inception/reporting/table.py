@@ -19,10 +19,6 @@ NOT_OF_THE_RECIPE = re.compile(
     r"--(workdir|json|on|processes|restarts|coordinator_address|num_processes|process_id"
     r"|initialization_timeout|config\.seed|config\.data\.seed)(=|$)|--(no)?config\.run\."
 )
-HEADER = (
-    *("experiment", "changes", "runs", "top1", "top1_std", "top1_low", "top1_high", "top5"),
-    *("images", "epochs", "images_per_second", "devices", "commit", "command"),
-)
 
 
 class Run:
@@ -69,7 +65,7 @@ def _workdirs(folder: str) -> list[str]:
     return [str(p) for p in sorted(points, key=lambda p: int(p.name))]
 
 
-def to_csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+def to_csv(header: Sequence[str], lines: Iterable[Iterable[Any]]) -> str:
     """The text of a CSV file."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([header, *lines])
@@ -77,7 +73,7 @@ def to_csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 
 
 def of_runs(runs: Sequence[Run]) -> str:
-    """CSV of HEADER; accuracies are means over the runs of a recipe, in percent.
+    """CSV, a line for each recipe; accuracies are means over its runs, in percent.
 
     Raises:
         UserError: a run that is not finished.
@@ -87,7 +83,8 @@ def of_runs(runs: Sequence[Run]) -> str:
         if run.result is None:
             raise UserError(f"{run.workdir} has no eval.json: it is not finished")
         recipes.setdefault(_recipe(run), []).append(run)
-    return to_csv(HEADER, map(_line, recipes.values()))
+    lines = [_line(runs) for runs in recipes.values()]
+    return to_csv(list(lines[0]), [line.values() for line in lines])
 
 
 def _recipe(run: Run) -> str:
@@ -97,37 +94,32 @@ def _recipe(run: Run) -> str:
     return json.dumps([config, run.result["classes"], run.result["count"]], sort_keys=True)
 
 
-def _line(runs: Sequence[Run]) -> list[Any]:
-    """Of the runs of one recipe, as HEADER has it."""
+def _line(runs: Sequence[Run]) -> dict[str, Any]:
+    """Of the runs of one recipe."""
     starts = [start for run in runs for start in run.kind("start")]
-    devices, commits = (
-        ", ".join(dict.fromkeys(start[key] for start in starts)) for key in ("devices", "commit")
-    )
     top1, top5 = ([100 - run.result[f"{key}_error"] for run in runs] for key in ("top1", "top5"))
     rates = [rate for run in runs for rate in run.series("train", "images_per_second")[1]]
     flags = _flags(runs[0])
     experiment = [flag.split("=")[1] for flag in flags if flag.startswith("--config=")]
     changes = [flag for flag in flags if not re.match(r"--config(=|\.data\.path=)", flag)]
-    numbers = [
-        len(runs),
-        statistics.mean(top1),
-        statistics.stdev(top1) if len(runs) > 1 else "",
-        min(top1),
-        max(top1),
-        statistics.mean(top5),
-        runs[0].result["count"],
-        float(runs[0].config["optim"]["epochs"]) if starts else "",
-        statistics.median(rates) if rates else "",
-    ]
     command = ["python", "launch.py", "train", *flags, "--workdir=RUN"] if flags else []
-    return [
-        pathlib.Path(experiment[-1]).stem if experiment else "",
-        " ".join(flag.removeprefix("--config.") for flag in changes),
-        *(f"{n:.2f}" if isinstance(n, float) else n for n in numbers),
-        devices,
-        commits,
-        shlex.join(command),
-    ]
+    line = {
+        "experiment": pathlib.Path(experiment[-1]).stem if experiment else "",
+        "changes": " ".join(flag.removeprefix("--config.") for flag in changes),
+        "runs": len(runs),
+        "top1": statistics.mean(top1),
+        "top1_std": statistics.stdev(top1) if len(runs) > 1 else "",
+        "top1_low": min(top1),
+        "top1_high": max(top1),
+        "top5": statistics.mean(top5),
+        "images": runs[0].result["count"],
+        "epochs": float(runs[0].config["optim"]["epochs"]) if starts else "",
+        "images_per_second": statistics.median(rates) if rates else "",
+        "devices": ", ".join(dict.fromkeys(start["devices"] for start in starts)),
+        "commit": ", ".join(dict.fromkeys(start["commit"] for start in starts)),
+        "command": shlex.join(command),
+    }
+    return {name: f"{v:.2f}" if isinstance(v, float) else v for name, v in line.items()}
 
 
 def _flags(run: Run) -> list[str]:

@@ -2,6 +2,7 @@
 
 import functools
 import time
+import timeit
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,6 @@ from inception.tools import profiler
 
 FEWEST = 3  # steps that are measured, however long they take
 ENOUGH_S = 10.0
-
-
-# What runs a step once, its program (the input has none), and the seconds to compile it.
-Workload = tuple[Callable[[], Any], Any, float]
 
 
 def run(
@@ -55,19 +52,16 @@ def run(
     size = eval_batch_size(size, size, mesh) if what == "eval" else size
     config = config.copy_and_resolve_references()
     config.optim.batch_size = size
-    begin = {"train": _training, "eval": _evaluation, "input": _input}[what]
-    start = time.perf_counter()
-    step, compiled, compile_seconds = begin(config, mesh)
-    step()  # the first of a program takes longer; the loader's first batch is waited for
-    if what == "input":
-        compile_seconds = time.perf_counter() - start
-    times = _times(step)
+    step, compiled, ready_seconds = _begun(config, mesh, what)
+    seconds: list[float] = []
+    while len(seconds) < FEWEST or sum(seconds) < ENOUGH_S:
+        seconds.append(timeit.timeit(step, number=1))
     result = {
         "what": what,
-        "images_per_second": size * len(times) / times.sum(),
-        "seconds_per_step": float(np.median(times)),
-        "p99_seconds": float(np.quantile(times, 0.99)),
-        "compile_seconds": compile_seconds,
+        "images_per_second": size * len(seconds) / sum(seconds),
+        "seconds_per_step": float(np.median(seconds)),
+        "p99_seconds": float(np.quantile(seconds, 0.99)),
+        "compile_seconds": ready_seconds,
         "memory_bytes": memory_bytes(compiled) if compiled else 0,
         "batch_size": size,
         "device": jax.devices()[0].device_kind,
@@ -86,39 +80,11 @@ def run(
     return result
 
 
-def to_text(result: dict[str, Any]) -> str:
-    """What `run` returns, for people."""
-    ready = "to the first batch" if result["what"] == "input" else "to compile"
-    text = (
-        f"{result['what']} at batch {result['batch_size']} on {result['devices']} device(s) of "
-        f"kind {result['device']}: {result['images_per_second']:.1f} images/s, "
-        f"{result['seconds_per_step'] * 1e3:.1f} ms a step (p99 {result['p99_seconds'] * 1e3:.1f}),"
-        f" {result['compile_seconds']:.1f} s {ready}"
-    )
-    if result["memory_bytes"]:
-        text += f", {result['memory_bytes'] / 1e6:,.0f} MB a device"
-    return text + ("\n" + profiler.to_text(result["profile"]) if "profile" in result else "")
-
-
 def memory_bytes(compiled: Any) -> int:
     """What a compiled program needs on each device, arguments and results included."""
     memory = compiled.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
-
-
-def _times(step: Callable[[], Any]) -> np.ndarray:
-    """Seconds of each step, one after the other, until there are enough."""
-    times: list[float] = []
-    while len(times) < FEWEST or sum(times) < ENOUGH_S:
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return np.asarray(times)
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
 def _noise(config: ConfigDict, mesh: Any) -> dict[str, jax.Array]:
@@ -131,56 +97,50 @@ def _noise(config: ConfigDict, mesh: Any) -> dict[str, jax.Array]:
     return sharding.shard_batch(batch, mesh)
 
 
-def compile_training(config: ConfigDict, mesh: Any) -> tuple[Callable[[], Any], Any, float]:
-    """What makes the first state; the training step, compiled for shapes alone; the seconds.
+def compile_step(config: ConfigDict, mesh: Any, *, training: bool) -> tuple[Any, Callable, Any]:
+    """The program of a training step or of a forward pass, what makes its state, and a batch.
 
     Raises:
         UserError: a batch that does not fit the devices.
     """
-    sharding.check_batch_size(config.optim.batch_size, config.optim.accumulate, mesh)
-    training = train.build(config, mesh, steps_per_epoch=1e6, total_steps=10**8)
-    shape = (config.optim.batch_size, config.input_px, config.input_px, 3)
-    batch = {
-        "image": jax.ShapeDtypeStruct(shape, np.uint8),
-        "label": jax.ShapeDtypeStruct(shape[:1], np.int32),
-    }
-    state = sharding.replicated_shapes(training.init, mesh)
-    return training.init, *_compile(training.step, state, batch)
+    init: Callable[[], Any]
+    if training:
+        sharding.check_batch_size(config.optim.batch_size, config.optim.accumulate, mesh)
+        built = train.build(config, mesh, steps_per_epoch=1e6, total_steps=10**8)
+        program, init = built.step, built.init
+    else:
+        model = GoogLeNet(**config.model)
+        x = np.zeros((1, config.input_px, config.input_px, 3), np.float32)
+        init = functools.partial(model.init, jax.random.key(config.seed), x, train=False)
+        step = functools.partial(eval_step, model=model, normalization=config.data.normalization)
+        program = compiling.CompiledStep(step, mesh, training=False)
+    batch = _noise(config, mesh)
+    return program.lower(sharding.replicated_shapes(init, mesh), batch).compile(), init, batch
 
 
-def _compile(program: compiling.CompiledStep, state: Any, batch: Any) -> tuple[Any, float]:
+def _begun(config: ConfigDict, mesh: Any, what: str) -> tuple[Callable[[], Any], Any, float]:
+    """What runs a step once more, its program (the input has none), the seconds before the first.
+
+    The first is over: it takes longer.
+    """
     start = time.perf_counter()
-    compiled = program.lower(state, batch).compile()
-    return compiled, time.perf_counter() - start
-
-
-def _training(config: ConfigDict, mesh: Any) -> Workload:
-    init, compiled, compile_seconds = compile_training(config, mesh)
-    state, batch = compiling.compute_replicated(init, mesh), _noise(config, mesh)
+    if what == "input":
+        source = pipeline.open_split(config, config.data.train_split)
+        share = {"process": jax.process_index(), "processes": jax.process_count()}
+        batches = pipeline.training_batches(
+            config, source, start_step=0, total_steps=10**8, **share
+        )
+        next(batches)
+        return lambda: next(batches), None, time.perf_counter() - start
+    compiled, init, batch = compile_step(config, mesh, training=what == "train")
+    ready_seconds = time.perf_counter() - start
+    state = compiling.compute_replicated(init, mesh)
 
     def step() -> None:
         nonlocal state
-        state, metrics = compiled(state, batch)
-        jax.block_until_ready(metrics)
+        out = jax.block_until_ready(compiled(state, batch))
+        if what == "train":
+            state = out[0]
 
-    return step, compiled, compile_seconds
-
-
-def _evaluation(config: ConfigDict, mesh: Any) -> Workload:
-    model = GoogLeNet(**config.model)
-    shape = (1, config.input_px, config.input_px, 3)
-    init = functools.partial(
-        model.init, jax.random.key(config.seed), np.zeros(shape, np.float32), train=False
-    )
-    variables, batch = compiling.compute_replicated(init, mesh), _noise(config, mesh)
-    forward = functools.partial(eval_step, model=model, normalization=config.data.normalization)
-    program = compiling.CompiledStep(forward, mesh, training=False)
-    compiled, compile_seconds = _compile(program, variables, batch)
-    return lambda: jax.block_until_ready(compiled(variables, batch)), compiled, compile_seconds
-
-
-def _input(config: ConfigDict, _mesh: Any) -> Workload:
-    source = pipeline.open_split(config, config.data.train_split)
-    share = {"process": jax.process_index(), "processes": jax.process_count()}
-    batches = pipeline.training_batches(config, source, start_step=0, total_steps=10**8, **share)
-    return lambda: next(batches), None, 0.0
+    step()
+    return step, compiled, ready_seconds

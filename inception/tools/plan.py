@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import UserError
+from inception import train
 from inception.data import pipeline, sources
 from inception.model import GoogLeNet
+from inception.reporting import metrics
 from inception.runtime import sharding
 from inception.tools import bench, profiler
 
@@ -40,10 +41,9 @@ def plan(
     Raises:
         UserError: as `train` would, before its first step.
     """
-    mesh = sharding.make_mesh()
     counts = _counts(config, images)
     seen = {"train": counts["images_seen"], "eval": counts["images_evaluated"]}
-    model = GoogLeNet(**config.model)
+    model, mesh = GoogLeNet(**config.model), sharding.make_mesh()
     flops = {
         name: 2 * sum(profiler.macs(model, config.input_px, train=name == "train").values())
         for name in seen
@@ -52,7 +52,7 @@ def plan(
         measured = bench.run(config, what="train")
         memory_bytes, images_per_second = measured["memory_bytes"], measured["images_per_second"]
     else:
-        memory_bytes = bench.memory_bytes(bench.compile_training(config, mesh)[1])
+        memory_bytes = bench.memory_bytes(bench.compile_step(config, mesh, training=True)[0])
     hours = None
     if images_per_second:
         as_trained = flops["eval"] / flops["train"]  # an evaluated image in images of training
@@ -68,52 +68,24 @@ def plan(
 
 def _counts(config: ConfigDict, images: int | None) -> dict[str, Any]:
     """The images, steps and bytes of a run, as `plan` returns them."""
-    read = None
-    train_images, eval_images = images or 0, 0
-    if images is None:
-        train, held_out = (
-            pipeline.open_split(config, split)
-            for split in (config.data.train_split, config.data.eval_split)
-        )
-        train_images, eval_images = len(train), len(held_out)
-    batch_size = config.optim.batch_size
-    steps = round(config.optim.epochs * train_images / batch_size)
-    if steps < 1:
-        raise UserError(f"`epochs`={config.optim.epochs} makes no step of {batch_size}")
-    every = max(1, round(config.run.eval_every_epochs * train_images / batch_size))
-    evaluations = math.ceil(steps / every)
-    seen, evaluated = steps * batch_size, evaluations * eval_images
-    if images is None:
-        read = round(_mean_bytes(train) * seen + _mean_bytes(held_out) * evaluated)
+    splits = (config.data.train_split, config.data.eval_split)
+    sets = [] if images else [pipeline.open_split(config, split) for split in splits]
+    train_images, eval_images = [len(found) for found in sets] or [images or 0, 0]
+    per_epoch, total = train.count_steps(config, train_images)
+    steps = metrics.Steps(0, total, per_epoch, config.optim.batch_size)
+    evaluations = math.ceil(total / steps.period(config.run.eval_every_epochs))
+    seen, evaluated = total * steps.batch_size, evaluations * eval_images
+    read = [n * _mean_bytes(found) for n, found in zip((seen, evaluated), sets, strict=False)]
     return {
         "images": train_images,
         "eval_images": eval_images,
         "epochs": config.optim.epochs,
-        "steps": steps,
+        "steps": total,
         "evaluations": evaluations,
         "images_seen": seen,
         "images_evaluated": evaluated,
-        "bytes_read": read,
+        "bytes_read": round(sum(read)) if sets else None,
     }
-
-
-def to_text(result: dict[str, Any]) -> str:
-    """What `plan` returns, for people."""
-    read, hours = result["bytes_read"], result["hours"]
-    memory = f"{result['memory_bytes'] / 1e6:,.0f} MB a device on {result['devices']} device(s)"
-    rows = {
-        "images": f"{result['images']:,}, evaluated on {result['eval_images']:,}",
-        "epochs": f"{result['epochs']:g}, {result['steps']:,} steps",
-        "images seen": f"{result['images_seen']:,}",
-        "evaluations": f"{result['evaluations']:,}, {result['images_evaluated']:,} images",
-        "FLOPs": f"{result['flops']:.2e}",
-        "read": "the set is not here" if read is None else f"{read / 1e6:,.0f} MB, about",
-        "memory": memory,
-        "hours": "give --images_per_second=N, or --measure",
-    }
-    if hours is not None:
-        rows["hours"] = f"{hours:,.2f} at {result['images_per_second']:,.1f} images/s"
-    return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
 
 
 def _mean_bytes(source: sources.Source) -> float:

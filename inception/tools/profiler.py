@@ -5,8 +5,8 @@ import math
 import pathlib
 import re
 import tempfile
-import time
-from collections.abc import Callable
+import timeit
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -58,49 +58,33 @@ def measure(
     """
     of_layers = macs(model, input_px, train=train)
     instructions = _instructions(hlo, set(of_layers))
-    times: dict[str, float] = collections.defaultdict(float)
-    moved: dict[str, float] = collections.defaultdict(float)
     spans = [span for span in _spans(step) if span[0] in instructions]
     if not spans:
         raise UserError("`profile`: JAX's profiler tells of no operation on these devices")
-    for (name, _, _), part in zip(spans, _parts(spans), strict=True):
+    times: dict[str, float] = collections.defaultdict(float)
+    moved: dict[str, float] = collections.defaultdict(float)
+    for (name, *_), part in zip(spans, _parts([span[1:] for span in spans]), strict=True):
         layer, moves = instructions[name]
         times[layer] += part / STEPS
         moved[layer] += moves / STEPS
     product, copy = _machine(model.dtype)
-    rows: list[dict[str, Any]] = []
-    for name in sorted(times, key=times.__getitem__, reverse=True):
-        flops = 2 * of_layers.get(name, 0) * images
-        row = {"name": name, "flops": flops, "bytes": round(moved[name]), "seconds": times[name]}
-        row["share"] = times[name] / sum(times.values())
-        row["bound"] = max(flops / product, moved[name] / copy) / times[name]
-        rows.append(row)
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "flops": (flops := 2 * of_layers.get(name, 0) * images),
+            "bytes": round(moved[name]),
+            "seconds": times[name],
+            "share": times[name] / sum(times.values()),
+            "bound": max(flops / product, moved[name] / copy) / times[name],
+        }
+        for name in sorted(times, key=times.__getitem__, reverse=True)
+    ]
     return {
         "product_flops_per_second": product,
         "copy_bytes_per_second": copy,
         "flops_per_second": sum(row["flops"] for row in rows) / seconds,
         "rows": rows,
     }
-
-
-def to_text(result: dict[str, Any]) -> str:
-    """What `measure` returns, as a table."""
-    product, copy = result["product_flops_per_second"], result["copy_bytes_per_second"]
-    lines = [
-        f"{result['flops_per_second'] / 1e9:.0f} GFLOP/s, "
-        f"{result['flops_per_second'] / product:.0%} of the {product / 1e9:.0f} of a matrix "
-        f"product here; a copy moves {copy / 1e9:.0f} GB/s",
-        f"{'layer':<24}{'ms':>9}{'share':>7}{'GFLOP':>9}{'MB':>9}{'GFLOP/s':>9}{'GB/s':>7}"
-        f"{'bound':>7}",
-    ]
-    for row in result["rows"]:
-        seconds = row["seconds"]
-        lines.append(
-            f"{row['name']:<24}{seconds * 1e3:>9.1f}{row['share']:>7.1%}{row['flops'] / 1e9:>9.2f}"
-            f"{row['bytes'] / 1e6:>9.0f}{row['flops'] / seconds / 1e9:>9.0f}"
-            f"{row['bytes'] / seconds / 1e9:>7.1f}{row['bound']:>7.0%}"
-        )
-    return "\n".join(lines)
 
 
 def macs(model: GoogLeNet, input_px: int, *, train: bool) -> dict[str, int]:
@@ -110,15 +94,13 @@ def macs(model: GoogLeNet, input_px: int, *, train: bool) -> dict[str, int]:
     has none, two; a frozen one makes one. What `remat` computes again is not counted.
     """
     frozen = frozen_modules(model.frozen_through)
-    traced = audit.trace(model, (1, input_px, input_px, 3))
     found = {}
-    for layer in traced.layers:
-        times = 1
-        if train and layer.path[0] not in frozen:
-            times = 2 if layer.path[0] == "conv1" else 3
-        if train or not layer.path[0].startswith("head_"):
-            name = "/".join(part for part in layer.path if part != "Conv_0")
-            found[name] = times * layer.macs
+    for path, count in audit.layer_macs(*audit.trace(model, (1, input_px, input_px, 3))).items():
+        products = 1
+        if train and path[0] not in frozen:
+            products = 2 if path[0] == "conv1" else 3
+        if train or not path[0].startswith("head_"):
+            found["/".join(path).removesuffix("/Conv_0")] = products * count
     return found
 
 
@@ -171,50 +153,42 @@ def _spans(step: Callable[[], Any]) -> list[tuple[str, float, float]]:
                 step()
         (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
         profile = jax.profiler.ProfileData.from_file(str(file))
-    begun = []
-    ended = {}
-    for plane in profile.planes:
-        for line in plane.lines:
-            for event in line.events:
-                stats = dict(event.stats)
-                if "hlo_op" in stats:
-                    begun.append((stats["hlo_op"], event.start_ns, event.end_ns, stats.get("_p")))
-                elif event.name.startswith("end: ") and "_c" in stats:
-                    ended[stats["_c"]] = event.start_ns
+    begun, ended = [], {}
+    lines = (line for plane in profile.planes for line in plane.lines)
+    for event in (event for line in lines for event in line.events):
+        stats = dict(event.stats)
+        if "hlo_op" in stats:
+            begun.append((stats["hlo_op"], event.start_ns, event.end_ns, stats.get("_p")))
+        elif event.name.startswith("end: ") and "_c" in stats:
+            ended[stats["_c"]] = event.start_ns
     # An operation that goes on after it was started has an event of its own for its end.
     return [(name, a / 1e9, ended.get(mark, b) / 1e9) for name, a, b, mark in begun]
 
 
-def _parts(spans: list[tuple[str, float, float]]) -> list[float]:
-    """Seconds of each span, where those that overlap share the time alike."""
-    parts = [0.0] * len(spans)
-    moments = [(a, i, True) for i, (_, a, _) in enumerate(spans)]
-    moments += [(b, i, False) for i, (_, _, b) in enumerate(spans)]
-    running: set[int] = set()
-    before = 0.0
-    for moment, i, begins in sorted(moments, key=lambda m: m[0]):
-        for j in running:
-            parts[j] += (moment - before) / len(running)
-        before = moment
-        (running.add if begins else running.discard)(i)
-    return parts
+def _parts(spans: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Seconds of each span (begin, end), where those that overlap share the time alike."""
+    moments, places = np.unique(spans, return_inverse=True)
+    begins, ends = places.reshape(-1, 2).T
+    n = len(moments)
+    running = np.cumsum(np.bincount(begins, minlength=n) - np.bincount(ends, minlength=n))
+    shares = np.diff(moments, prepend=moments[:1]) / np.maximum(1, np.roll(running, 1))
+    passed = np.cumsum(shares)  # the time that one span which is always there would have had
+    return passed[ends] - passed[begins]
 
 
 def _machine(dtype: str) -> tuple[float, float]:
     """FLOP/s of a matrix product, bytes/s of a copy (read and written) on all devices; the best."""
-    x = jnp.ones((PRODUCT, PRODUCT), dtype)
-    y = jnp.ones(COPY_BYTES // 4)
-    product = jax.jit(lambda x: x @ x * 1e-4)
-    copy = jax.jit(lambda y: y + 1, donate_argnums=0)  # or new memory is most of the time
 
     def best(function: Callable[[Any], Any], value: Any) -> float:
-        times = []
-        for _ in range(6):
-            start = time.perf_counter()
+        def run() -> None:
+            nonlocal value
             value = jax.block_until_ready(function(value))
-            times.append(time.perf_counter() - start)
-        return float(np.min(times))
 
+        return min(timeit.repeat(run, number=1, repeat=6))
+
+    product = best(jax.jit(lambda x: x @ x * 1e-4), jnp.ones((PRODUCT, PRODUCT), dtype))
+    copied = jax.jit(lambda y: y + 1, donate_argnums=0)  # or new memory is most of the time
+    copy = best(copied, jnp.ones(COPY_BYTES // 4))
     # Devices of the CPU share its cores, and one device has them all.
     devices = 1 if jax.default_backend() == "cpu" else jax.device_count()
-    return devices * 2 * PRODUCT**3 / best(product, x), devices * 2 * COPY_BYTES / best(copy, y)
+    return devices * 2 * PRODUCT**3 / product, devices * 2 * COPY_BYTES / copy

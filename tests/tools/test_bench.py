@@ -65,7 +65,7 @@ def test_the_layer_and_the_bytes_of_an_instruction() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), max_size=20))
 def test_operations_at_once_share_the_time(spans: list[tuple[int, int]]) -> None:
-    parts = profiler._parts([("", begin, begin + length) for begin, length in spans])
+    parts = profiler._parts([(begin, begin + length) for begin, length in spans])
     busy = {moment for begin, length in spans for moment in range(begin, begin + length)}
     assert sum(parts) == pytest.approx(len(busy))
     assert all(0 < part <= length + 1e-9 for part, (_, length) in zip(parts, spans, strict=True))
