@@ -13,7 +13,7 @@ from tensorboardX.record_writer import RecordWriter
 from inception import UserError
 from inception.data import paths
 from inception.reporting.markup import number
-from inception.sweeps import importance
+from inception.sweeps.study import differing
 
 METRICS = ("best_top1", "top1_error", "top5_error")
 
@@ -34,7 +34,7 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> str:
     Raises:
         UserError: it cannot be written.
     """
-    columns = {knob.name: _column(knob) for knob in importance.differing(rows)}
+    columns = {name: _column(values) for name, values in differing(rows).items()}
     examples = {
         name: next(value for value in values if value is not None)
         for name, values in columns.items()
@@ -55,13 +55,11 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> str:
     return str(output)
 
 
-def _column(knob: importance.Knob) -> list[Any]:
-    """The values of a knob in one type that TensorBoard knows: float, bool or str."""
-    types = {type(value) for value in knob.values if value is not None}
-    kind: type = bool if types == {bool} else str
-    if types <= {int, float} and None not in map(number, knob.choices):
-        kind = float
-    return [None if value is None else kind(value) for value in knob.values]
+def _column(values: Sequence[Any]) -> list[Any]:
+    """The values of a knob in one type that TensorBoard knows: float or str."""
+    numeric = all(number(value) is not None for value in values if value is not None)
+    kind = float if numeric else str
+    return [None if value is None else kind(value) for value in values]
 
 
 def _session(row: dict[str, Any], knobs: dict[str, Any]) -> summary_pb2.Summary:

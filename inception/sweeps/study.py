@@ -201,3 +201,10 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
         "result": result,
         "command": f"python launch.py {shlex.join(command)}",
     }
+
+
+def differing(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The knobs that differ between points: {name: its values}, None where a point has none."""
+    names = dict.fromkeys(name for row in rows for name in row["knobs"])
+    columns = {name: [row["knobs"].get(name) for row in rows] for name in names}
+    return {name: values for name, values in columns.items() if len({*map(str, values)}) > 1}
