@@ -57,7 +57,8 @@ def _coded(values: Sequence[Any], *, by_rank: bool) -> tuple[BaseDistribution, S
     """
     present = [value for value in values if value is not None]
     numeric = all(number(value) is not None for value in present)
-    keys = values if numeric else [v if v is None else str(v).replace("$", r"\$") for v in values]
+    text = str if by_rank else _label
+    keys = values if numeric else [v if v is None else text(v) for v in values]
     order = sorted({key for key in keys if key is not None})
     if len(order) <= min(FEW_VALUES, len(present) / 2) or not (numeric or by_rank):
         return CategoricalDistribution(order), keys
@@ -65,6 +66,11 @@ def _coded(values: Sequence[Any], *, by_rank: bool) -> tuple[BaseDistribution, S
         return FloatDistribution(0, len(order)), [order.index(key) + 0.5 for key in keys]
     low, high = order[0], order[-1]
     return FloatDistribution(low, high, log=0 < low <= high / 100), values
+
+
+def _label(value: Any) -> str:
+    """Short, and with no formula that matplotlib would set."""
+    return str(value)[-20:].replace("$", r"\$")
 
 
 def judged(rows: Rows) -> optuna.Study | str:
@@ -97,7 +103,8 @@ def importances(rows: Rows) -> str:
     def draw() -> Any:
         axes = plots.plot_param_importances(study, EVALUATOR)
         axes.legend_.remove()
-        axes.set(title="", xlabel="share", ylabel="")
+        axes.set_title("", loc="left")
+        axes.set(xlabel="share", ylabel="")
         return axes
 
     return figures.captioned(figures.of_library(draw, size=(6, 4)), note)
