@@ -18,13 +18,30 @@ SAVE_S = 120  # a job gets SIGTERM so long before its time is over
 TRIES, RETRY_S = 12, 5.0  # of squeue, and the seconds between them
 REQUEUES = 100  # a job puts itself into the queue again so often at most
 # Keys of a cluster's profile file; all but the last two are flags of launch.py too.
-RESOURCES = (
-    "partition", "account", "time", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task",
-    "setup", "sbatch",
-)  # fmt: skip
-KINDS = {
-    "partition": str, "account": str, "time": str, "setup": list, "sbatch": dict,
+RESOURCES = {
+    "partition": str, "account": str, "time": str, "nodes": int, "gpus_per_node": int,
+    "tasks_per_node": int, "cpus_per_task": int, "setup": list, "sbatch": dict,
 }  # fmt: skip
+
+
+def resources(*, cluster: str = "", **flags: Any) -> dict[str, Any]:
+    """What `submit` takes of RESOURCES: from a cluster's file, and from the flags that are given.
+
+    Raises:
+        UserError: no SLURM, a wrong file, a partition that the cluster lacks.
+    """
+    check()
+    found = read_profile(cluster) if cluster else {}
+    found |= {key: value for key, value in flags.items() if value is not None}
+    done = subprocess.run(
+        ["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"`on=slurm`: sinfo: {_reason(done.stderr)}")
+    known = done.stdout.split()
+    if wrong := set(filter(None, found.get("partition", "").split(","))) - set(known):
+        raise UserError(f"`partition`={min(wrong)}: this cluster has {', '.join(known)}")
+    return found
 
 
 def read_profile(file: str) -> dict[str, Any]:
@@ -37,10 +54,9 @@ def read_profile(file: str) -> dict[str, Any]:
         profile = tomllib.loads(pathlib.Path(file).expanduser().read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"`cluster`={file} cannot be read: {error}") from error
-    if wrong := profile.keys() - set(RESOURCES):
-        raise UserError(f"`cluster`={file}: {min(wrong)} is none of {', '.join(RESOURCES)}")
     for key, value in profile.items():
-        kind = KINDS.get(key, int)
+        if not (kind := RESOURCES.get(key)):
+            raise UserError(f"`cluster`={file}: {key} is none of {', '.join(RESOURCES)}")
         if not isinstance(value, kind):
             raise UserError(f"`cluster`={file}: {key}={value!r}: must be a {kind.__name__}")
     return profile
@@ -75,9 +91,8 @@ def submit(
         The jobs' ids.
 
     Raises:
-        UserError: no SLURM, or what sbatch refuses.
+        UserError: what sbatch refuses.
     """
-    check()
     if "://" in folder:
         raise UserError(
             f"`on=slurm` writes scripts and logs to {folder}: give a `workdir` on a disk"
@@ -90,7 +105,16 @@ def submit(
         jobs = executor.map_array(execute, [list(command) for command in commands])
     except submitit.core.utils.FailedJobError as error:
         raise UserError(f"SLURM refused the job: {_reason(str(error))}") from error
-    return [job.job_id for job in jobs]
+    ids = [job.job_id for job in jobs]
+    print(f"submitted: {' '.join(ids)}", file=sys.stderr)
+    print(f"logs: {log(folder, '*')}", file=sys.stderr)
+    print(f"cancel: {cancel(ids)}", file=sys.stderr)
+    return ids
+
+
+def cancel(jobs: Iterable[str]) -> str:
+    """The command that cancels jobs: of an array all."""
+    return f"scancel {' '.join(sorted({job.split('_')[0] for job in jobs}))}"
 
 
 def parameters(
@@ -155,18 +179,6 @@ def _reason(text: str) -> str:
     errors = [line for line in text.splitlines() if "error:" in line]
     line = (errors or text.strip().splitlines() or ["no message"])[-1]
     return line.removeprefix("sbatch: error: ").strip()
-
-
-def check_partition(partition: str) -> None:
-    """Raises UserError for a partition that the cluster lacks."""
-    done = subprocess.run(
-        ["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise UserError(f"`on=slurm`: sinfo: {_reason(done.stderr)}")
-    known = done.stdout.split()
-    if wrong := set(filter(None, partition.split(","))) - set(known):
-        raise UserError(f"`partition`={min(wrong)}: this cluster has {', '.join(known)}")
 
 
 def states(jobs: Iterable[str]) -> dict[str, str]:

@@ -1,17 +1,16 @@
 """A study in TensorBoard's HParams tab."""
 
 import hashlib
-import time
+import pathlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from etils import epath
+import tensorboardX.writer
 from tensorboardX import summary
-from tensorboardX.proto import api_pb2, event_pb2, plugin_hparams_pb2, summary_pb2
-from tensorboardX.record_writer import RecordWriter
+from tensorboardX.proto import api_pb2, plugin_hparams_pb2, summary_pb2
 
 from inception import UserError
-from inception.data import paths
 from inception.reporting.markup import number
 from inception.sweeps.study import differing
 
@@ -41,7 +40,7 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> str:
     }
     experiment, _, _ = summary.hparams(examples, dict.fromkeys(METRICS))
     try:
-        output = paths.at(folder) / "hparams"
+        output = pathlib.Path(folder) / "hparams"
         _write_events(output, experiment, 0)
         for i, row in enumerate(rows):
             knobs = {name: values[i] for name, values in columns.items()}
@@ -49,7 +48,7 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> str:
         numbers = {str(row["number"]) for row in rows}
         for path in output.iterdir():
             if path.name.isdigit() and path.name not in numbers:
-                path.rmtree()
+                shutil.rmtree(path)
     except OSError as error:
         raise UserError(f"{folder}/hparams cannot be written: {error}") from error
     return str(output)
@@ -80,22 +79,15 @@ def _session(row: dict[str, Any], knobs: dict[str, Any]) -> summary_pb2.Summary:
     return session
 
 
-def _write_events(folder: epath.Path, content: summary_pb2.Summary, step: int) -> None:
+def _write_events(folder: pathlib.Path, content: summary_pb2.Summary, step: int) -> None:
     """Makes one event file all that a folder holds; leaves it if it says the same already."""
     digest = hashlib.sha256(content.SerializeToString(deterministic=True) + b"%d" % step)
     suffix = f".{digest.hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    old = [path for path in folder.iterdir() if "tfevents" in path.name]
+    old = list(folder.glob("*tfevents*"))
     if [path.name.endswith(suffix) for path in old] == [True]:
         return
-    now = time.time()
-    unfinished = folder / "unfinished"
-    writer = RecordWriter(str(unfinished))
-    version = event_pb2.Event(wall_time=now, file_version="brain.Event:2")
-    for event in (version, event_pb2.Event(wall_time=now, step=step, summary=content)):
-        writer.write(event.SerializeToString())
+    writer = tensorboardX.writer.FileWriter(folder, filename_suffix=suffix)
+    writer.add_summary(content, step)
     writer.close()
-    # TensorBoard continues with the file whose name is the last.
-    unfinished.replace(folder / f"events.out.tfevents.{time.time_ns()}{suffix}")
     for path in old:
         path.unlink(missing_ok=True)

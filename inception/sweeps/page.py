@@ -1,6 +1,7 @@
 """A study's page: the points of a sweep in one table, their curves, and which knobs mattered."""
 
 import html
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from inception.sweeps.study import STATES, differing
 
 Knobs = dict[str, list[Any]]  # {name: a value of each point}
 RESULTS = ("top1_error", "top5_error", "steps", "images_per_second")  # as in eval.json
-
 UNFINISHED = dict.fromkeys(("running", "stopped", "waiting"), "unfinished")  # in CSS
 
 CSS = """
@@ -31,8 +31,6 @@ tr.unfinished td { color: #667; font-style: italic }
 tr.failed td { color: #a33 }
 pre { white-space: pre-wrap; overflow-wrap: anywhere }
 pre span { display: inline-block }
-small { color: #566 }
-.bar { display: inline-block; height: .7rem; background: #31688e }
 """
 
 
@@ -45,39 +43,6 @@ def _state(row: dict[str, Any]) -> str:
         return state
     duration = f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min"
     return f"{state}, {duration} left"
-
-
-def _points(folder: str, rows: Sequence[dict[str, Any]], knobs: Knobs) -> str:
-    """All points, the best first; each links to its run page, where it has one."""
-    best = best_of(rows)
-
-    def rank(i: int) -> tuple[bool, float, int]:
-        top1 = number(rows[i]["best_top1"])
-        return top1 is None, -(top1 or 0), rows[i]["number"]
-
-    lines, css = [], []
-    for i in sorted(range(len(rows)), key=rank):
-        row, result = rows[i], rows[i]["result"] or {}
-        workdir, name = paths.at(row["workdir"]), str(row["number"])
-        if workdir.parent == paths.at(folder) and (workdir / "report.html").exists():
-            name = f'<a href="{html.escape(workdir.name)}/report.html">{name}</a>'
-        errors = [number(result.get(name)) for name in ("top1_error", "top5_error")]
-        css.append("best" if i == best else UNFINISHED.get(row["state"], row["state"]))
-        lines.append(
-            [
-                Cell(f'<td class="n">{name}</td>'),
-                fixed(number(row["best_top1"]), 2),
-                *(values[i] for values in knobs.values()),
-                _state(row),
-                *(fixed(None if error is None else 100 - error, 2) for error in errors),
-                fixed(number(result.get("steps")), 0),
-                fixed(number(result.get("images_per_second")), 1),
-            ]
-        )
-    after = ["state", "final top-1, %", "final top-5, %", "steps", "images/s"]
-    header = ["point", "best top-1, %", *knobs, *after]
-    numeric = [0, 1, *range(len(knobs) + 3, len(header))]
-    return markup.table(lines, header, numeric=numeric, css=css)
 
 
 def best_of(rows: Sequence[dict[str, Any]]) -> int | None:
@@ -106,16 +71,35 @@ def _means(rows: Sequence[dict[str, Any]], knobs: Knobs) -> str:
     return f"<h2>Best top-1 of finished points over seeds, %</h2>{table}"
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    knobs = differing(rows)
+def _table(rows: Sequence[dict[str, Any]], knobs: Knobs) -> tuple[list[str], list[list[Any]]]:
+    """A header, and a line a point."""
     lines = []
     for i, row in enumerate(rows):
         result = row["result"] or {}
         values = [number(row["best_top1"]), *(number(result.get(name)) for name in RESULTS)]
-        chosen = [values[i] for values in knobs.values()]
+        chosen = [column[i] for column in knobs.values()]
         lines.append([row["number"], row["state"], *chosen, *values, row["workdir"], row["error"]])
-    header = ["number", "state", *knobs, "best_top1", *RESULTS, "workdir", "error"]
-    return to_csv(header, lines)
+    return ["number", "state", *knobs, "best_top1", *RESULTS, "workdir", "error"], lines
+
+
+def _points(folder: str, rows: Sequence[dict[str, Any]], knobs: Knobs, best: int | None) -> str:
+    """The same for people: the best first; each is linked with its run page, where it has one."""
+    header, lines = _table(rows, knobs)
+    for row, line in zip(rows, lines, strict=True):
+        workdir, name = paths.at(row["workdir"]), str(row["number"])
+        if workdir.parent == paths.at(folder) and (workdir / "report.html").exists():
+            name = f'<a href="{html.escape(workdir.name)}/report.html">{name}</a>'
+        error = html.escape(row["error"])
+        line[:2] = Cell(f'<td class="n">{name}</td>'), _state(row)
+        line[-1] = Cell(f'<td class="text">{error}</td>')
+
+    def rank(i: int) -> float:
+        top1 = number(rows[i]["best_top1"])
+        return math.inf if top1 is None else -top1
+
+    order = sorted(range(len(rows)), key=rank)
+    css = ["best" if i == best else UNFINISHED.get(s := rows[i]["state"], s) for i in order]
+    return markup.table([lines[i] for i in order], header, numeric=[0], css=css)
 
 
 def _page(folder: str, rows: Sequence[dict[str, Any]], name: str) -> str:
@@ -133,18 +117,10 @@ def _page(folder: str, rows: Sequence[dict[str, Any]], name: str) -> str:
         parts += [f"<h2>The best: point {rows[best]['number']}, {top1}</h2>"]
         command = re.sub(r"(--\S+)", r"<span>\1</span>", html.escape(rows[best]["command"]))
         parts += [f"<pre>{command}</pre>"]
-    failed = []
-    for row in rows:
-        if row["state"] == "failed":
-            error = html.escape(row["error"] or "no message")
-            cell = Cell(f'<td class="text">{error}</td>')
-            failed.append([row["number"], cell, row["workdir"]])
-    if failed:
-        parts += ["<h2>Failed</h2>", markup.table(failed, ["point", "error", "folder"])]
     parts += ["<h2>Curves</h2>", importance.curves(rows)]
     parts += ["<h2>Which knobs mattered</h2>", importance.importances(rows)]
     parts += [_means(rows, knobs), "<h2>Knobs and top-1</h2>", importance.parallel(rows)]
-    parts += ["<h2>Points</h2>", _points(folder, rows, knobs)]
+    parts += ["<h2>Points</h2>", _points(folder, rows, knobs, best)]
     return markup.document(title, CSS, "".join(parts))
 
 
@@ -170,7 +146,8 @@ def write(folder: str, rows: Sequence[dict[str, Any]], *, name: str) -> dict[str
     files = {"page": output / "study.html", "csv": output / "study.csv"}
     try:
         output.mkdir(parents=True, exist_ok=True)
-        paths.write_whole(files["csv"], _csv(rows))
+        header, lines = _table(rows, differing(rows))
+        paths.write_whole(files["csv"], to_csv(header, lines))
         paths.write_whole(files["page"], _page(folder, rows, name))
     except OSError as error:
         raise UserError(f"{folder}: the study's page cannot be written: {error}") from error
