@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time as clock
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import submitit
@@ -41,7 +41,7 @@ def resources(*, cluster: str = "", **flags: Any) -> dict[str, Any]:
     known = done.stdout.split()
     if wrong := set(filter(None, found.get("partition", "").split(","))) - set(known):
         raise UserError(f"`partition`={min(wrong)}: this cluster has {', '.join(known)}")
-    return found
+    return {key: value for key, value in found.items() if value}
 
 
 def read_profile(file: str) -> dict[str, Any]:
@@ -119,15 +119,12 @@ def cancel(jobs: Iterable[str]) -> str:
 
 def parameters(
     *,
-    partition: str = "",
-    account: str = "",
     time: str = "24:00:00",
-    nodes: int = 1,
     gpus_per_node: int = 0,
     tasks_per_node: int = 0,
-    cpus_per_task: int = 0,
     setup: Sequence[str] = (),
-    sbatch: dict[str, Any] | None = None,
+    sbatch: Mapping[str, Any] | None = None,
+    **others: Any,
 ) -> dict[str, Any]:
     """submitit's parameters of one job.
 
@@ -136,6 +133,7 @@ def parameters(
         tasks_per_node: 0 is one for each GPU, or one. One for several GPUs drives them all.
         setup: shell lines before the command.
         sbatch: more of its parameters.
+        others: the rest of RESOURCES.
     """
     tasks = tasks_per_node or max(1, gpus_per_node)
     # XLA's threads, on a cluster that lets a task run on more cores than its own: rounding depends
@@ -150,14 +148,8 @@ def parameters(
         "exit $status",
     )
     more = {"signal": f"TERM@{SAVE_S}", "requeue": True, "time": time, **(sbatch or {})}
-    chosen = {
-        "partition": partition,
-        "account": account,
-        "gpus_per_node": gpus_per_node,
-        "cpus_per_task": cpus_per_task,
-    }
-    return {key: value for key, value in chosen.items() if value} | {
-        "nodes": nodes,
+    return others | {
+        "gpus_per_node": gpus_per_node or None,
         "ntasks_per_node": tasks,
         "setup": lines,
         "teardown": list(requeue),

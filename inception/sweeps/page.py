@@ -13,7 +13,7 @@ from inception.reporting import markup
 from inception.reporting.markup import Cell, fixed, number
 from inception.reporting.table import to_csv
 from inception.sweeps import importance
-from inception.sweeps.study import STATES, differing
+from inception.sweeps.study import STATES, differing, left
 
 Knobs = dict[str, list[Any]]  # {name: a value of each point}
 RESULTS = ("top1_error", "top5_error", "steps", "images_per_second")  # as in eval.json
@@ -38,11 +38,7 @@ def _state(row: dict[str, Any]) -> str:
     if row["state"] in ("finished", "waiting"):
         return row["state"]
     state = f"{row['state']}, epoch {row['epoch']:.3g} of {row['epochs']:.3g}"
-    left = number(row["seconds_left"])
-    if row["state"] != "running" or left is None:
-        return state
-    duration = f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min"
-    return f"{state}, {duration} left"
+    return f"{state}, {time} left" if (time := left(row)) else state
 
 
 def best_of(rows: Sequence[dict[str, Any]]) -> int | None:

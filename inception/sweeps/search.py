@@ -51,7 +51,6 @@ class Search:
         )
         self.folder = folder
         self._open: dict[int, tuple[optuna.Trial, contextlib.ExitStack]] = {}
-        self._reported: dict[int, int] = {}
 
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
         """Excludes nobody: each worker locks its trials."""
@@ -59,39 +58,27 @@ class Search:
 
     def points(self) -> Iterator[Point]:
         """What is left to train: trials that nobody works at any more, then new ones."""
-        for frozen in self._study.get_trials(deepcopy=False, states=(RUNNING,)):
-            with contextlib.ExitStack() as lock:
-                try:
-                    lock.enter_context(exclusive(f"{self.folder}/{frozen.number}"))
-                except InUse:  # another worker is at it
-                    continue
-                if len(frozen.params) < len(self._space):  # cut off while it was being chosen
-                    self._study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
-                    continue
-                point = self._point(frozen.number, self._values(frozen.params))
-                trial = optuna.Trial(self._study, frozen._trial_id)
-                self._reported[trial.number] = len(frozen.intermediate_values)
-                self._open[trial.number] = (trial, lock.pop_all())
-            yield point
-        while self._count() < self._trials:
-            trial = self._study.ask()
-            # Each trial has random numbers of its own: those of no other worker or start.
-            self._study.sampler = optuna.samplers.TPESampler(
-                seed=hash((self._seed, trial.number)) % 2**32, constant_liar=True
-            )
+        for trial in self._trials_left():
             with contextlib.ExitStack() as lock:
                 try:
                     lock.enter_context(exclusive(f"{self.folder}/{trial.number}"))
-                except InUse:  # a worker that has just begun took it for an abandoned one
+                except InUse:  # another worker is at it, or took a new one for an abandoned one
                     continue
+                if self._study.get_trials(deepcopy=False)[trial.number].state != RUNNING:
+                    continue  # another worker has ended it since
+                # Each trial has random numbers of its own: those of no other worker or start.
+                self._study.sampler = optuna.samplers.TPESampler(
+                    seed=hash((self._seed, trial.number)) % 2**32, constant_liar=True
+                )
                 knobs = {knob: self._suggest(trial, knob) for knob in self._space}
                 self._open[trial.number] = (trial, lock.pop_all())
             yield self._point(trial.number, knobs)
 
-    def _count(self) -> int:
-        """Trials so far, but those that were cut off while they were being chosen."""
-        trials = self._study.get_trials(deepcopy=False)
-        return sum(bool(t.params) or t.state == RUNNING for t in trials)
+    def _trials_left(self) -> Iterator[optuna.Trial]:
+        for frozen in self._study.get_trials(deepcopy=False, states=(RUNNING,)):
+            yield optuna.Trial(self._study, frozen._trial_id)
+        while len(self._study.get_trials(deepcopy=False)) < self._trials:
+            yield self._study.ask()
 
     def _suggest(self, trial: optuna.Trial, knob: str) -> Any:
         choices = self._space[knob]
@@ -108,11 +95,10 @@ class Search:
     def prune(self, point: Point) -> bool:
         """Reports the evaluations that are new; whether the trial is not worth going on with."""
         trial, _ = self._open[point.number]
-        curve = row(point)["curve"]
-        new = range(self._reported.get(point.number, 0), len(curve))
-        for n in new:
-            trial.report(curve[n][1], n)
-            self._reported[point.number] = n + 1
+        known = self._study.get_trials(deepcopy=False)[point.number].intermediate_values
+        new = list(enumerate(top1 for _, top1 in row(point)["curve"]))[len(known) :]
+        for n, top1 in new:
+            trial.report(top1, n)
         return bool(new) and trial.should_prune()
 
     def ended(self, point: Point) -> None:
@@ -130,8 +116,8 @@ class Search:
 
     @property
     def missing(self) -> int:
-        ended = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
-        return self._trials - sum(bool(t.params) for t in ended)
+        trials = self._study.get_trials(deepcopy=False)
+        return self._trials - sum(trial.state.is_finished() for trial in trials)
 
     def rows(self, _states: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
         """As study.row of every trial so far, of all workers; Optuna knows which run."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import math
 import pathlib
@@ -125,12 +124,10 @@ def create(folder: str, definition: dict[str, Any]) -> None:
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged ({error}): choose another `workdir`") from error
     if stored != definition:
+        for one in (stored, definition):
+            one |= {f"points[{i}]": knobs for i, knobs in enumerate(one.pop("points", []))}
         key = next(k for k in {**definition, **stored} if stored.get(k) != definition.get(k))
-        was, now = stored.get(key), definition.get(key)
-        if isinstance(was, list) and isinstance(now, list):
-            pairs = enumerate(itertools.zip_longest(was, now, fillvalue="nothing"))
-            number, (was, now) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
-            key = f"{key}[{number}]"
+        was, now = (one.get(key, "nothing") for one in (stored, definition))
         raise UserError(
             f"`workdir`={folder} has another sweep: {key} is {was} there and {now} here. Choose "
             "another `workdir`"
@@ -208,3 +205,11 @@ def differing(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for row in rows for name in row["knobs"])
     columns = {name: [row["knobs"].get(name) for row in rows] for name in names}
     return {name: values for name, values in columns.items() if len({*map(str, values)}) > 1}
+
+
+def left(row: dict[str, Any]) -> str:
+    """The time that a running point still takes, for people; '' where that is unknown."""
+    seconds = row["seconds_left"]
+    if seconds is None or math.isnan(seconds):
+        return ""
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"
