@@ -103,8 +103,13 @@ def _attempt(children: Children, command: Sequence[str], processes: int) -> tupl
     lines: list[collections.deque[str]] = []  # the last of each but process 0
     for process in range(processes):
         flags = (*together, f"--process_id={process}") if processes > 1 else ()
-        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE} if process else {}
-        child = children.start([*command, *flags], text=True, errors="replace", **streams)
+        child = children.start(
+            [*command, *flags],
+            stdout=subprocess.DEVNULL if process else None,
+            stderr=subprocess.PIPE if process else None,
+            text=True,
+            errors="replace",
+        )
         started.append(child)
         lines.append(collections.deque(maxlen=20))
         if child.stderr:

@@ -6,11 +6,12 @@ import html
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from PIL import Image
 
 # Epochs and values of one curve.
@@ -65,17 +66,17 @@ def _svg(draw: Callable[[Axes], None], *, size: tuple[float, float] = (6.0, 3.4)
         return _saved(figure)
 
 
-def _saved(figure: Figure | SubFigure) -> str:
+def _saved(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
-def of_library(draw: Callable[[], Axes], *, size: tuple[float, float]) -> str:
+def of_library(draw: Callable[[], Any], *, size: tuple[float, float]) -> str:
     """What a library draws by pyplot, in its own style."""
     from matplotlib import pyplot
 
-    style = {"backend": "agg", "figure.figsize": size, "savefig.bbox": "tight"}
+    style: Any = {"backend": "agg", "figure.figsize": size, "savefig.bbox": "tight"}
     with matplotlib.rc_context(style), warnings.catch_warnings(action="ignore"):
         svg = _saved(draw().figure)
         pyplot.close("all")

@@ -1,6 +1,5 @@
 """A study on a SLURM cluster: jobs, which are watched until they end."""
 
-import functools
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +36,7 @@ def run(
         UserError: trials of a search are missing, and no worker is left.
     """
     folder = f"{study.folder}/slurm"
-    submit = functools.partial(slurm.submit, folder=folder, name="sweep", **resources)
+    asked = {**resources, "folder": folder, "name": "sweep"}
     with exclusive(study.folder):
         if isinstance(study, Grid):
             left = list(study.points())
@@ -45,7 +44,9 @@ def run(
             if new := [p for p in left if _job(p) not in queued]:
                 for p in new:
                     p.unmark()
-                ids = submit([[*launch, *p.command] for p in new], at_once=workers or 256)
+                ids = slurm.submit(
+                    [[*launch, *p.command] for p in new], at_once=workers or 256, **asked
+                )
                 for p, job in zip(new, ids, strict=True):
                     p.mark("job", job)
             _watch(study, {_job(p): p.number for p in left})
@@ -56,7 +57,9 @@ def run(
         ids = list(slurm.states(file.read_text().split() if file.exists() else []))
         wanted = min(workers or 1, study.missing) - len(ids)
         if wanted > 0:
-            ids += submit([[*launch, *worker]] * wanted, nodes=1, tasks_per_node=1)
+            ids += slurm.submit(
+                [[*launch, *worker]] * wanted, **asked | {"nodes": 1, "tasks_per_node": 1}
+            )
             file.write_text("\n".join(ids) + "\n")
         _watch(study, dict.fromkeys(ids, -1))
     if study.missing:

@@ -9,7 +9,7 @@ from optuna.visualization import matplotlib as plots
 
 from inception.reporting import figures
 from inception.reporting.markup import number
-from inception.sweeps.study import differing
+from inception.sweeps.study import differing, finished
 
 FEW_VALUES = 8  # no more of them, each in two points: a choice, even of numbers
 FEWEST_FINISHED = 4  # points for which importances mean anything
@@ -22,11 +22,6 @@ Rows = Sequence[dict[str, Any]]  # as `page.write` takes them
 Coded = dict[str, tuple[BaseDistribution, Sequence[Any]]]  # {knob: its range, a value a point}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line for every study otherwise
-
-
-def finished(row: dict[str, Any]) -> bool:
-    """Whether a point came to its end, with a top-1 that is a number."""
-    return row["state"] == "finished" and number(row["best_top1"]) is not None
 
 
 def _study(rows: Rows, coded: Coded) -> optuna.Study:
@@ -57,20 +52,21 @@ def _coded(values: Sequence[Any], *, by_rank: bool) -> tuple[BaseDistribution, S
     """
     present = [value for value in values if value is not None]
     numeric = all(number(value) is not None for value in present)
-    text = str if by_rank else _label
-    keys = values if numeric else [v if v is None else text(v) for v in values]
-    order = sorted({key for key in keys if key is not None})
+
+    def key(value: Any) -> Any:
+        if numeric or value is None:
+            return value
+        # In figures short, and with no formula that matplotlib would set.
+        return str(value) if by_rank else str(value)[-20:].replace("$", r"\$")
+
+    keys = [key(value) for value in values]
+    order: list[Any] = sorted({key for key in keys if key is not None})
     if len(order) <= min(FEW_VALUES, len(present) / 2) or not (numeric or by_rank):
         return CategoricalDistribution(order), keys
     if by_rank:
         return FloatDistribution(0, len(order)), [order.index(key) + 0.5 for key in keys]
     low, high = order[0], order[-1]
-    return FloatDistribution(low, high, log=0 < low <= high / 100), values
-
-
-def _label(value: Any) -> str:
-    """Short, and with no formula that matplotlib would set."""
-    return str(value)[-20:].replace("$", r"\$")
+    return FloatDistribution(low, high, log=0 < low <= high / 100), keys
 
 
 def judged(rows: Rows) -> optuna.Study | str:
@@ -102,7 +98,7 @@ def importances(rows: Rows) -> str:
 
     def draw() -> Any:
         axes = plots.plot_param_importances(study, EVALUATOR)
-        axes.legend_.remove()
+        axes.legend().remove()
         axes.set_title("", loc="left")
         axes.set(xlabel="share", ylabel="")
         return axes
@@ -111,19 +107,19 @@ def importances(rows: Rows) -> str:
 
 
 def curves(rows: Rows) -> str:
-    """A figure of the points' evaluations, the best first in its legend."""
+    """A figure of the first points' evaluations."""
     evaluated = [row for row in rows if any(number(y) is not None for _, y in row["curve"])]
     if not evaluated:
         return "<p>No point has been evaluated yet.</p>"
-    best = sorted(evaluated, key=lambda row: number(row["best_top1"]) or 0, reverse=True)[:CURVES]
+    first = evaluated[:CURVES]
 
     def draw() -> Any:
-        axes = plots.plot_intermediate_values(_study(best, {}))
+        axes = plots.plot_intermediate_values(_study(first, {}))
         axes.set(title="", xlabel="epoch", ylabel="top-1 error, %", yscale="log")
-        axes.legend([f"point {row['number']}" for row in best], bbox_to_anchor=(1, 1))
+        axes.legend([f"point {row['number']}" for row in first], bbox_to_anchor=(1, 1))
         return axes
 
-    note = f"The {len(best)} best of {len(evaluated)} points on the evaluation split"
+    note = f"{len(first)} of {len(evaluated)} points on the evaluation split, the best first"
     return figures.captioned(figures.of_library(draw, size=(8, 5)), note)
 
 

@@ -11,7 +11,7 @@ import rich.table
 import rich.text
 
 from inception.reporting import markup
-from inception.sweeps.study import STATES, differing, left
+from inception.sweeps.study import STATES, counted, differing, left
 
 SHOWN = 40  # lines of the live table; finished points are left out first
 LOOK_S = 2.0  # at the points' files
@@ -20,9 +20,7 @@ LOOK_S = 2.0  # at the points' files
 def table(rows: Sequence[dict[str, Any]]) -> rich.table.Table:
     """The rows as people read them: those that run first."""
     varied = differing(rows)
-    count = {state: sum(r["state"] == state for r in rows) for state in STATES}
-    title = ", ".join(f"{n} {state}" for state, n in count.items() if n)
-    view = rich.table.Table(title=f"{len(rows)} points: {title}", title_justify="left")
+    view = rich.table.Table(title=counted(rows), title_justify="left")
     for name in ("", *(k.split(".")[-1] for k in varied), "state"):
         view.add_column(name)
     for name in ("epoch", "best top-1", "left"):

@@ -11,6 +11,7 @@ from typing import Any
 
 from inception import UserError
 from inception.data import paths
+from inception.reporting.markup import number
 
 STATES = ("running", "waiting", "stopped", "failed", "pruned", "finished")
 
@@ -210,6 +211,18 @@ def differing(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 def left(row: dict[str, Any]) -> str:
     """The time that a running point still takes, for people; '' where that is unknown."""
     seconds = row["seconds_left"]
-    if seconds is None or math.isnan(seconds):
+    if seconds is None:
         return ""
     return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"
+
+
+def finished(row: dict[str, Any]) -> bool:
+    """Whether a point came to its end, with a top-1 that is a number."""
+    return row["state"] == "finished" and number(row["best_top1"]) is not None
+
+
+def counted(rows: Sequence[dict[str, Any]]) -> str:
+    """How many points there are of each state."""
+    states = [row["state"] for row in rows]
+    counts = [f"{states.count(s)} {s}" for s in reversed(STATES) if s in states]
+    return f"{len(rows)} points: {', '.join(counts)}"
