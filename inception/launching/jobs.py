@@ -19,12 +19,10 @@ def submit(
     dry_run: bool,
     resources: Mapping[str, Any],
 ) -> list[str] | list[int]:
-    """One command as a job; its id, once it is submitted, or with `dry_run` what would be.
+    """What follows `python launch.py`, with that --workdir, as a job of slurm or sky; its id.
 
     Args:
-        launcher: slurm or sky.
-        command: what follows `python launch.py`, with --workdir.
-        workdir: that --workdir.
+        dry_run: print what would be submitted.
         resources: of `slurm.resources` or `sky.task`.
     """
     if launcher == "sky":

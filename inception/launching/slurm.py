@@ -17,7 +17,7 @@ from inception import Interrupted, UserError
 SAVE_S = 120  # a job gets SIGTERM so long before its time is over
 TRIES, RETRY_S = 12, 5.0  # of squeue, and the seconds between them
 REQUEUES = 100  # a job puts itself into the queue again so often at most
-# Keys of a cluster's profile file; all but the last two are flags of launch.py too.
+# Keys of a cluster's file: `setup` shell lines, `sbatch` more of its parameters, the others flags.
 RESOURCES = {
     "partition": str, "account": str, "time": str, "nodes": int, "gpus_per_node": int,
     "tasks_per_node": int, "cpus_per_task": int, "setup": list, "sbatch": dict,
@@ -45,11 +45,7 @@ def resources(*, cluster: str = "", **flags: Any) -> dict[str, Any]:
 
 
 def read_profile(file: str) -> dict[str, Any]:
-    """A cluster's TOML file: RESOURCES, `setup` a list of shell lines, `sbatch` a table of more.
-
-    Raises:
-        UserError: no such file, no TOML, or a key that is not in RESOURCES.
-    """
+    """A cluster's TOML file; UserError where it is none, or has other keys than RESOURCES."""
     try:
         profile = tomllib.loads(pathlib.Path(file).expanduser().read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -88,10 +84,7 @@ def submit(
         resources: of `parameters`.
 
     Returns:
-        The jobs' ids.
-
-    Raises:
-        UserError: what sbatch refuses.
+        The jobs' ids; UserError where sbatch refuses them.
     """
     if "://" in folder:
         raise UserError(
@@ -131,8 +124,6 @@ def parameters(
     Args:
         time: as sbatch takes it. What is not done by then is done in the next turn.
         tasks_per_node: 0 is one for each GPU, or one. One for several GPUs drives them all.
-        setup: shell lines before the command.
-        sbatch: more of its parameters.
         others: the rest of RESOURCES.
     """
     tasks = tasks_per_node or max(1, gpus_per_node)

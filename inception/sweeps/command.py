@@ -31,9 +31,7 @@ def sweep(
     """Trains the points of sweep() that have no result yet, or searches space() for the best.
 
     Args:
-        overrides: flags --config.any.knob=VALUE, for all points.
-        workdir: of the study.
-        name: of sweep_NAME() or space_NAME().
+        config, overrides, workdir, name: of `plan.Plan`.
         trials: of a search; None: a sweep.
         workers: points at a time; here they share the cores. None: 1, on SLURM all.
         launcher: local, slurm or sky.
@@ -91,13 +89,7 @@ def _runner(
 def _submit_to_sky(
     points: Sequence[study.Point], *, dry_run: bool, resources: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Submits the unfinished points as managed jobs, but those whose job still runs.
-
-    Nobody watches them from here.
-
-    Returns:
-        {'points': the unfinished ones, 'jobs': their ids}.
-    """
+    """Submits the unfinished points as managed jobs, but those whose job still runs."""
     from inception.launching import sky
 
     left = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-import tensorboardX.writer
 from tensorboardX import summary
 from tensorboardX.proto import api_pb2, plugin_hparams_pb2, summary_pb2
+from tensorboardX.writer import FileWriter
 
 from inception import UserError
 from inception.reporting.markup import number
@@ -17,7 +17,7 @@ from inception.sweeps.study import differing
 METRICS = ("best_top1", "top1_error", "top5_error")
 
 
-def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> str:
+def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> None:
     """Writes FOLDER/hparams, so that `tensorboard --logdir=FOLDER` has the table of a study.
 
     Each point is a session of its own there, apart from the workdirs: TensorBoard follows one event
@@ -27,23 +27,20 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> str:
         folder: the study's.
         rows: its points, as `page.write` takes them.
 
-    Returns:
-        The folder written.
-
     Raises:
         UserError: it cannot be written.
     """
-    columns = {name: _column(values) for name, values in differing(rows).items()}
-    examples = {
-        name: next(value for value in values if value is not None)
-        for name, values in columns.items()
+    kinds = {
+        name: float if all(v is None or number(v) is not None for v in values) else str
+        for name, values in differing(rows).items()
     }
+    examples = {name: kind() for name, kind in kinds.items()}
     experiment, _, _ = summary.hparams(examples, dict.fromkeys(METRICS))
+    output = pathlib.Path(folder) / "hparams"
     try:
-        output = pathlib.Path(folder) / "hparams"
         _write_events(output, experiment, 0)
-        for i, row in enumerate(rows):
-            knobs = {name: values[i] for name, values in columns.items()}
+        for row in rows:
+            knobs = {n: kinds[n](v) for n, v in row["knobs"].items() if n in kinds}
             _write_events(output / str(row["number"]), _session(row, knobs), round(row["epoch"]))
         numbers = {str(row["number"]) for row in rows}
         for path in output.iterdir():
@@ -51,14 +48,6 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> str:
                 shutil.rmtree(path)
     except OSError as error:
         raise UserError(f"{folder}/hparams cannot be written: {error}") from error
-    return str(output)
-
-
-def _column(values: Sequence[Any]) -> list[Any]:
-    """The values of a knob in one type that TensorBoard knows: float or str."""
-    numeric = all(number(value) is not None for value in values if value is not None)
-    kind = float if numeric else str
-    return [None if value is None else kind(value) for value in values]
 
 
 def _session(row: dict[str, Any], knobs: dict[str, Any]) -> summary_pb2.Summary:
@@ -72,7 +61,7 @@ def _session(row: dict[str, Any], knobs: dict[str, Any]) -> summary_pb2.Summary:
         plugin.content = data.SerializeToString()
     if row["state"] in ("finished", "failed"):
         session.MergeFrom(end)
-    results = {**(row.get("result") or {}), "best_top1": row["best_top1"]}
+    results = {**(row["result"] or {}), "best_top1": row["best_top1"]}
     for tag in METRICS:
         if (value := number(results.get(tag))) is not None:
             session.value.add(tag=tag, simple_value=value)
@@ -86,7 +75,7 @@ def _write_events(folder: pathlib.Path, content: summary_pb2.Summary, step: int)
     old = list(folder.glob("*tfevents*"))
     if [path.name.endswith(suffix) for path in old] == [True]:
         return
-    writer = tensorboardX.writer.FileWriter(folder, filename_suffix=suffix)
+    writer = FileWriter(folder, filename_suffix=suffix)
     writer.add_summary(content, step)
     writer.close()
     for path in old:

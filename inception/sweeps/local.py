@@ -22,8 +22,7 @@ def run(study: "Grid | Search", *, launch: Sequence[str], workers: int) -> None:
     """Trains what is left of a study as processes of their own, and shows how far they are.
 
     What a point prints goes to WORKDIR/log.txt. A point that fails is marked so, and the others
-    continue. ctrl-C and SIGTERM are passed on to all, which save what they have; a second one
-    kills them.
+    continue. `Children` says what ctrl-C does; the points save what they have.
 
     Args:
         launch: the command before a point's own: python launch.py.

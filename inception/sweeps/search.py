@@ -1,9 +1,7 @@
 """Optuna's search of a space: TPE, and successive halving on the evaluations as they come."""
 
 import contextlib
-import logging
 import math
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,7 +12,6 @@ from optuna.storages.journal import JournalFileBackend
 from inception.sweeps.study import InUse, Point, exclusive, row
 
 RUNNING = optuna.trial.TrialState.RUNNING
-FILE = "optuna.log"
 
 
 class Search:
@@ -24,7 +21,6 @@ class Search:
         space: {knob: tuple of values, or a range with low, high and log}.
         trials: how many in all, of all workers.
         point: (number, knobs) -> the point that a trial trains.
-        seed: of the sampler. NOTE: with several workers the trials depend on who is the first.
 
     Attributes:
         missing: how many trials are still to be run, or to end.
@@ -37,13 +33,11 @@ class Search:
         *,
         trials: int,
         point: Callable[[int, dict[str, Any]], Point],
-        seed: int = 0,
     ):
-        logging.getLogger("optuna").setLevel(logging.WARNING)
-        self._space, self._trials, self._point, self._seed = space, trials, point, seed
-        self._storage = JournalStorage(JournalFileBackend(str(pathlib.Path(folder) / FILE)))
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space, self._trials, self._point = space, trials, point
         self._study = optuna.create_study(
-            storage=self._storage,
+            storage=JournalStorage(JournalFileBackend(f"{folder}/optuna.log")),
             study_name="study",
             load_if_exists=True,
             direction="maximize",
@@ -68,7 +62,7 @@ class Search:
                     continue  # another worker has ended it since
                 # Each trial has random numbers of its own: those of no other worker or start.
                 self._study.sampler = optuna.samplers.TPESampler(
-                    seed=hash((self._seed, trial.number)) % 2**32, constant_liar=True
+                    seed=hash((0, trial.number)) % 2**32, constant_liar=True
                 )
                 knobs = {knob: self._suggest(trial, knob) for knob in self._space}
                 self._open[trial.number] = (trial, lock.pop_all())

@@ -170,7 +170,8 @@ def summaries(folder: pathlib.Path) -> dict:
 
 def test_tensorboard_gets_the_study_once(tmp_path: pathlib.Path) -> None:
     rows = grid()
-    folder = pathlib.Path(hparams.write_hparams(str(tmp_path), rows))
+    hparams.write_hparams(str(tmp_path), rows)
+    folder = tmp_path / "hparams"
     experiment = summaries(folder)["_hparams_/experiment"].experiment
     assert {info.name: info.type for info in experiment.hparam_infos} == {
         "model.initializer": api_pb2.DATA_TYPE_STRING,
