@@ -93,7 +93,7 @@ def task(
             "s3://..."
         )
     nodes = 1 if nodes is None else nodes
-    tpu = is_tpu(accelerators)
+    tpu = accelerators.lower().startswith("tpu-")
     if tpu and nodes > 1:
         raise UserError(
             f"`nodes`={nodes}: a TPU slice is one node, and all its hosts run: leave it out, and "
@@ -115,21 +115,19 @@ def task(
     }
 
 
-def is_tpu(accelerators: str) -> bool:
-    """Whether SkyPilot's name is that of a TPU slice."""
-    return accelerators.lower().startswith("tpu-")
-
-
 def resources(accelerators: str, *, infra: str, spot: bool) -> dict[str, Any]:
     """The task's machines, and the exit status after which it starts on others."""
-    found: dict[str, Any] = {
+    kind = accelerators.lower().rpartition("-")[0]  # of a TPU
+    on_kubernetes = infra.lower().startswith(("k8s", "kubernetes"))
+    runtime = {"runtime_version": RUNTIMES.get(kind, OLDER)}
+    found = {
         "accelerators": accelerators,
         "job_recovery": {"recover_on_exit_codes": [Interrupted.status]},
+        "accelerator_args": runtime if kind.startswith("tpu") and not on_kubernetes else None,
+        "infra": infra,
+        "use_spot": spot,
     }
-    if is_tpu(accelerators) and not infra.lower().startswith(("k8s", "kubernetes")):
-        kind = accelerators.lower().rpartition("-")[0]
-        found["accelerator_args"] = {"runtime_version": RUNTIMES.get(kind, OLDER)}
-    return found | ({"infra": infra} if infra else {}) | ({"use_spot": True} if spot else {})
+    return {key: value for key, value in found.items() if value}
 
 
 def check(task: Mapping[str, Any]) -> Any:

@@ -112,11 +112,17 @@ def _submit_to_sky(
 
 def _train(opened: Any, run: Callable[[Any], None]) -> dict[str, Any]:
     """Runs a study, a Grid or a Search, and writes its pages however that ends."""
+    folder, pages = opened.folder, {}
     try:
         run(opened)
     finally:
+        from inception.sweeps import hparams, page
+
         rows = opened.rows()
-        pages = _write_pages(opened.folder, rows)
+        with contextlib.suppress(study.InUse), study.exclusive(folder):  # or another writes them
+            pages = page.write(folder, rows, name=pathlib.Path(folder).name)
+            hparams.write_hparams(folder, rows)
+            print(f"page: {pages['page']}, table: {pages['csv']}", file=sys.stderr)
     failed = [r for r in rows if r["state"] == "failed"]
     for r in failed:
         print(f"[{r['number']}] {r['workdir']}: {r['error']}", file=sys.stderr)
@@ -124,15 +130,3 @@ def _train(opened: Any, run: Callable[[Any], None]) -> dict[str, Any]:
         raise UserError(f"{len(failed)} of {len(rows)} failed: the same command runs these again")
     points = [study.summary(r["knobs"], r["workdir"], r["result"]) for r in rows]
     return {"points": points, **pages}
-
-
-def _write_pages(folder: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """The study's page, table and HParams; nothing where another process writes them."""
-    from inception.sweeps import hparams, page
-
-    with contextlib.suppress(study.InUse), study.exclusive(folder):
-        pages = page.write(folder, rows, name=pathlib.Path(folder).name)
-        hparams.write_hparams(folder, rows)
-        print(f"page: {pages['page']}, table: {pages['csv']}", file=sys.stderr)
-        return pages
-    return {}
