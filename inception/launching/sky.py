@@ -74,14 +74,11 @@ def task(
     """The SkyPilot task, as its YAML reads, that runs a command on every host.
 
     Args:
-        command: what follows `python launch.py`, with --workdir.
-        workdir: that --workdir; it must outlive the machines.
+        command: what follows `python launch.py`, with that --workdir.
         accelerators: in SkyPilot's names: tpu-v5litepod-64, H100:8 (of one node).
         nodes: of GPUs; a TPU slice is one, whatever the number of its hosts.
         infra: cloud[/region[/zone]] or k8s[/context]; where it is cheapest, if empty.
-        spot: on machines that may be taken away; the job continues on others.
         copy: folders on the hosts and the buckets that are copied there before the command runs.
-        env: variables for the command.
 
     Raises:
         UserError: a workdir not in gs:// or s3://, or several nodes of TPUs.

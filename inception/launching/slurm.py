@@ -165,31 +165,28 @@ def _reason(text: str) -> str:
 
 
 def states(jobs: Iterable[str]) -> dict[str, str]:
-    """'running' or 'waiting', of the jobs that are in the queue."""
+    """'running' or 'waiting', of the jobs that are in the queue.
+
+    It is asked again for a minute where the controller does not answer.
+    """
     if not (wanted := set(jobs)):
         return {}
+    command = ["squeue", "--noheader", "--array", "--me", "--format=%i %F_%K %T"]
+    for attempt in range(TRIES):
+        clock.sleep(RETRY_S if attempt else 0)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            break
+        if attempt == 0:
+            print(f"squeue: {_reason(done.stderr)}; asking again", file=sys.stderr)
+    else:
+        raise UserError(f"squeue: {_reason(done.stderr)}")
     found = {}
-    for line in _squeue().splitlines():
+    for line in done.stdout.splitlines():
         own, of_array, state = line.split()
         for job in {own, of_array} & wanted:
             found[job] = "running" if state in ("RUNNING", "COMPLETING") else "waiting"
     return found
-
-
-def _squeue() -> str:
-    """A line a job, 'id array_index STATE'; repeated where the controller does not answer."""
-    for left in reversed(range(TRIES)):
-        done = subprocess.run(
-            ["squeue", "--noheader", "--array", "--me", "--format=%i %F_%K %T"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode == 0:
-            return done.stdout
-        if left == TRIES - 1:
-            print(f"squeue: {_reason(done.stderr)}; asking again", file=sys.stderr)
-        if left:
-            clock.sleep(RETRY_S)
-    raise UserError(f"squeue: {_reason(done.stderr)}")
 
 
 def log(folder: str, job: str) -> str:

@@ -78,9 +78,9 @@ def of_library(draw: Callable[[], Any], *, size: tuple[float, float]) -> str:
 
     style: Any = {"backend": "agg", "figure.figsize": size, "savefig.bbox": "tight"}
     with matplotlib.rc_context(style), warnings.catch_warnings(action="ignore"):
-        svg = _saved(draw().figure)
-        pyplot.close("all")
-    return svg
+        figure = draw().figure
+        pyplot.close(figure)
+        return _saved(figure)
 
 
 def _over_epochs(ax: Axes, y_label: str, *, log: bool, top: float | None) -> None:

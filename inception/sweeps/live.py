@@ -43,7 +43,7 @@ class Show:
     def __init__(self, rows: Callable[[], Sequence[dict[str, Any]]]):
         self._rows = rows
         self._console = rich.console.Console(stderr=True)
-        self._live = rich.live.Live(console=self._console, auto_refresh=False, transient=True)
+        self._live = rich.live.Live(console=self._console, auto_refresh=False)
         self._states: dict[int, str] = {}
         self._next = 0.0
 
@@ -53,9 +53,8 @@ class Show:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._live.update(table(self._rows()))
         self._live.stop()
-        if self._console.is_terminal:
-            self._console.print(table(self._rows()))
 
     def __call__(self) -> None:
         """To be called often; looks at the files every LOOK_S."""

@@ -94,8 +94,9 @@ def _page(folder: epath.Path, rows: Sequence[dict[str, Any]], name: str) -> str:
         parts += [f"<h2>The best: point {best['number']}, {best['best_top1']:.2f}% top-1</h2>"]
         command = re.sub(r"(--\S+)", r"<span>\1</span>", html.escape(best["command"]))
         parts += [f"<pre>{command}</pre>"]
-    parts += ["<h2>Curves</h2>", importance.curves(rows)]
-    parts += ["<h2>Which knobs mattered</h2>", importance.importances(rows), _means(rows)]
+    parts += ['<div class="grid"><div><h2>Curves</h2>', importance.curves(rows)]
+    parts += ["</div><div><h2>Which knobs mattered</h2>", importance.importances(rows)]
+    parts += ["</div></div>", _means(rows)]
     parts += ["<h2>Knobs and top-1</h2>", importance.parallel(rows)]
     parts += ["<h2>Points</h2>", markup.table(lines, header, css=css)]
     return markup.document(f"Study: {name}", CSS, "".join(parts))
