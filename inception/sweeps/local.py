@@ -1,5 +1,6 @@
 """The points of a study on this machine: several at once, each on its share of the cores."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from inception import Interrupted, UserError
 from inception.launching.local import Children
 from inception.sweeps.live import Show
-from inception.sweeps.study import Grid, Point
+from inception.sweeps.study import Grid, Point, exclusive
 
 if TYPE_CHECKING:
     from inception.sweeps.search import Search  # Optuna, which a grid does without
@@ -34,7 +35,9 @@ def run(study: "Grid | Search", *, launch: Sequence[str], workers: int) -> None:
     """
     shares = core_shares(workers)
     running: dict[int, str] = {}
-    with study.exclusive(), Children() as children, Show(lambda: study.rows(running)) as show:
+    # Workers of a search lock their trials alone.
+    lock = exclusive(study.folder) if isinstance(study, Grid) else contextlib.nullcontext()
+    with lock, Children() as children, Show(lambda: study.rows(running)) as show:
         points = study.points()
 
         def work(cores: set[int]) -> Iterator[bool]:

@@ -46,10 +46,6 @@ class Search:
         self.folder = folder
         self._open: dict[int, tuple[optuna.Trial, contextlib.ExitStack]] = {}
 
-    def exclusive(self) -> contextlib.AbstractContextManager[None]:
-        """Excludes nobody: each worker locks its trials."""
-        return contextlib.nullcontext()
-
     def points(self) -> Iterator[Point]:
         """What is left to train: trials that nobody works at any more, then new ones."""
         for trial in self._trials_left():

@@ -71,10 +71,6 @@ class Grid:
         self.folder = folder
         self._points = points
 
-    def exclusive(self) -> contextlib.AbstractContextManager[None]:
-        """Within it no other process works on the study."""
-        return exclusive(self.folder)
-
     def points(self) -> Iterator[Point]:
         """What is left to train."""
         return iter([p for p in self._points if p.result() is None])
