@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import importlib.util
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +12,7 @@ from typing import Any
 import yaml
 
 from inception import Interrupted, UserError
+from inception.config import ROOT
 
 # Libraries that write a workdir there. NOTE: s3fs needs an older dateutil than the pinned one.
 WRITERS = {"gs": "gcsfs", "s3": "s3fs boto3"}
@@ -41,42 +44,53 @@ HOSTS = (
 END = " || (status=$?; [ $status = {status} ] && sleep 30; exit $status)\n"
 
 
+def tasks(
+    commands: Iterable[tuple[Sequence[str], str]], *, dry_run: bool, **given: Any
+) -> list[dict[str, Any]]:
+    """(command, its workdir) each as a `task`, checked by SkyPilot.
+
+    With `dry_run` their YAML is printed, and SkyPilot need not be installed.
+    """
+    made = [task(command, workdir=workdir, **given) for command, workdir in commands]
+    if not dry_run or importlib.util.find_spec("sky"):
+        for one in made:
+            check(one)
+    if dry_run:
+        print("---\n".join(map(to_yaml, made)), end="")
+    return made
+
+
 def task(
     command: Sequence[str],
     *,
     workdir: str,
-    name: str,
     accelerators: str,
-    nodes: int = 1,
+    nodes: int | None = None,
     infra: str = "",
     spot: bool = False,
-    copies: Mapping[str, str] | None = None,
-    environment: Mapping[str, str] | None = None,
-    checkout: str = ".",
+    copy: Iterable[tuple[str, str]] = (),
+    env: Iterable[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """The SkyPilot task, as its YAML reads, that runs a command on every host.
 
     Args:
-        command: what follows `python launch.py`, with --workdir.
-        workdir: that --workdir; it must outlive the machines.
+        command: what follows `python launch.py`, with that --workdir.
         accelerators: in SkyPilot's names: tpu-v5litepod-64, H100:8 (of one node).
         nodes: of GPUs; a TPU slice is one, whatever the number of its hosts.
         infra: cloud[/region[/zone]] or k8s[/context]; where it is cheapest, if empty.
-        spot: on machines that may be taken away; the job continues on others.
-        copies: folders on the hosts and the buckets that are copied there before the command runs.
-        environment: variables for the command.
-        checkout: the folder of launch.py, which is copied to the hosts.
+        copy: folders on the hosts and the buckets that are copied there before the command runs.
 
     Raises:
         UserError: a workdir not in gs:// or s3://, or several nodes of TPUs.
     """
-    scheme, in_bucket, _ = workdir.partition("://")
+    scheme, _, in_bucket = workdir.partition("://")
     if not in_bucket or scheme not in WRITERS:
         raise UserError(
             f"`workdir`={workdir} ends with the machines of `on=sky`: give `workdir=gs://...` or "
             "s3://..."
         )
-    tpu = is_tpu(accelerators)
+    nodes = 1 if nodes is None else nodes
+    tpu = accelerators.lower().startswith("tpu-")
     if tpu and nodes > 1:
         raise UserError(
             f"`nodes`={nodes}: a TPU slice is one node, and all its hosts run: leave it out, and "
@@ -87,32 +101,30 @@ def task(
     address = HOSTS if nodes > 1 else ""  # hosts of a TPU slice find each other
     run = f"python launch.py {shlex.join(command)}{address}{END.format(status=Interrupted.status)}"
     return {
-        "name": name,
-        "workdir": checkout,
+        "name": re.sub(r"[^\w.-]+", "-", in_bucket),
+        "workdir": str(ROOT),
         "num_nodes": nodes,
         "resources": resources(accelerators, infra=infra, spot=spot),
-        **({"envs": dict(environment)} if environment else {}),
-        **({"file_mounts": dict(copies)} if copies else {}),
+        **({"envs": dict(env)} if env else {}),
+        **({"file_mounts": dict(copy)} if copy else {}),
         "setup": SETUP + ("" if tpu else GPU_SETUP) + install,
         "run": f". .venv/bin/activate\n{run}",
     }
 
 
-def is_tpu(accelerators: str) -> bool:
-    """Whether SkyPilot's name is that of a TPU slice."""
-    return accelerators.lower().startswith("tpu-")
-
-
 def resources(accelerators: str, *, infra: str, spot: bool) -> dict[str, Any]:
     """The task's machines, and the exit status after which it starts on others."""
-    found: dict[str, Any] = {
+    kind = accelerators.lower().rpartition("-")[0]  # of a TPU
+    on_kubernetes = infra.lower().startswith(("k8s", "kubernetes"))
+    runtime = {"runtime_version": RUNTIMES.get(kind, OLDER)}
+    found = {
         "accelerators": accelerators,
         "job_recovery": {"recover_on_exit_codes": [Interrupted.status]},
+        "accelerator_args": runtime if kind.startswith("tpu") and not on_kubernetes else None,
+        "infra": infra,
+        "use_spot": spot,
     }
-    if is_tpu(accelerators) and not infra.lower().startswith(("k8s", "kubernetes")):
-        kind = accelerators.lower().rpartition("-")[0]
-        found["accelerator_args"] = {"runtime_version": RUNTIMES.get(kind, OLDER)}
-    return found | ({"infra": infra} if infra else {}) | ({"use_spot": True} if spot else {})
+    return {key: value for key, value in found.items() if value}
 
 
 def check(task: Mapping[str, Any]) -> Any:
@@ -131,11 +143,6 @@ def check(task: Mapping[str, Any]) -> Any:
         raise UserError(
             "`on=sky` needs SkyPilot: pip install -c requirements.txt -e '.[sky]', and your "
             f"cloud's part of it, as in pip install 'skypilot[gcp]' ({error})"
-        ) from error
-    except OSError as error:  # it downloads the list of accelerators
-        raise UserError(
-            f"SkyPilot cannot look up `accelerators`={task['resources']['accelerators']}: "
-            f"{_line(error)}"
         ) from error
     except Exception as error:  # of many kinds, AssertionError among them
         raise UserError(f"SkyPilot refuses the task: {_line(error)}") from error
@@ -186,12 +193,13 @@ def to_yaml(task: Mapping[str, Any]) -> str:
 class _Dumper(yaml.SafeDumper):
     """Writes scripts as they are, line by line."""
 
-    def represent_str(self, text: str) -> yaml.Node:
-        style = "|" if "\n" in text else None
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+def _script(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-_Dumper.add_representer(str, _Dumper.represent_str)
+_Dumper.add_representer(str, _script)
 
 
 def _line(error: BaseException) -> str:

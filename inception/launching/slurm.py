@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time as clock
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import submitit
@@ -17,30 +17,42 @@ from inception import Interrupted, UserError
 SAVE_S = 120  # a job gets SIGTERM so long before its time is over
 TRIES, RETRY_S = 12, 5.0  # of squeue, and the seconds between them
 REQUEUES = 100  # a job puts itself into the queue again so often at most
-# Keys of a cluster's profile file; all but the last two are flags of launch.py too.
-RESOURCES = (
-    "partition", "account", "time", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task",
-    "setup", "sbatch",
-)  # fmt: skip
-KINDS = {
-    "partition": str, "account": str, "time": str, "setup": list, "sbatch": dict,
+# Keys of a cluster's file: `setup` shell lines, `sbatch` more of its parameters, the others flags.
+RESOURCES = {
+    "partition": str, "account": str, "time": str, "nodes": int, "gpus_per_node": int,
+    "tasks_per_node": int, "cpus_per_task": int, "setup": list, "sbatch": dict,
 }  # fmt: skip
 
 
-def read_profile(file: str) -> dict[str, Any]:
-    """A cluster's TOML file: RESOURCES, `setup` a list of shell lines, `sbatch` a table of more.
+def resources(*, cluster: str = "", **flags: Any) -> dict[str, Any]:
+    """What `submit` takes of RESOURCES: from a cluster's file, and from the flags that are given.
 
     Raises:
-        UserError: no such file, no TOML, or a key that is not in RESOURCES.
+        UserError: no SLURM, a wrong file, a partition that the cluster lacks.
     """
+    check()
+    found = read_profile(cluster) if cluster else {}
+    found |= {key: value for key, value in flags.items() if value is not None}
+    done = subprocess.run(
+        ["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"`on=slurm`: sinfo: {_reason(done.stderr)}")
+    known = done.stdout.split()
+    if wrong := set(filter(None, found.get("partition", "").split(","))) - set(known):
+        raise UserError(f"`partition`={min(wrong)}: this cluster has {', '.join(known)}")
+    return {key: value for key, value in found.items() if value}
+
+
+def read_profile(file: str) -> dict[str, Any]:
+    """A cluster's TOML file; UserError where it is none, or has other keys than RESOURCES."""
     try:
         profile = tomllib.loads(pathlib.Path(file).expanduser().read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"`cluster`={file} cannot be read: {error}") from error
-    if wrong := profile.keys() - set(RESOURCES):
-        raise UserError(f"`cluster`={file}: {min(wrong)} is none of {', '.join(RESOURCES)}")
     for key, value in profile.items():
-        kind = KINDS.get(key, int)
+        if not (kind := RESOURCES.get(key)):
+            raise UserError(f"`cluster`={file}: {key} is none of {', '.join(RESOURCES)}")
         if not isinstance(value, kind):
             raise UserError(f"`cluster`={file}: {key}={value!r}: must be a {kind.__name__}")
     return profile
@@ -72,12 +84,8 @@ def submit(
         resources: of `parameters`.
 
     Returns:
-        The jobs' ids.
-
-    Raises:
-        UserError: no SLURM, or what sbatch refuses.
+        The jobs' ids; UserError where sbatch refuses them.
     """
-    check()
     if "://" in folder:
         raise UserError(
             f"`on=slurm` writes scripts and logs to {folder}: give a `workdir` on a disk"
@@ -90,28 +98,33 @@ def submit(
         jobs = executor.map_array(execute, [list(command) for command in commands])
     except submitit.core.utils.FailedJobError as error:
         raise UserError(f"SLURM refused the job: {_reason(str(error))}") from error
-    return [job.job_id for job in jobs]
+    ids = [job.job_id for job in jobs]
+    print(f"submitted: {' '.join(ids)}", file=sys.stderr)
+    print(f"logs: {log(folder, '*')}", file=sys.stderr)
+    print(f"cancel: {cancel(ids)}", file=sys.stderr)
+    return ids
+
+
+def cancel(jobs: Iterable[str]) -> str:
+    """The command that cancels jobs: of an array all."""
+    return f"scancel {' '.join(sorted({job.split('_')[0] for job in jobs}))}"
 
 
 def parameters(
     *,
-    partition: str = "",
-    account: str = "",
     time: str = "24:00:00",
-    nodes: int = 1,
     gpus_per_node: int = 0,
     tasks_per_node: int = 0,
-    cpus_per_task: int = 0,
     setup: Sequence[str] = (),
-    sbatch: dict[str, Any] | None = None,
+    sbatch: Mapping[str, Any] | None = None,
+    **others: Any,
 ) -> dict[str, Any]:
     """submitit's parameters of one job.
 
     Args:
         time: as sbatch takes it. What is not done by then is done in the next turn.
         tasks_per_node: 0 is one for each GPU, or one. One for several GPUs drives them all.
-        setup: shell lines before the command.
-        sbatch: more of its parameters.
+        others: the rest of RESOURCES.
     """
     tasks = tasks_per_node or max(1, gpus_per_node)
     # XLA's threads, on a cluster that lets a task run on more cores than its own: rounding depends
@@ -126,14 +139,8 @@ def parameters(
         "exit $status",
     )
     more = {"signal": f"TERM@{SAVE_S}", "requeue": True, "time": time, **(sbatch or {})}
-    chosen = {
-        "partition": partition,
-        "account": account,
-        "gpus_per_node": gpus_per_node,
-        "cpus_per_task": cpus_per_task,
-    }
-    return {key: value for key, value in chosen.items() if value} | {
-        "nodes": nodes,
+    return others | {
+        "gpus_per_node": gpus_per_node or None,
         "ntasks_per_node": tasks,
         "setup": lines,
         "teardown": list(requeue),
@@ -157,44 +164,29 @@ def _reason(text: str) -> str:
     return line.removeprefix("sbatch: error: ").strip()
 
 
-def check_partition(partition: str) -> None:
-    """Raises UserError for a partition that the cluster lacks."""
-    done = subprocess.run(
-        ["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise UserError(f"`on=slurm`: sinfo: {_reason(done.stderr)}")
-    known = done.stdout.split()
-    if wrong := set(filter(None, partition.split(","))) - set(known):
-        raise UserError(f"`partition`={min(wrong)}: this cluster has {', '.join(known)}")
-
-
 def states(jobs: Iterable[str]) -> dict[str, str]:
-    """'running' or 'waiting', of the jobs that are in the queue."""
+    """'running' or 'waiting', of the jobs that are in the queue.
+
+    It is asked again for a minute where the controller does not answer.
+    """
     if not (wanted := set(jobs)):
         return {}
+    command = ["squeue", "--noheader", "--array", "--me", "--format=%i %F_%K %T"]
+    for attempt in range(TRIES):
+        clock.sleep(RETRY_S if attempt else 0)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            break
+        if attempt == 0:
+            print(f"squeue: {_reason(done.stderr)}; asking again", file=sys.stderr)
+    else:
+        raise UserError(f"squeue: {_reason(done.stderr)}")
     found = {}
-    for line in _squeue().splitlines():
+    for line in done.stdout.splitlines():
         own, of_array, state = line.split()
         for job in {own, of_array} & wanted:
             found[job] = "running" if state in ("RUNNING", "COMPLETING") else "waiting"
     return found
-
-
-def _squeue() -> str:
-    """A line a job, 'id array_index STATE'; repeated where the controller does not answer."""
-    for left in reversed(range(TRIES)):
-        done = subprocess.run(
-            ["squeue", "--noheader", "--array", "--me", "--format=%i %F_%K %T"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode == 0:
-            return done.stdout
-        if left == TRIES - 1:
-            print(f"squeue: {_reason(done.stderr)}; asking again", file=sys.stderr)
-        if left:
-            clock.sleep(RETRY_S)
-    raise UserError(f"squeue: {_reason(done.stderr)}")
 
 
 def log(folder: str, job: str) -> str:

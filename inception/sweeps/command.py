@@ -11,7 +11,6 @@ from typing import Any
 from inception import UserError
 from inception.config import CommandLineError
 from inception.data import paths
-from inception.launching import jobs
 from inception.launching.jobs import LAUNCH
 from inception.sweeps import plan, study
 
@@ -32,13 +31,11 @@ def sweep(
     """Trains the points of sweep() that have no result yet, or searches space() for the best.
 
     Args:
-        overrides: flags --config.any.knob=VALUE, for all points.
-        workdir: of the study.
-        name: of sweep_NAME() or space_NAME().
+        config, overrides, workdir, name: of `plan.Plan`.
         trials: of a search; None: a sweep.
         workers: points at a time; here they share the cores. None: 1, on SLURM all.
         launcher: local, slurm or sky.
-        resources: what `jobs.slurm_submitter` or `jobs.sky_tasks` takes.
+        resources: of `slurm.resources` or `sky.task`.
         worker_command: what follows `python launch.py` in another worker of the same search.
 
     Returns:
@@ -59,33 +56,44 @@ def sweep(
             raise CommandLineError("--search is for --on=local and --on=slurm")
         if dry_run:
             raise CommandLineError("--dry_run: what a search runs is chosen as it goes")
-        run = _runner(workers, launcher, resources, search=worker_command)
-        return _train(planned.search(space, trials), run)
-    points = planned.points()
-    if launcher == "sky":
-        return _submit_to_sky(points, dry_run=dry_run, resources=resources)
-    if dry_run:
-        for p in points:
-            print(f"python launch.py {shlex.join(p.command)}")
-        return {"points": [study.summary(p.knobs, p.workdir) for p in points]}
-    run = _runner(workers, launcher, resources)
-    return _train(planned.grid(points), run)
+    else:
+        points = planned.points()
+        if launcher == "sky":
+            return _submit_to_sky(points, dry_run=dry_run, resources=resources)
+        if dry_run:
+            for p in points:
+                print(f"python launch.py {shlex.join(p.command)}")
+            return {"points": [study.summary(p.knobs, p.workdir) for p in points]}
+    run = _runner(workers, launcher, resources, worker_command)
+    return _train(planned.search(space, trials) if trials else planned.grid(points), run)
+
+
+def _runner(
+    workers: int | None, launcher: str, resources: Mapping[str, Any], worker: Sequence[str]
+) -> Callable[[Any], None]:
+    """What trains a study; UserError, before that has a folder, where the launcher is unusable."""
+    if launcher == "local":
+        from inception.sweeps import local  # heavier, like those below: not for a plan
+
+        local.core_shares(workers or 1)
+        return functools.partial(local.run, launch=LAUNCH, workers=workers or 1)
+    from inception.launching import slurm
+    from inception.sweeps import cluster
+
+    asked = slurm.resources(**resources)
+    return functools.partial(
+        cluster.run, launch=LAUNCH, worker=worker, workers=workers, resources=asked
+    )
 
 
 def _submit_to_sky(
     points: Sequence[study.Point], *, dry_run: bool, resources: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Submits the unfinished points as managed jobs, but those whose job still runs.
-
-    Nobody watches them from here.
-
-    Returns:
-        {'points': the unfinished ones, 'jobs': their ids}.
-    """
+    """Submits the unfinished points as managed jobs, but those whose job still runs."""
     from inception.launching import sky
 
     left = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]
-    tasks = jobs.sky_tasks([(p.command, p.workdir) for p in left], dry_run=dry_run, **resources)
+    tasks = sky.tasks([(p.command, p.workdir) for p in left], dry_run=dry_run, **resources)
     files = [paths.at(p.workdir) / "job" for p in left if not dry_run]
     known = [file.read_text().split() if file.exists() else [] for file in files]
     alive = sky.alive(int(job) for ids in known for job in ids)
@@ -102,41 +110,19 @@ def _submit_to_sky(
     return {"points": [study.summary(p.knobs, p.workdir) for p in left], "jobs": submitted}
 
 
-def _runner(
-    workers: int | None,
-    launcher: str,
-    resources: Mapping[str, Any],
-    *,
-    search: Sequence[str] = (),
-) -> Callable[[Any], None]:
-    """What trains a study; UserError where the launcher is unusable.
-
-    Args:
-        search: the command of another worker of it, if it is one.
-    """
-    if launcher == "local":
-        from inception.sweeps import local  # heavier, like those below: not for a plan
-
-        local.core_shares(workers or 1)
-        return functools.partial(local.run, launch=LAUNCH, workers=workers or 1)
-    from inception.sweeps import cluster
-
-    submit = jobs.slurm_submitter("sweep", at_once=workers, one_task=bool(search), **resources)
-    if not search:
-        return functools.partial(cluster.run_grid, launch=LAUNCH, submit=submit)
-    command = [*LAUNCH, *search]
-    return functools.partial(
-        cluster.run_search, command=command, workers=workers or 1, submit=submit
-    )
-
-
 def _train(opened: Any, run: Callable[[Any], None]) -> dict[str, Any]:
     """Runs a study, a Grid or a Search, and writes its pages however that ends."""
+    folder, pages = opened.folder, {}
     try:
         run(opened)
     finally:
+        from inception.sweeps import hparams, page
+
         rows = opened.rows()
-        pages = _write_pages(opened.folder, rows)
+        with contextlib.suppress(study.InUse), study.exclusive(folder):  # or another writes them
+            pages = page.write(folder, rows, name=pathlib.Path(folder).name)
+            hparams.write_hparams(folder, rows)
+            print(f"page: {pages['page']}, table: {pages['csv']}", file=sys.stderr)
     failed = [r for r in rows if r["state"] == "failed"]
     for r in failed:
         print(f"[{r['number']}] {r['workdir']}: {r['error']}", file=sys.stderr)
@@ -144,15 +130,3 @@ def _train(opened: Any, run: Callable[[Any], None]) -> dict[str, Any]:
         raise UserError(f"{len(failed)} of {len(rows)} failed: the same command runs these again")
     points = [study.summary(r["knobs"], r["workdir"], r["result"]) for r in rows]
     return {"points": points, **pages}
-
-
-def _write_pages(folder: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """The study's page, table and HParams; nothing where another process writes them."""
-    from inception.sweeps import hparams, page
-
-    with contextlib.suppress(study.InUse), study.exclusive(folder):
-        pages = page.write(folder, rows, name=pathlib.Path(folder).name)
-        hparams.write_hparams(folder, rows)
-        print(f"page: {pages['page']}, table: {pages['csv']}", file=sys.stderr)
-        return pages
-    return {}

@@ -1,24 +1,23 @@
 """A study in TensorBoard's HParams tab."""
 
 import hashlib
-import time
+import pathlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from etils import epath
 from tensorboardX import summary
-from tensorboardX.proto import api_pb2, event_pb2, plugin_hparams_pb2, summary_pb2
-from tensorboardX.record_writer import RecordWriter
+from tensorboardX.proto import api_pb2, plugin_hparams_pb2, summary_pb2
+from tensorboardX.writer import FileWriter
 
 from inception import UserError
-from inception.data import paths
 from inception.reporting.markup import number
-from inception.sweeps import importance
+from inception.sweeps.study import differing
 
 METRICS = ("best_top1", "top1_error", "top5_error")
 
 
-def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> str:
+def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> None:
     """Writes FOLDER/hparams, so that `tensorboard --logdir=FOLDER` has the table of a study.
 
     Each point is a session of its own there, apart from the workdirs: TensorBoard follows one event
@@ -28,40 +27,27 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> str:
         folder: the study's.
         rows: its points, as `page.write` takes them.
 
-    Returns:
-        The folder written.
-
     Raises:
         UserError: it cannot be written.
     """
-    columns = {knob.name: _column(knob) for knob in importance.differing(rows)}
-    examples = {
-        name: next(value for value in values if value is not None)
-        for name, values in columns.items()
+    kinds = {
+        name: float if all(v is None or number(v) is not None for v in values) else str
+        for name, values in differing(rows).items()
     }
+    examples = {name: kind() for name, kind in kinds.items()}
     experiment, _, _ = summary.hparams(examples, dict.fromkeys(METRICS))
+    output = pathlib.Path(folder) / "hparams"
     try:
-        output = paths.at(folder) / "hparams"
         _write_events(output, experiment, 0)
-        for i, row in enumerate(rows):
-            knobs = {name: values[i] for name, values in columns.items()}
+        for row in rows:
+            knobs = {n: kinds[n](v) for n, v in row["knobs"].items() if n in kinds}
             _write_events(output / str(row["number"]), _session(row, knobs), round(row["epoch"]))
         numbers = {str(row["number"]) for row in rows}
         for path in output.iterdir():
             if path.name.isdigit() and path.name not in numbers:
-                path.rmtree()
+                shutil.rmtree(path)
     except OSError as error:
         raise UserError(f"{folder}/hparams cannot be written: {error}") from error
-    return str(output)
-
-
-def _column(knob: importance.Knob) -> list[Any]:
-    """The values of a knob in one type that TensorBoard knows: float, bool or str."""
-    types = {type(value) for value in knob.values if value is not None}
-    kind: type = bool if types == {bool} else str
-    if types <= {int, float} and None not in map(number, knob.choices):
-        kind = float
-    return [None if value is None else kind(value) for value in knob.values]
 
 
 def _session(row: dict[str, Any], knobs: dict[str, Any]) -> summary_pb2.Summary:
@@ -75,29 +61,22 @@ def _session(row: dict[str, Any], knobs: dict[str, Any]) -> summary_pb2.Summary:
         plugin.content = data.SerializeToString()
     if row["state"] in ("finished", "failed"):
         session.MergeFrom(end)
-    results = {**(row.get("result") or {}), "best_top1": row["best_top1"]}
+    results = {**(row["result"] or {}), "best_top1": row["best_top1"]}
     for tag in METRICS:
         if (value := number(results.get(tag))) is not None:
             session.value.add(tag=tag, simple_value=value)
     return session
 
 
-def _write_events(folder: epath.Path, content: summary_pb2.Summary, step: int) -> None:
+def _write_events(folder: pathlib.Path, content: summary_pb2.Summary, step: int) -> None:
     """Makes one event file all that a folder holds; leaves it if it says the same already."""
     digest = hashlib.sha256(content.SerializeToString(deterministic=True) + b"%d" % step)
     suffix = f".{digest.hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    old = [path for path in folder.iterdir() if "tfevents" in path.name]
+    old = list(folder.glob("*tfevents*"))
     if [path.name.endswith(suffix) for path in old] == [True]:
         return
-    now = time.time()
-    unfinished = folder / "unfinished"
-    writer = RecordWriter(str(unfinished))
-    version = event_pb2.Event(wall_time=now, file_version="brain.Event:2")
-    for event in (version, event_pb2.Event(wall_time=now, step=step, summary=content)):
-        writer.write(event.SerializeToString())
+    writer = FileWriter(folder, filename_suffix=suffix)
+    writer.add_summary(content, step)
     writer.close()
-    # TensorBoard continues with the file whose name is the last.
-    unfinished.replace(folder / f"events.out.tfevents.{time.time_ns()}{suffix}")
     for path in old:
         path.unlink(missing_ok=True)

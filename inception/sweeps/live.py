@@ -9,10 +9,9 @@ import rich.console
 import rich.live
 import rich.table
 import rich.text
-import tqdm
 
 from inception.reporting import markup
-from inception.sweeps.study import STATES
+from inception.sweeps.study import STATES, counted, differing, left
 
 SHOWN = 40  # lines of the live table; finished points are left out first
 LOOK_S = 2.0  # at the points' files
@@ -20,11 +19,8 @@ LOOK_S = 2.0  # at the points' files
 
 def table(rows: Sequence[dict[str, Any]]) -> rich.table.Table:
     """The rows as people read them: those that run first."""
-    knobs = sorted({knob for r in rows for knob in r["knobs"]})
-    varied = [k for k in knobs if len({str(r["knobs"].get(k)) for r in rows}) > 1]
-    count = {state: sum(r["state"] == state for r in rows) for state in STATES}
-    title = ", ".join(f"{n} {state}" for state, n in count.items() if n)
-    view = rich.table.Table(title=f"{len(rows)} points: {title}", title_justify="left")
+    varied = differing(rows)
+    view = rich.table.Table(title=counted(rows), title_justify="left")
     for name in ("", *(k.split(".")[-1] for k in varied), "state"):
         view.add_column(name)
     for name in ("epoch", "best top-1", "left"):
@@ -32,19 +28,13 @@ def table(rows: Sequence[dict[str, Any]]) -> rich.table.Table:
     order = sorted(rows, key=lambda r: (STATES.index(r["state"]), r["number"]))
     for r in order[:SHOWN]:
         best = "" if r["best_top1"] is None else f"{r['best_top1']:.2f}%"
-        left = "" if r["seconds_left"] is None else _duration(r["seconds_left"])
         epoch = f"{r['epoch']:.1f}" + ("" if math.isnan(r["epochs"]) else f" of {r['epochs']:g}")
         # rich reads [words] in strings as markup.
-        values = [rich.text.Text(markup.text(r["knobs"].get(k, ""))) for k in varied]
-        view.add_row(str(r["number"]), *values, r["state"], epoch, best, left)
+        values = [rich.text.Text(markup.text(r["knobs"].get(k))) for k in varied]
+        view.add_row(str(r["number"]), *values, r["state"], epoch, best, left(r))
     if len(order) > SHOWN:
         view.caption = f"and {len(order) - SHOWN} more, {order[SHOWN]['state']} and so on"
     return view
-
-
-def _duration(seconds: float) -> str:
-    """As 1:02:03 or 2:03."""
-    return tqdm.tqdm.format_interval(round(seconds)).removeprefix("0")
 
 
 class Show:
@@ -53,7 +43,7 @@ class Show:
     def __init__(self, rows: Callable[[], Sequence[dict[str, Any]]]):
         self._rows = rows
         self._console = rich.console.Console(stderr=True)
-        self._live = rich.live.Live(console=self._console, auto_refresh=False, transient=True)
+        self._live = rich.live.Live(console=self._console, auto_refresh=False)
         self._states: dict[int, str] = {}
         self._next = 0.0
 
@@ -63,9 +53,8 @@ class Show:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._live.update(table(self._rows()))
         self._live.stop()
-        if self._console.is_terminal:
-            self._console.print(table(self._rows()))
 
     def __call__(self) -> None:
         """To be called often; looks at the files every LOOK_S."""

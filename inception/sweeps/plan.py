@@ -40,8 +40,6 @@ class Plan:
             UserError: a value out of its bounds.
         """
         found = [self.point(number, knobs) for number, knobs in enumerate(self._call("sweep"))]
-        if not found:
-            raise self._error("the sweep has no points")
         seen: dict[str, Point] = {}
         for p in found:
             first = seen.setdefault(self._load(p.knobs).to_json(sort_keys=True), p)
@@ -62,8 +60,6 @@ class Plan:
                 except UserError:
                     if isinstance(value, str):
                         raise  # numbers may be right together with others of the space alone
-        if not found:
-            raise self._error("the space has no knobs")
         return found
 
     def point(self, number: int, knobs: dict[str, Any]) -> Point:
@@ -115,10 +111,14 @@ class Plan:
         try:
             found = defined[wanted]()
             if kind == "space":
-                return {knob: _choices(knob, values) for knob, values in found.items()}
-            return [{str(knob): value for knob, value in point.items()} for point in found]
+                found = {knob: _choices(knob, values) for knob, values in found.items()}
+            else:
+                found = [{str(knob): value for knob, value in point.items()} for point in found]
         except Exception as error:  # whatever the user's function raises
             raise self._error(f"{wanted}(): {type(error).__name__}: {error}") from error
+        if not found:
+            raise self._error(f"the {kind} has no {'knobs' if kind == 'space' else 'points'}")
+        return found
 
     def _error(self, text: str) -> CommandLineError:
         return CommandLineError(f"--config={self.config}: {text}")

@@ -1,9 +1,7 @@
 """Optuna's search of a space: TPE, and successive halving on the evaluations as they come."""
 
 import contextlib
-import logging
 import math
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,7 +12,6 @@ from optuna.storages.journal import JournalFileBackend
 from inception.sweeps.study import InUse, Point, exclusive, row
 
 RUNNING = optuna.trial.TrialState.RUNNING
-FILE = "optuna.log"
 
 
 class Search:
@@ -24,7 +21,6 @@ class Search:
         space: {knob: tuple of values, or a range with low, high and log}.
         trials: how many in all, of all workers.
         point: (number, knobs) -> the point that a trial trains.
-        seed: of the sampler. NOTE: with several workers the trials depend on who is the first.
 
     Attributes:
         missing: how many trials are still to be run, or to end.
@@ -37,13 +33,11 @@ class Search:
         *,
         trials: int,
         point: Callable[[int, dict[str, Any]], Point],
-        seed: int = 0,
     ):
-        logging.getLogger("optuna").setLevel(logging.WARNING)
-        self._space, self._trials, self._point, self._seed = space, trials, point, seed
-        self._storage = JournalStorage(JournalFileBackend(str(pathlib.Path(folder) / FILE)))
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space, self._trials, self._point = space, trials, point
         self._study = optuna.create_study(
-            storage=self._storage,
+            storage=JournalStorage(JournalFileBackend(f"{folder}/optuna.log")),
             study_name="study",
             load_if_exists=True,
             direction="maximize",
@@ -51,47 +45,30 @@ class Search:
         )
         self.folder = folder
         self._open: dict[int, tuple[optuna.Trial, contextlib.ExitStack]] = {}
-        self._reported: dict[int, int] = {}
-
-    def exclusive(self) -> contextlib.AbstractContextManager[None]:
-        """Excludes nobody: each worker locks its trials."""
-        return contextlib.nullcontext()
 
     def points(self) -> Iterator[Point]:
         """What is left to train: trials that nobody works at any more, then new ones."""
-        for frozen in self._study.get_trials(deepcopy=False, states=(RUNNING,)):
-            with contextlib.ExitStack() as lock:
-                try:
-                    lock.enter_context(exclusive(f"{self.folder}/{frozen.number}"))
-                except InUse:  # another worker is at it
-                    continue
-                if len(frozen.params) < len(self._space):  # cut off while it was being chosen
-                    self._study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
-                    continue
-                point = self._point(frozen.number, self._values(frozen.params))
-                trial = optuna.Trial(self._study, frozen._trial_id)
-                self._reported[trial.number] = len(frozen.intermediate_values)
-                self._open[trial.number] = (trial, lock.pop_all())
-            yield point
-        while self._count() < self._trials:
-            trial = self._study.ask()
-            # Each trial has random numbers of its own: those of no other worker or start.
-            self._study.sampler = optuna.samplers.TPESampler(
-                seed=hash((self._seed, trial.number)) % 2**32, constant_liar=True
-            )
+        for trial in self._trials_left():
             with contextlib.ExitStack() as lock:
                 try:
                     lock.enter_context(exclusive(f"{self.folder}/{trial.number}"))
-                except InUse:  # a worker that has just begun took it for an abandoned one
+                except InUse:  # another worker is at it, or took a new one for an abandoned one
                     continue
+                if self._study.get_trials(deepcopy=False)[trial.number].state != RUNNING:
+                    continue  # another worker has ended it since
+                # Each trial has random numbers of its own: those of no other worker or start.
+                self._study.sampler = optuna.samplers.TPESampler(
+                    seed=hash((0, trial.number)) % 2**32, constant_liar=True
+                )
                 knobs = {knob: self._suggest(trial, knob) for knob in self._space}
                 self._open[trial.number] = (trial, lock.pop_all())
             yield self._point(trial.number, knobs)
 
-    def _count(self) -> int:
-        """Trials so far, but those that were cut off while they were being chosen."""
-        trials = self._study.get_trials(deepcopy=False)
-        return sum(bool(t.params) or t.state == RUNNING for t in trials)
+    def _trials_left(self) -> Iterator[optuna.Trial]:
+        for frozen in self._study.get_trials(deepcopy=False, states=(RUNNING,)):
+            yield optuna.Trial(self._study, frozen._trial_id)
+        while len(self._study.get_trials(deepcopy=False)) < self._trials:
+            yield self._study.ask()
 
     def _suggest(self, trial: optuna.Trial, knob: str) -> Any:
         choices = self._space[knob]
@@ -108,11 +85,10 @@ class Search:
     def prune(self, point: Point) -> bool:
         """Reports the evaluations that are new; whether the trial is not worth going on with."""
         trial, _ = self._open[point.number]
-        curve = row(point)["curve"]
-        new = range(self._reported.get(point.number, 0), len(curve))
-        for n in new:
-            trial.report(curve[n][1], n)
-            self._reported[point.number] = n + 1
+        known = self._study.get_trials(deepcopy=False)[point.number].intermediate_values
+        new = list(enumerate(top1 for _, top1 in row(point)["curve"]))[len(known) :]
+        for n, top1 in new:
+            trial.report(top1, n)
         return bool(new) and trial.should_prune()
 
     def ended(self, point: Point) -> None:
@@ -130,8 +106,8 @@ class Search:
 
     @property
     def missing(self) -> int:
-        ended = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
-        return self._trials - sum(bool(t.params) for t in ended)
+        trials = self._study.get_trials(deepcopy=False)
+        return self._trials - sum(trial.state.is_finished() for trial in trials)
 
     def rows(self, _states: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
         """As study.row of every trial so far, of all workers; Optuna knows which run."""

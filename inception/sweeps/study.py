@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import math
 import pathlib
@@ -12,6 +11,7 @@ from typing import Any
 
 from inception import UserError
 from inception.data import paths
+from inception.reporting.markup import number
 
 STATES = ("running", "waiting", "stopped", "failed", "pruned", "finished")
 
@@ -71,10 +71,6 @@ class Grid:
         self.folder = folder
         self._points = points
 
-    def exclusive(self) -> contextlib.AbstractContextManager[None]:
-        """Within it no other process works on the study."""
-        return exclusive(self.folder)
-
     def points(self) -> Iterator[Point]:
         """What is left to train."""
         return iter([p for p in self._points if p.result() is None])
@@ -125,12 +121,10 @@ def create(folder: str, definition: dict[str, Any]) -> None:
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged ({error}): choose another `workdir`") from error
     if stored != definition:
+        for one in (stored, definition):
+            one |= {f"points[{i}]": knobs for i, knobs in enumerate(one.pop("points", []))}
         key = next(k for k in {**definition, **stored} if stored.get(k) != definition.get(k))
-        was, now = stored.get(key), definition.get(key)
-        if isinstance(was, list) and isinstance(now, list):
-            pairs = enumerate(itertools.zip_longest(was, now, fillvalue="nothing"))
-            number, (was, now) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
-            key = f"{key}[{number}]"
+        was, now = (one.get(key, "nothing") for one in (stored, definition))
         raise UserError(
             f"`workdir`={folder} has another sweep: {key} is {was} there and {now} here. Choose "
             "another `workdir`"
@@ -201,3 +195,30 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
         "result": result,
         "command": f"python launch.py {shlex.join(command)}",
     }
+
+
+def differing(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The knobs that differ between points: {name: its values}, None where a point has none."""
+    names = dict.fromkeys(name for row in rows for name in row["knobs"])
+    columns = {name: [row["knobs"].get(name) for row in rows] for name in names}
+    return {name: values for name, values in columns.items() if len({*map(str, values)}) > 1}
+
+
+def left(row: dict[str, Any]) -> str:
+    """The time that a running point still takes, for people; '' where that is unknown."""
+    seconds = row["seconds_left"]
+    if seconds is None:
+        return ""
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"
+
+
+def finished(row: dict[str, Any]) -> bool:
+    """Whether a point came to its end, with a top-1 that is a number."""
+    return row["state"] == "finished" and number(row["best_top1"]) is not None
+
+
+def counted(rows: Sequence[dict[str, Any]]) -> str:
+    """How many points there are of each state."""
+    states = [row["state"] for row in rows]
+    counts = [f"{states.count(s)} {s}" for s in reversed(STATES) if s in states]
+    return f"{len(rows)} points: {', '.join(counts)}"

@@ -15,13 +15,21 @@ from inception.launching import local
 
 CHILD = """
 import os, pathlib, signal, sys, time
-again = pathlib.Path(sys.argv[1])
+again, killed = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 if again.exists():
     sys.exit(0)
 if sys.argv[-1] == "--process_id=1":
+    killed.with_suffix(".new").write_text(str(os.getpid()))
+    killed.with_suffix(".new").rename(killed)
     os.kill(os.getpid(), signal.SIGKILL)
-time.sleep(1)
-again.touch()
+while not killed.exists():
+    time.sleep(0.05)
+try:
+    while True:  # until the launcher has seen that end
+        os.kill(int(killed.read_text()), 0)
+        time.sleep(0.05)
+except ProcessLookupError:
+    again.touch()
 print("saving failed: Connection reset by peer", file=sys.stderr)
 sys.exit(1)
 """
@@ -30,7 +38,7 @@ sys.exit(1)
 def test_a_killed_process_is_the_cause_of_what_the_others_say(
     tmp_path: pathlib.Path, capfd
 ) -> None:
-    command = [sys.executable, "-c", CHILD, str(tmp_path / "again")]
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "again"), str(tmp_path / "killed")]
     assert local.run(command, processes=2, restarts=1) == 0
     assert (
         "process 1 was killed by SIGKILL: starting again (1 restarts left)"
@@ -60,7 +68,7 @@ def test_one_of_two_killed_and_both_started_again(
         ["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True
     ).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
-    out, err = launcher.communicate(timeout=400)
+    _, err = launcher.communicate(timeout=400)
     assert launcher.returncode == 0, err
     assert "process 1 was killed by SIGKILL: starting again" in err
-    assert json.loads(out.splitlines()[-1])["params_digest"] == digest
+    assert json.loads((workdir / "result.json").read_text())["params_digest"] == digest

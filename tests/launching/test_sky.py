@@ -24,7 +24,7 @@ COMMAND = ["train", "--config=experiments/bn.py", f"--workdir={WORKDIR}", "--con
 
 
 def task(**changed):
-    given = {"workdir": WORKDIR, "name": "run", "accelerators": "H100:8"} | changed
+    given = {"workdir": WORKDIR, "accelerators": "H100:8"} | changed
     return sky.task(COMMAND, **given)
 
 
@@ -32,8 +32,8 @@ TASKS = {
     "tpu pod slice": task(accelerators="tpu-v5litepod-64", infra="gcp/us-west4", spot=True),
     "old tpu": task(accelerators="tpu-v4-32"),
     "tpu on kubernetes": task(accelerators="tpu-v5litepod-4", infra="k8s"),
-    "8-gpu node": task(environment={"XLA_FLAGS": "--xla_dump_to=x"}),
-    "4-node gpu cluster": task(nodes=4, infra="aws", spot=True, copies={"/data": "s3://b/store"}),
+    "8-gpu node": task(env=[("XLA_FLAGS", "--xla_dump_to=x")]),
+    "4-node gpu cluster": task(nodes=4, infra="aws", spot=True, copy=[("/data", "s3://b/store")]),
     "kubernetes": task(infra="k8s/context"),
 }
 
@@ -303,9 +303,9 @@ def test_skypilot_understands_the_task(skypilot, name: str, capsys) -> None:
         ({"accelerators": "H100:0"}, "positive"),
         ({"accelerators": "tpu-v5litepod-64", "infra": "aws"}, "GCP or Kubernetes"),
         ({"infra": "mars"}, "mars"),
-        ({"name": "a run"}, "Invalid task name"),
+        ({"workdir": "gs://bucket/-"}, "Invalid task name"),
         ({"nodes": 0}, "num_nodes"),
-        ({"environment": {"A-B": "1"}}, "A-B"),
+        ({"env": [("A-B", "1")]}, "A-B"),
     ],
 )
 def test_what_skypilot_refuses_is_one_line(skypilot, changed, said) -> None:

@@ -96,24 +96,23 @@ def test_the_csv_has_a_line_a_point(tmp_path: pathlib.Path) -> None:
     assert [line["number"] for line in lines] == [str(i) for i in range(12)]
 
 
+def shares(rows: list[dict]) -> dict[str, float]:
+    return optuna.importance.get_param_importances(
+        importance.judged(rows), evaluator=importance.EVALUATOR
+    )
+
+
 def test_importances_find_the_knob_that_decides() -> None:
-    rows = grid()
-    verbosity = optuna.logging.get_verbosity()
-    shares = importance.importances(rows, importance.differing(rows))
-    assert isinstance(shares, dict) and next(iter(shares)) == "model.initializer"
-    assert shares["model.initializer"] > 0.9 and sum(shares.values()) == pytest.approx(1)
-    assert optuna.logging.get_verbosity() == verbosity
+    found = shares(grid())
+    assert next(iter(found)) == "model.initializer"
+    assert found["model.initializer"] > 0.9 and sum(found.values()) == pytest.approx(1)
     rates = [10 ** (-4 + i / 5) for i in range(16)]  # a scale that needs its logarithm
     knobs = [{"rate": rate, "noise": (7 * i) % 16 / 16} for i, rate in enumerate(rates)]
-    rows = [point(i, k, 50 + 3.0 * i) for i, k in enumerate(knobs)]
-    shares = importance.importances(rows, importance.differing(rows))
-    assert isinstance(shares, dict) and shares["rate"] > 0.8
+    assert shares([point(i, k, 50 + 3.0 * i) for i, k in enumerate(knobs)])["rate"] > 0.8
 
 
 def test_why_there_are_no_importances() -> None:
-    def said(rows: list[dict]) -> str | dict:
-        return importance.importances(rows, importance.differing(rows))
-
+    said = importance.importances
     few = [point(i, {"a": i}, 50.0 + i) for i in range(3)]
     assert "3 finished so far; importances need 4" in said(few)
     assert "No number and no choice" in said([point(i, {"a": 1}, 50.0 + i) for i in range(5)])
@@ -144,17 +143,6 @@ def test_odd_studies_have_a_page(rows: list[dict], tmp_path: pathlib.Path) -> No
     hparams.write_hparams(str(tmp_path), rows)
 
 
-def test_scales_of_knobs() -> None:
-    knob = importance.Knob("rate", [10 ** (-4 + i / 4) for i in range(13)])
-    assert knob.position(1e-3) == pytest.approx(1 / 3) and not knob.discrete
-    assert [label for _, label in knob.ticks(8)][::4] == ["0.0001", "0.1"]
-    linear = importance.Knob("dropout", [0.02 + i / 20 for i in range(13)])
-    assert linear.position(0.32) == pytest.approx(0.5)
-    few = importance.Knob("rate", [0.1, 0.01, 0.001] * 2 + [None])
-    assert [few.position(x) for x in (0.001, 0.01, 0.1)] == [0, 0.5, 1] and few.position(None) < 0
-    assert [label for _, label in few.ticks(8)] == ["absent", "0.001", "0.01", "0.1"]
-
-
 def test_a_page_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").touch()
     for write in (
@@ -182,7 +170,8 @@ def summaries(folder: pathlib.Path) -> dict:
 
 def test_tensorboard_gets_the_study_once(tmp_path: pathlib.Path) -> None:
     rows = grid()
-    folder = pathlib.Path(hparams.write_hparams(str(tmp_path), rows))
+    hparams.write_hparams(str(tmp_path), rows)
+    folder = tmp_path / "hparams"
     experiment = summaries(folder)["_hparams_/experiment"].experiment
     assert {info.name: info.type for info in experiment.hparam_infos} == {
         "model.initializer": api_pb2.DATA_TYPE_STRING,
