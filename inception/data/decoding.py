@@ -6,6 +6,7 @@ import io
 import math
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 
 import cv2
@@ -21,6 +22,7 @@ INTERPOLATIONS = {  # Pillow's and OpenCV's
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, with the knob's name
 cv2.setNumThreads(1)  # the loader's threads are many already
 
+Record = bytes | np.ndarray  # an encoded image, or pixels: uint8 [h, w] or [h, w, 3]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
@@ -28,20 +30,17 @@ class DamagedImageError(Exception):
     """An image that cannot be decoded; the text says which and why."""
 
 
-Record = bytes | np.ndarray  # an encoded image, or pixels: uint8 [h, w] or [h, w, 3]
-
-
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Within it C code's stderr is dropped."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-        os.close(nowhere)
 
 
 try:
@@ -115,7 +114,11 @@ def decode(
 
 
 class ExactPicture:
-    """The whole image decoded; resized with an antialiasing filter, the box to the subpixel."""
+    """The whole image decoded; resized with an antialiasing filter, the box to the subpixel.
+
+    Raises:
+        DamagedImageError: as `decode`.
+    """
 
     def __init__(self, data: Record, name: str, *, max_megapixels: float):
         self._image = decode(data, name, max_megapixels=max_megapixels)
@@ -136,14 +139,16 @@ class FastPicture:
 
     NOTE: of a JPEG only what lies above the box's lower edge is read: damage below goes unseen,
     but for a file cut off at its end. What nvImageCodec does not take, Pillow decodes.
+
+    Raises:
+        DamagedImageError: as `decode`; perhaps only when it is resized.
     """
 
     def __init__(self, data: Record, name: str, *, max_megapixels: float):
         self._data, self._name, self._max_megapixels = data, name, max_megapixels
         self._stream = _jpeg_stream(data) if isinstance(data, bytes) else None
-        self.size: tuple[int, int]
         if self._stream is not None:
-            self.size = (self._stream.width, self._stream.height)
+            self.size: tuple[int, int] = (self._stream.width, self._stream.height)
             _check_size(*self.size, name, max_megapixels)
         else:
             self._pixels = self._decoded() if isinstance(data, bytes) else data
@@ -151,8 +156,7 @@ class FastPicture:
 
     def _decoded(self) -> np.ndarray:
         """The whole image, by Pillow."""
-        image = decode(self._data, self._name, max_megapixels=self._max_megapixels)
-        return np.asarray(image)
+        return np.asarray(decode(self._data, self._name, max_megapixels=self._max_megapixels))
 
     def _region(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
         if self._stream is None:
@@ -167,12 +171,8 @@ class FastPicture:
     def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
         """As ExactPicture's."""
         left, top, right, bottom = box or (0, 0, *self.size)
-        region = self._region(
-            int(left),
-            int(top),
-            min(self.size[0], math.ceil(right)),
-            min(self.size[1], math.ceil(bottom)),
-        )
+        right, bottom = min(self.size[0], math.ceil(right)), min(self.size[1], math.ceil(bottom))
+        region = self._region(int(left), int(top), right, bottom)
         height, width, _ = out.shape
         factor = min(region.shape[0] // height, region.shape[1] // width)
         if factor > 1 and method in ("bilinear", "cubic"):
@@ -189,11 +189,10 @@ class FastPicture:
 def _jpeg_decoder() -> "nvimgcodec.Decoder":
     """This thread's own."""
     if not hasattr(_thread, "decoder"):
-        cpu = nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)
         _thread.decoder = nvimgcodec.Decoder(
             device_id=-99999,  # NVIMGCODEC_DEVICE_CPU_ONLY of its C header: loads no CUDA
             max_num_cpu_threads=1,
-            backends=[cpu],
+            backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)],
         )
         _thread.params = nvimgcodec.DecodeParams(apply_exif_orientation=False)
     return _thread.decoder
@@ -214,24 +213,12 @@ Picture = ExactPicture | FastPicture
 DECODERS: dict[str, type[Picture]] = {"fast": FastPicture, "exact": ExactPicture}
 
 
-def open_picture(data: Record, name: str, *, decoder: str, max_megapixels: float) -> Picture:
-    """An encoded image or pixels -> Picture; `decoder` is a key of DECODERS.
-
-    Raises:
-        DamagedImageError: as `decode`; of a fast picture perhaps only when it is resized.
-    """
-    return DECODERS[decoder](data, name, max_megapixels=max_megapixels)
-
-
 class _Lease:
-    """Lends memory to an array; recycles it when neither the array nor a view of it is in use."""
+    """Lends memory to an array; frees it when neither the array nor a view of it is in use."""
 
     def __init__(self, memory: np.ndarray, free: collections.deque[np.ndarray]):
-        self._memory, self._free = memory, free
         self.__array_interface__ = memory.__array_interface__
-
-    def __del__(self) -> None:
-        self._free.append(self._memory)
+        weakref.finalize(self, free.append, memory)
 
 
 class RecycledImages:

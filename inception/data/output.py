@@ -22,7 +22,8 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
     """
     if paths.in_bucket(output):
         raise UserError(f"`output`={output}: write a local folder, then copy it there")
-    try:
+    errors = (OSError, ValueError, RuntimeError)  # also of a path without a name
+    with paths.explained(f"`output`={output} cannot be written", errors=errors):
         final = pathlib.Path(output).expanduser().resolve()
         work = final.with_name(f"{final.name}.incomplete")
         if not output or final.is_mount():
@@ -33,8 +34,6 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
             )
         work.mkdir(parents=True, exist_ok=True)
         lock = os.open(work, os.O_RDONLY)
-    except (OSError, ValueError, RuntimeError) as error:  # also a path without a name
-        raise UserError(f"`output`={output} cannot be written: {error}") from error
     try:
         paths.lock(lock, work)
     except BlockingIOError as error:
@@ -50,3 +49,13 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
         raise
     finally:
         os.close(lock)
+
+
+def check_room(folder: pathlib.Path, needed: float, what: str, remedy: str = "") -> None:
+    """Raises UserError, about WHAT that needs so many bytes, where the disk has fewer."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"`output`: {what} {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB "
+            f"free: choose another disk{remedy}"
+        )

@@ -1,9 +1,12 @@
 """Folders and files: on this machine or, as gs://... and s3://..., in a bucket; locks."""
 
+import contextlib
 import fcntl
 import json
 import pathlib
+import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -11,6 +14,23 @@ from etils import epath
 from inception import UserError
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what fsspec needs for each
+
+
+@contextlib.contextmanager
+def explained(what: str, remedy: str = "", errors: Any = OSError) -> Iterator[None]:
+    """Within it an OSError, or another of `errors`, becomes a UserError of one line.
+
+    'WHAT: the error', or with a remedy 'WHAT (the error): REMEDY'.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except errors as error:
+        reason = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split()))
+        raise UserError(
+            f"{what} ({reason}): {remedy}" if remedy else f"{what}: {reason}"
+        ) from error
 
 
 def in_bucket(path: str) -> bool:
@@ -48,16 +68,14 @@ def on_disk(path: str) -> pathlib.Path:
 
 def check_writable(path: epath.Path) -> None:
     """Raises UserError where `write_whole` would fail: a check before long work."""
-    try:
+    unfinished = path.with_name(f"{path.name}.tmp")
+    with explained(f"{path} cannot be written"):
         if not path.parent.is_dir():
             raise FileNotFoundError("no such folder")
         if path.is_dir():
             raise IsADirectoryError("a folder of that name is there")
-        unfinished = path.with_name(f"{path.name}.tmp")
         unfinished.write_text("")
         unfinished.unlink()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def lock(file: Any, name: object, *, wait: bool = False) -> None:

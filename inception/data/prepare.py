@@ -14,33 +14,32 @@ import pathlib
 import shutil
 import sys
 import tarfile
+from collections.abc import Mapping
 from typing import Any
 
 import absl.logging
-from PIL import Image
 
 from inception import UserError
-from inception.data import decoding, pipeline, progress, sources, store
-from inception.data.folder import Folder
-from inception.data.output import all_or_nothing
+from inception.data import decoding, paths, pipeline, progress, sources, store
+from inception.data.output import all_or_nothing, check_room
 
 IMAGENET = "imagenet2012"
 TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 IMAGENET_COUNTS = {"train": 1_281_167, "validation": 50_000}
-MEGAPIXELS = 1000.0  # larger pictures are left out
 
 
 def _names_in(path: pathlib.Path) -> list[str]:
-    try:
-        with tarfile.open(path, "r:") as tar:
-            return tar.getnames()
-    except (FileNotFoundError, NotADirectoryError) as error:
+    if not path.exists():
         raise UserError(
             f"`tars`={path.parent}: there is no {path.name} in it: ImageNet's two tars "
             f"({', '.join(TARS)}) come from image-net.org, after registration"
-        ) from error
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{path} is truncated, or no tar ({error}): download it again") from error
+        )
+    errors, again = (tarfile.TarError, OSError), "download it again"
+    with (
+        paths.explained(f"{path} is truncated, or no tar", again, errors),
+        tarfile.open(path, "r:") as tar,
+    ):
+        return tar.getnames()
 
 
 def _check_tars(tars: str, classes: list[str], work: pathlib.Path) -> None:
@@ -63,12 +62,7 @@ def _check_tars(tars: str, classes: list[str], work: pathlib.Path) -> None:
             "Download it again"
         )
     needed = 2 * sum(path.stat().st_size for path in (train, val))  # TFDS sorts on disk
-    free = shutil.disk_usage(work).free
-    if needed > free:
-        raise UserError(
-            f"`output`: preparing takes about {needed / 1e9:.1f} GB for a while, and "
-            f"{work.parent} has {free / 1e9:.1f} GB free: choose another disk"
-        )
+    check_room(work, needed, "preparing takes about")
 
 
 def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
@@ -86,61 +80,41 @@ def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
         raise UserError(f"`name`={name}: TFDS has no such set; the nearest are {', '.join(near)}")
     absl.logging.set_verbosity(absl.logging.ERROR)  # it warns of ImageNet's missing test split
-    try:
+    with paths.explained(f"`name`={name}", errors=Exception):  # an unknown version or config
         builder = tfds.builder(name, data_dir=str(work), file_format="array_record")
-    except Exception as error:  # an unknown version or config, in many words
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"`name`={name}: {reason}") from error
     if builder.name == IMAGENET:
         if not tars:
             raise UserError(f"`name`={name} cannot be downloaded: give `tars`")
         _check_tars(tars, builder.info.features["label"].names, work)
-        splits = [  # the totals of TFDS's progress bars
-            tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=0)
-            for split, count in IMAGENET_COUNTS.items()
-        ]
-        builder.info.set_splits(tfds.core.splits.SplitDict(splits))
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it names the temporary folder
-            builder.download_and_prepare(
-                download_dir=work / "downloads",
-                download_config=tfds.download.DownloadConfig(manual_dir=tars or None),
-            )
-    except Exception as error:  # a builder may raise anything
-        reason = " ".join(str(error).split())
-        raise UserError(f"TFDS could not prepare {name}: {reason}") from error
+    with (
+        paths.explained(f"TFDS could not prepare {name}", errors=Exception),  # of the builder's
+        contextlib.redirect_stdout(io.StringIO()),  # it names the temporary folder
+    ):
+        builder.download_and_prepare(
+            download_dir=work / "downloads",
+            download_config=tfds.download.DownloadConfig(manual_dir=tars or None),
+        )
     shutil.rmtree(work / "downloads", ignore_errors=True)
     return pathlib.Path(builder.data_dir)
 
 
 def _label_or_damage(source: sources.Source, index: int) -> int | str:
     """The record's label, or what is wrong with it; all but plain JPEGs are decoded whole."""
-    name = source.name(index)
     try:
-        record, label = source[index]
-    except OSError as error:
-        return f"{name}: {error}"
-    assert isinstance(record, bytes), record
-    try:
-        with Image.open(io.BytesIO(record)) as image:
-            plain = image.format == "JPEG" and image.mode in ("L", "RGB")
-    except OSError:
-        plain = False
-    try:
-        if not plain or b"\xff\xd9" not in record[-64:]:
-            decoding.decode(record, name, max_megapixels=MEGAPIXELS)
+        record, label = sources.read(source, index)
+        decoding.FastPicture(record, source.name(index), max_megapixels=store.MEGAPIXELS)
+        return label
     except decoding.DamagedImageError as error:
         return str(error)
-    return label
 
 
-def _check_records(splits: dict[str, sources.Source], threads: int, name: str) -> dict[str, Any]:
+def _check_records(splits: Mapping[str, sources.Source], name: str) -> dict[str, Any]:
     """Checks every record that TFDS has written; prints counts, beside the expected ones."""
     counts: dict[str, int] = {}
     rejected: list[str] = []
     for split, source in splits.items():
         check = functools.partial(_label_or_damage, source)
-        checked = pipeline.in_threads(check, 0, len(source), count=threads, ahead=16)
+        checked = pipeline.in_threads(check, 0, len(source), workers="all", ahead=16)
         found = list(progress.bar(checked, desc=f"check {split}", total=len(source), unit="image"))
         bad = [item for item in found if isinstance(item, str)]
         classes = {item for item in found if not isinstance(item, str)}
@@ -159,7 +133,7 @@ def _check_records(splits: dict[str, sources.Source], threads: int, name: str) -
     return {"splits": counts, "rejected": rejected}
 
 
-def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
+def _open_all(path: pathlib.Path) -> dict[str, sources.Examples]:
     """Every split of a set that TFDS has prepared, or of a folder of images."""
     if (path / "store.json").exists():
         raise UserError("this is a store already; give what it was made from")
@@ -168,17 +142,12 @@ def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
     if len(versions) > 1:
         raise UserError(f"there are {', '.join(sorted(str(v.parent) for v in versions))}: name one")
     if versions:
-        try:
+        errors = (ValueError, KeyError)
+        with paths.explained(f"{versions[0]} is damaged", "prepare it again", errors):
             names = [split["name"] for split in json.loads(versions[0].read_text())["splits"]]
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{versions[0]} is damaged: prepare it again") from error
-        from inception.data.tfds import Tfds
-
-        return {name: Tfds(str(versions[0].parent), "", name) for name in names}
-    found = [p.name for p in path.glob("*/") if p.name in sources.SPLITS]
-    splits: dict[str, sources.Source] = {
-        name: Folder(str(path), name) for name in sorted(found) or ("train", "val")
-    }
+        return {name: sources.tfds(str(versions[0].parent), "", name) for name in names}
+    names = sorted(p.name for p in path.glob("*/") if p.name in sources.SPLITS)
+    splits = {name: sources.folder(str(path), name) for name in names or ("train", "val")}
     sources.check_classes(*(split.classes for split in splits.values()))
     return splits
 
@@ -210,7 +179,6 @@ def prepare(
     Raises:
         UserError: whatever is wrong with the tars, the source, the output or the numbers.
     """
-    threads = pipeline.threads("all")
     if short_side is not None and short_side < 1:
         raise UserError(f"`short_side`={short_side}: at least 1 pixel")
     if not 1 <= quality <= 100:
@@ -226,15 +194,13 @@ def prepare(
         except (UserError, RuntimeError) as error:  # RuntimeError: ~ of no known user
             raise UserError(f"`source`={source}: {error}" if source else str(error)) from error
         if short_side is None:
-            return _check_records(splits, threads, (name or IMAGENET).split(":")[0])
+            return _check_records(splits, (name or IMAGENET).split(":")[0])
         result = store.write_store(
             splits,
             work,
             short_side=short_side,
             quality=quality,
             format=format,
-            max_megapixels=MEGAPIXELS,
-            threads=threads,
             origin=source or name or IMAGENET,
         )
         if not source:
