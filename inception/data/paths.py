@@ -27,7 +27,7 @@ def explained(what: str, remedy: str = "", errors: Any = OSError) -> Iterator[No
     except UserError:
         raise
     except errors as error:
-        reason = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split()))
+        reason = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split())[:500])
         raise UserError(
             f"{what} ({reason}): {remedy}" if remedy else f"{what}: {reason}"
         ) from error

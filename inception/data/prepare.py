@@ -8,7 +8,6 @@ import difflib
 import functools
 import importlib.util
 import io
-import json
 import os
 import pathlib
 import shutil
@@ -20,7 +19,7 @@ from typing import Any
 import absl.logging
 
 from inception import UserError
-from inception.data import decoding, paths, pipeline, progress, sources, store
+from inception.data import decoding, paths, sources, store
 from inception.data.output import all_or_nothing, check_room
 
 IMAGENET = "imagenet2012"
@@ -98,14 +97,11 @@ def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(builder.data_dir)
 
 
-def _label_or_damage(source: sources.Source, index: int) -> int | str:
-    """The record's label, or what is wrong with it; all but plain JPEGs are decoded whole."""
-    try:
-        record, label = sources.read(source, index)
-        decoding.FastPicture(record, source.name(index), max_megapixels=store.MEGAPIXELS)
-        return label
-    except decoding.DamagedImageError as error:
-        return str(error)
+def _label(source: sources.Source, index: int) -> int:
+    """The record's label; DamagedImageError. All but plain JPEGs are decoded whole."""
+    record, label = sources.read(source, index)
+    decoding.FastPicture(record, source.name(index), max_megapixels=store.MEGAPIXELS)
+    return label
 
 
 def _check_records(splits: Mapping[str, sources.Source], name: str) -> dict[str, Any]:
@@ -113,23 +109,13 @@ def _check_records(splits: Mapping[str, sources.Source], name: str) -> dict[str,
     counts: dict[str, int] = {}
     rejected: list[str] = []
     for split, source in splits.items():
-        check = functools.partial(_label_or_damage, source)
-        checked = pipeline.in_threads(check, 0, len(source), workers="all", ahead=16)
-        found = list(progress.bar(checked, desc=f"check {split}", total=len(source), unit="image"))
-        bad = [item for item in found if isinstance(item, str)]
-        classes = {item for item in found if not isinstance(item, str)}
-        counts[split], rejected = len(found), rejected + bad
-        line = f"{split}: {len(found)} images of {len(classes)} classes"
-        expected = IMAGENET_COUNTS.get(split) if name == IMAGENET else None
-        if expected and expected != len(found):
-            line += f", {len(found) - expected:+d} against ILSVRC-2012's {expected}"
-        elif expected:
-            line += ", as ILSVRC-2012 has"
-        if len(classes) < len(source.classes):
-            line += f"; {len(source.classes) - len(classes)} of its classes without an image"
+        make, bad = functools.partial(_label, source), list[str]()
+        classes = set(store.of_each(source, make, bad, desc=f"check {split}"))
+        counts[split], rejected = len(source), rejected + bad
+        line = f"{split}: {len(source)} images of {len(classes)} of {len(source.classes)} classes"
+        if name == IMAGENET and (expected := IMAGENET_COUNTS.get(split)):
+            line += f", {len(source) - expected:+d} against ILSVRC-2012's {expected}"
         print(line + (f"; {len(bad)} cannot be read" if bad else ""))
-    for line in rejected[:20]:
-        print(f"WARNING: {line}", file=sys.stderr)
     return {"splits": counts, "rejected": rejected}
 
 
@@ -142,10 +128,9 @@ def _open_all(path: pathlib.Path) -> dict[str, sources.Examples]:
     if len(versions) > 1:
         raise UserError(f"there are {', '.join(sorted(str(v.parent) for v in versions))}: name one")
     if versions:
-        errors = (ValueError, KeyError)
-        with paths.explained(f"{versions[0]} is damaged", "prepare it again", errors):
-            names = [split["name"] for split in json.loads(versions[0].read_text())["splits"]]
-        return {name: sources.tfds(str(versions[0].parent), "", name) for name in names}
+        folder = str(versions[0].parent)
+        names = list(sources.tfds_builder(folder, "").info.splits)
+        return {name: sources.tfds(folder, "", name) for name in names}
     names = sorted(p.name for p in path.glob("*/") if p.name in sources.SPLITS)
     splits = {name: sources.folder(str(path), name) for name in names or ("train", "val")}
     sources.check_classes(*(split.classes for split in splits.values()))
@@ -171,7 +156,7 @@ def prepare(
         name: of a TFDS set, downloaded if no tars are given; '' is imagenet2012.
         source: in place of both: a folder of class folders, or a set that TFDS prepared.
         short_side: of the store's images, pixels.
-        quality, format: see `store.write_store`.
+        quality, format: see `store.Encoding`.
 
     Returns:
         {'splits': {name: count}, 'rejected': [a line for each image that cannot be read]}.
@@ -179,10 +164,6 @@ def prepare(
     Raises:
         UserError: whatever is wrong with the tars, the source, the output or the numbers.
     """
-    if short_side is not None and short_side < 1:
-        raise UserError(f"`short_side`={short_side}: at least 1 pixel")
-    if not 1 <= quality <= 100:
-        raise UserError(f"`quality`={quality}: from 1 to 100")
     with all_or_nothing(output) as work:
         try:
             prepared = (
@@ -194,15 +175,12 @@ def prepare(
         except (UserError, RuntimeError) as error:  # RuntimeError: ~ of no known user
             raise UserError(f"`source`={source}: {error}" if source else str(error)) from error
         if short_side is None:
-            return _check_records(splits, (name or IMAGENET).split(":")[0])
-        result = store.write_store(
-            splits,
-            work,
-            short_side=short_side,
-            quality=quality,
-            format=format,
-            origin=source or name or IMAGENET,
-        )
-        if not source:
-            shutil.rmtree(work / prepared.relative_to(work).parts[0])
-        return result
+            result = _check_records(splits, (name or IMAGENET).split(":")[0])
+        else:
+            encoding = store.Encoding(short_side, quality, format)
+            result = store.write_store(splits, work, encoding, origin=source or name or IMAGENET)
+            if not source:
+                shutil.rmtree(work / prepared.relative_to(work).parts[0])
+    for line in result["rejected"][:20]:
+        print(f"WARNING: {line}", file=sys.stderr)
+    return result

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from etils import epath
@@ -183,6 +183,24 @@ def folder(path: str, split: str) -> Examples:
     )
 
 
+def tfds_builder(path: str, name: str) -> Any:
+    """Reads what TFDS has prepared in a folder, without TensorFlow; arguments as of `tfds`."""
+    import tensorflow_datasets
+
+    root = paths.on_disk(path)
+    try:
+        if not name:
+            return tensorflow_datasets.builder_from_directory(str(root))
+        return tensorflow_datasets.core.read_only_builder.builder_from_files(
+            name, data_dir=str(root), file_format="array_record"
+        )
+    except Exception as error:
+        inside = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
+        found = f"there is {', '.join(inside[:20])}" if inside else "no such folder, or empty"
+        where = f"`path`={path} `data.name`={name}"
+        raise UserError(f"{where}: no prepared TFDS set of that name; {found}") from error
+
+
 def tfds(path: str, name: str, split: str) -> Examples:
     """A TFDS image-classification set prepared as ArrayRecord, read without TensorFlow.
 
@@ -193,19 +211,7 @@ def tfds(path: str, name: str, split: str) -> Examples:
     import tensorflow_datasets
 
     where = f"`path`={path} `data.name`={name}"
-    root = paths.on_disk(path)
-    try:
-        builder = (
-            tensorflow_datasets.core.read_only_builder.builder_from_files(
-                name, data_dir=str(root), file_format="array_record"
-            )
-            if name
-            else tensorflow_datasets.builder_from_directory(str(root))
-        )
-    except Exception as error:
-        inside = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
-        found = f"there is {', '.join(inside[:20])}" if inside else "no such folder, or empty"
-        raise UserError(f"{where}: no prepared TFDS set of that name; {found}") from error
+    builder = tfds_builder(path, name)
     info = builder.info
     if info.file_format.value != "array_record":
         raise UserError(
@@ -236,15 +242,14 @@ def tfds(path: str, name: str, split: str) -> Examples:
     return Examples(names, len(records), record, lambda index: f"record {index} of {split}")
 
 
-def check_classes(first: Sequence[str], *others: Sequence[str]) -> None:
-    """Raises UserError where two splits number their classes differently."""
-    for other in others:
-        if tuple(first) != tuple(other):
-            differing = sorted(set(first) ^ set(other))
-            raise UserError(
-                f"`data`: the splits differ in their classes ({', '.join(differing[:5])}): each "
-                "needs a folder in all of them"
-            )
+def check_classes(*splits: Sequence[str]) -> None:
+    """Raises UserError where splits number their classes differently."""
+    if len(set(map(tuple, splits))) > 1:
+        differing = sorted(set().union(*splits) - set(splits[0]).intersection(*splits))
+        raise UserError(
+            f"`data`: the splits differ in their classes ({', '.join(differing[:5])}): each "
+            "needs a folder in all of them"
+        )
 
 
 def as_classes(source: Source, classes: tuple[str, ...]) -> Source:

@@ -1,24 +1,24 @@
 """The store that trains fast: a smaller copy of every image of a set, in one file a split."""
 
+import dataclasses
 import functools
 import io
 import json
 import os
 import pathlib
-import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
-import tqdm
 from PIL import Image
 
 from inception import UserError
 from inception.data import cropping, decoding, paths, pipeline, progress, sources
 from inception.data.output import check_room
 
+T = TypeVar("T")
 VERSION = 1
 FORMATS = ("jpeg", "rgb")
 PROBES = 100  # images from which the size and the effect on pixels are estimated beforehand
@@ -72,111 +72,98 @@ def open_store(path: str, split: str) -> sources.Examples:
     )
 
 
-Stored = tuple[bytes, int, tuple[int, int]]  # an image's bytes, label, (height, width)
-Encode = Callable[[Image.Image], tuple[bytes, tuple[int, int]]]
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How a store holds an image, `short_side` px wide or high; smaller ones keep their size."""
 
+    short_side: int
+    quality: int  # of the JPEGs, 1 to 100
+    format: str  # 'jpeg', or 'rgb' for plain pixels: several times the bytes, no decoding
 
-def _encode(
-    image: Image.Image, *, short_side: int, quality: int, format: str
-) -> tuple[bytes, tuple[int, int]]:
-    """(bytes, (height, width)), the shorter side at most short_side."""
-    scale = short_side / min(image.size)
-    if scale < 1:
-        size = round(image.width * scale), round(image.height * scale)
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    if format == "rgb":
-        return image.tobytes(), (image.height, image.width)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue(), (image.height, image.width)
-
-
-def _stored(source: sources.Source, encode: Encode, index: int) -> Stored | str:
-    """What the store holds of an image; or a line that says why it cannot be."""
-    name = source.name(index)
-    try:
+    def stored(self, source: sources.Source, index: int) -> tuple[bytes, int, tuple[int, int]]:
+        """(bytes, label, (height, width)) of an image; DamagedImageError where there is none."""
+        name = source.name(index)
         record, label = sources.read(source, index)
-        data, shape = encode(decoding.decode(record, name, max_megapixels=MEGAPIXELS))
-        return data, label, shape
-    except decoding.DamagedImageError as error:
-        return str(error)
-    except OSError as error:  # what a JPEG cannot hold: more than 65,500 px across
-        return f"{name}: {error}"
+        image = decoding.decode(record, name, max_megapixels=MEGAPIXELS)
+        scale = self.short_side / min(image.size)
+        if scale < 1:
+            size = round(image.width * scale), round(image.height * scale)
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        shape = (image.height, image.width)
+        if self.format == "rgb":
+            return image.tobytes(), label, shape
+        buffer = io.BytesIO()
+        try:
+            image.save(buffer, "JPEG", quality=self.quality)
+        except OSError as error:  # more than 65,500 px across
+            raise decoding.DamagedImageError(f"{name}: {error}") from error
+        return buffer.getvalue(), label, shape
 
 
-def _probe(source: sources.Source, encode: Encode, format: str) -> tuple[float, float]:
+def of_each(
+    source: sources.Source,
+    make: Callable[[int], T],
+    rejected: list[str],
+    *,
+    desc: str,
+    workers: int | str = "all",
+) -> Iterator[T]:
+    """make(index) of every image, in order; of each that is damaged a line joins `rejected`."""
+
+    def outcome(index: int) -> T | str:
+        try:
+            return make(index)
+        except decoding.DamagedImageError as error:
+            return str(error)
+
+    count = len(source)
+    made = pipeline.in_threads(outcome, 0, count, workers=workers, ahead=16)
+    for item in progress.bar(made, desc=desc, total=count, unit="image"):
+        if isinstance(item, str):
+            rejected.append(item)
+        else:
+            yield item
+
+
+def _probe(source: sources.Source, encoding: Encoding) -> tuple[float, float]:
     """(mean bytes an image; dB between crops of 224 px from the store and from the originals).
 
     Of up to 100 images spread over the source; the crops are the paper's, resized exactly.
     """
     sizes, errors = [], []
+    crops = np.empty((2, 224, 224, 3), np.uint8)
     for index in np.linspace(0, len(source) - 1, min(PROBES, len(source))).astype(int).tolist():
-        stored = _stored(source, encode, index)
-        if isinstance(stored, str):
+        try:
+            data, _, shape = encoding.stored(source, index)
+        except decoding.DamagedImageError:
             continue
-        data, _, shape = stored
-        record = data if format == "jpeg" else np.frombuffer(data, np.uint8).reshape(*shape, 3)
-        images = [
-            decoding.decode(each, "", max_megapixels=MEGAPIXELS)
+        rgb = encoding.format == "rgb"
+        record = np.frombuffer(data, np.uint8).reshape(*shape, 3) if rgb else data
+        pictures = [
+            decoding.ExactPicture(each, "", max_megapixels=MEGAPIXELS)
             for each in (source[index][0], record)
         ]
         box = cropping.inception_crop(
-            *images[0].size,
+            *pictures[0].size,
             np.random.default_rng(index).random(cropping.UNIFORMS),
             area_range=(0.08, 1.0),
             aspect_range=(3 / 4, 4 / 3),
         )
-        of_sides = np.divide(box, images[0].size * 2)
-        before, after = (
-            np.asarray(
-                image.resize((224, 224), cropping.BILINEAR, box=tuple(of_sides * (image.size * 2))),
-                np.float32,
-            )
-            for image in images
-        )
+        of_sides = np.divide(box, pictures[0].size * 2)
+        for picture, crop in zip(pictures, crops, strict=True):
+            picture.resize(crop, "bilinear", tuple(of_sides * (picture.size * 2)))
         sizes.append(len(data))
-        errors.append(np.mean((before - after) ** 2))
+        errors.append(np.mean(np.subtract(*crops, dtype=np.float32) ** 2))
     if not sizes:
         raise UserError("every image looked at is damaged: is this the right source?")
     return float(np.mean(sizes)), float(10 * np.log10(255**2 / max(np.mean(errors), 1e-9)))
 
 
-def _write_split(
-    source: sources.Source, encode: Encode, path: pathlib.Path, *, workers: int | str
-) -> tuple[int, list[str]]:
-    """Writes PATH.bin and PATH.npz; returns the count of images, and a line for each rejected."""
-    count = len(source)
-    make = functools.partial(_stored, source, encode)
-    encoded = pipeline.in_threads(make, 0, count, workers=workers, ahead=16)
-    offsets, labels, shapes, rejected = [0], [], [], []
-    with open(f"{path}.bin", "wb") as file:
-        for item in progress.bar(encoded, desc=path.name, total=count, unit="image"):
-            if isinstance(item, str):
-                rejected.append(item)
-                tqdm.tqdm.write(f"WARNING: left out: {item}", file=sys.stderr)
-                continue
-            data, label, shape = item
-            file.write(data)
-            offsets.append(offsets[-1] + len(data))
-            labels.append(label)
-            shapes.append(shape)
-        os.fsync(file.fileno())
-    np.savez(
-        f"{path}.npz",
-        offsets=np.asarray(offsets, np.int64),
-        labels=np.asarray(labels, np.int32),
-        shapes=np.asarray(shapes, np.int32).reshape(-1, 2),
-    )
-    return len(labels), rejected
-
-
 def write_store(
     splits: Mapping[str, sources.Source],
     folder: pathlib.Path,
+    encoding: Encoding,
     *,
-    short_side: int,
-    quality: int,
-    format: str,
     origin: str,
     workers: int | str = "all",
 ) -> dict[str, Any]:
@@ -188,9 +175,6 @@ def write_store(
     Args:
         splits: sources by the name of the split, of the same classes.
         folder: exists, is empty.
-        short_side: of the stored images, pixels; smaller ones keep their size.
-        quality: of the JPEGs, 1-100.
-        format: 'jpeg', or 'rgb' for plain pixels: several times the bytes, no decoding.
 
     Returns:
         {'splits': {name: count}, 'rejected': [a line each]}.
@@ -198,27 +182,36 @@ def write_store(
     Raises:
         UserError: too small a disk, a source without a readable image.
     """
-    encode = functools.partial(_encode, short_side=short_side, quality=quality, format=format)
     counts: dict[str, int] = {}
     rejected: list[str] = []
     for split, source in splits.items():
         started = time.monotonic()
-        size, decibels = _probe(source, encode, format)
+        size, decibels = _probe(source, encoding)
         remedy = ", a smaller `short_side` or `quality`, or `format=jpeg`"
         check_room(folder, size * len(source), f"{split} needs about", remedy)
-        counts[split], left_out = _write_split(source, encode, folder / split, workers=workers)
-        rejected += left_out
+        make = functools.partial(encoding.stored, source)
+        index = []
+        with open(folder / f"{split}.bin", "wb") as file:
+            for data, label, shape in of_each(source, make, rejected, desc=split, workers=workers):
+                file.write(data)
+                index.append((len(data), label, *shape))
+            os.fsync(file.fileno())
+        sizes, labels, *shapes = np.asarray(index).T
+        np.savez(
+            folder / f"{split}.npz",
+            offsets=np.cumsum([0, *sizes]),
+            labels=labels.astype(np.int32),
+            shapes=np.stack(shapes, 1).astype(np.int32),
+        )
+        counts[split] = len(index)
         print(
-            f"{split}: {counts[split]} images, {(folder / f'{split}.bin').stat().st_size / 1e6:.1f}"
-            f" MB ({size / 1e3:.1f} kB an image), {time.monotonic() - started:.1f} s; crops "
-            f"of 224 px are {decibels:.1f} dB from the originals'"
-            + (f"; {len(left_out)} damaged images left out" if left_out else "")
+            f"{split}: {len(index)} images, {sizes.sum() / 1e6:.1f} MB ({size / 1e3:.1f} kB an "
+            f"image), {time.monotonic() - started:.1f} s; crops of 224 px are {decibels:.1f} dB "
+            f"from the originals'; {len(source) - len(index)} damaged images left out"
         )
     about = {
         "version": VERSION,
-        "format": format,
-        "short_side": short_side,
-        "quality": quality if format == "jpeg" else None,
+        **dataclasses.asdict(encoding),
         "origin": origin,
         "splits": counts,
         "rejected": rejected,

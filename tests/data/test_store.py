@@ -27,8 +27,8 @@ def write(source: pathlib.Path, output: pathlib.Path, **changes) -> dict:
 
 def write_store(splits: dict, folder: pathlib.Path, *, workers: int, format: str) -> None:
     folder.mkdir(exist_ok=True)
-    choices = {"short_side": SHORT_SIDE, "quality": 90, "origin": "here"}
-    store.write_store(splits, folder, workers=workers, format=format, **choices)
+    encoding = store.Encoding(short_side=SHORT_SIDE, quality=90, format=format)
+    store.write_store(splits, folder, encoding, origin="here", workers=workers)
 
 
 def open_store(path: pathlib.Path, split: str = "train") -> sources.Source:
