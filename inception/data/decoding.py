@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import io
 import math
 import os
@@ -52,14 +53,6 @@ except ImportError:  # there are wheels for Linux and Windows only
 _thread = threading.local()
 
 
-def _check_size(width: int, height: int, name: str, max_megapixels: float) -> None:
-    if width * height > max_megapixels * 1e6:
-        raise DamagedImageError(
-            f"{name}: {width} x {height} px is more than config.data.max_megapixels="
-            f"{max_megapixels:g}"
-        )
-
-
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:
     """The upper 8 of 16 bits; of numbers beyond that the upper 8 of the bits in use.
 
@@ -96,7 +89,10 @@ def decode(
         return Image.fromarray(data).convert("RGB")
     try:
         image = data if isinstance(data, Image.Image) else Image.open(io.BytesIO(data))
-        _check_size(*image.size, name, max_megapixels)
+        if image.width * image.height > max_megapixels * 1e6:
+            size = f"{image.width} x {image.height} px"
+            limit = f"config.data.max_megapixels={max_megapixels:g}"
+            raise DamagedImageError(f"{name}: {size} is more than {limit}")
         if upright:
             image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits a pixel or 32; Pillow's own conversion clips
@@ -145,28 +141,22 @@ class FastPicture:
     """
 
     def __init__(self, data: Record, name: str, *, max_megapixels: float):
-        self._data, self._name, self._max_megapixels = data, name, max_megapixels
-        self._stream = _jpeg_stream(data) if isinstance(data, bytes) else None
+        self._decode = functools.partial(decode, data, name, max_megapixels=max_megapixels)
+        self._stream = _jpeg_stream(data, max_megapixels) if isinstance(data, bytes) else None
         if self._stream is not None:
             self.size: tuple[int, int] = (self._stream.width, self._stream.height)
-            _check_size(*self.size, name, max_megapixels)
         else:
-            self._pixels = self._decoded() if isinstance(data, bytes) else data
+            self._pixels = np.asarray(self._decode()) if isinstance(data, bytes) else data
             self.size = (self._pixels.shape[1], self._pixels.shape[0])
-
-    def _decoded(self) -> np.ndarray:
-        """The whole image, by Pillow."""
-        return np.asarray(decode(self._data, self._name, max_megapixels=self._max_megapixels))
 
     def _region(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
         if self._stream is None:
             return self._pixels[top:bottom, left:right]
-        region = nvimgcodec.Region(top, left, bottom, right)
-        decoder = _jpeg_decoder()
-        image = decoder.decode(self._stream.get_sub_code_stream(0, region), params=_thread.params)
-        if image is not None:
-            return np.asarray(image)
-        return self._decoded()[top:bottom, left:right]
+        region = self._stream.get_sub_code_stream(0, nvimgcodec.Region(top, left, bottom, right))
+        image = _jpeg_decoder().decode(region, params=_thread.params)
+        if image is None:
+            return np.asarray(self._decode())[top:bottom, left:right]
+        return np.asarray(image)
 
     def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
         """As ExactPicture's."""
@@ -198,13 +188,15 @@ def _jpeg_decoder() -> "nvimgcodec.Decoder":
     return _thread.decoder
 
 
-def _jpeg_stream(data: bytes) -> "nvimgcodec.CodeStream | None":
-    """A grey or three-channel JPEG that ends as it should, or None."""
+def _jpeg_stream(data: bytes, max_megapixels: float) -> "nvimgcodec.CodeStream | None":
+    """A grey or three-channel JPEG, not too large, that ends as it should, or None."""
     if nvimgcodec is None or data[:2] != b"\xff\xd8" or b"\xff\xd9" not in data[-64:]:
         return None
     try:
         stream = nvimgcodec.CodeStream(data)
-        return stream if stream.num_channels in (1, 3) and stream.precision in (0, 8) else None
+        fits = stream.width * stream.height <= max_megapixels * 1e6
+        plain = stream.num_channels in (1, 3) and stream.precision in (0, 8)
+        return stream if fits and plain else None
     except RuntimeError:  # it parses the header when first used
         return None
 

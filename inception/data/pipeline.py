@@ -25,14 +25,8 @@ CROPPING = ("sampler", "resize_px", "area_range", "aspect_range", "mirror", "int
 
 def open_split(config: ConfigDict, split: str) -> Source:
     """The split of the set that config.data names."""
-    return sources.open_source(
-        config.data.source,
-        split=split,
-        path=config.data.path,
-        name=config.data.name,
-        examples=config.data.examples,
-        classes=config.model.classes,
-    )
+    where = {knob: config.data[knob] for knob in ("source", "path", "name", "examples")}
+    return sources.open_source(split=split, classes=config.model.classes, **where)
 
 
 def training_batches(

@@ -20,7 +20,6 @@ import absl.logging
 
 from inception import UserError
 from inception.data import decoding, paths, sources, store
-from inception.data.output import all_or_nothing, check_room
 
 IMAGENET = "imagenet2012"
 TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
@@ -61,7 +60,7 @@ def _check_tars(tars: str, classes: list[str], work: pathlib.Path) -> None:
             "Download it again"
         )
     needed = 2 * sum(path.stat().st_size for path in (train, val))  # TFDS sorts on disk
-    check_room(work, needed, "preparing takes about")
+    paths.check_room(work, needed, "preparing takes about")
 
 
 def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
@@ -128,9 +127,12 @@ def _open_all(path: pathlib.Path) -> dict[str, sources.Examples]:
     if len(versions) > 1:
         raise UserError(f"there are {', '.join(sorted(str(v.parent) for v in versions))}: name one")
     if versions:
+        from inception.data import tfds
+
         folder = str(versions[0].parent)
-        names = list(sources.tfds_builder(folder, "").info.splits)
-        return {name: sources.tfds(folder, "", name) for name in names}
+        return {
+            name: tfds.open_tfds(folder, "", name) for name in tfds.builder(folder, "").info.splits
+        }
     names = sorted(p.name for p in path.glob("*/") if p.name in sources.SPLITS)
     splits = {name: sources.folder(str(path), name) for name in names or ("train", "val")}
     sources.check_classes(*(split.classes for split in splits.values()))
@@ -149,14 +151,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Writes OUTPUT: a set of TFDS as ArrayRecord, or with `short_side` a store.
 
-    OUTPUT appears only when it is whole; an interrupted start begins anew.
-
-    Args:
-        tars: a folder with ImageNet's two tars, or the files of another set downloaded by hand.
-        name: of a TFDS set, downloaded if no tars are given; '' is imagenet2012.
-        source: in place of both: a folder of class folders, or a set that TFDS prepared.
-        short_side: of the store's images, pixels.
-        quality, format: see `store.Encoding`.
+    The arguments are the command's flags; of `name` and `source` those not given are ''. OUTPUT
+    appears only when it is whole; an interrupted start begins anew.
 
     Returns:
         {'splits': {name: count}, 'rejected': [a line for each image that cannot be read]}.
@@ -164,7 +160,7 @@ def prepare(
     Raises:
         UserError: whatever is wrong with the tars, the source, the output or the numbers.
     """
-    with all_or_nothing(output) as work:
+    with paths.all_or_nothing(output) as work:
         try:
             prepared = (
                 pathlib.Path(source).expanduser()

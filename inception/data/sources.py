@@ -1,8 +1,9 @@
 """Where examples come from, one interface for all kinds: random access to (image, label)."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from etils import epath
@@ -158,17 +159,14 @@ def folder(path: str, split: str) -> Examples:
         folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise UserError(f"`path`: {root} has no class folders in it")
+    fewest = 1 if splits or split == ALL else 2
     inside = [sorted(_images_below(p)) for p in folders]
     for class_folder, found in zip(folders, inside, strict=True):
-        if not found:
+        if len(found) < fewest:
             raise UserError(
-                f"`path`: class folder {class_folder} has no image "
-                f"({', '.join(sorted(SUFFIXES))}): add some or remove it"
-            )
-        if len(found) == 1 and not splits and split != ALL:
-            raise UserError(
-                f"`path`: class folder {class_folder} has one image, and a fifth of each class is "
-                "held out: add some, make train and val folders, or evaluate split 'all'"
+                f"`path`: class folder {class_folder} has {'one' if found else 'no'} image "
+                f"({', '.join(sorted(SUFFIXES))}), and a split needs {fewest}: add some, or remove "
+                "it"
             )
     files = [file for found in inside for file in found]
     labels = np.repeat(np.arange(len(folders)), [len(found) for found in inside])
@@ -181,65 +179,6 @@ def folder(path: str, split: str) -> Examples:
         lambda index: str(files[chosen[index]]),
         left_out=len(files) - len(chosen),
     )
-
-
-def tfds_builder(path: str, name: str) -> Any:
-    """Reads what TFDS has prepared in a folder, without TensorFlow; arguments as of `tfds`."""
-    import tensorflow_datasets
-
-    root = paths.on_disk(path)
-    try:
-        if not name:
-            return tensorflow_datasets.builder_from_directory(str(root))
-        return tensorflow_datasets.core.read_only_builder.builder_from_files(
-            name, data_dir=str(root), file_format="array_record"
-        )
-    except Exception as error:
-        inside = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
-        found = f"there is {', '.join(inside[:20])}" if inside else "no such folder, or empty"
-        where = f"`path`={path} `data.name`={name}"
-        raise UserError(f"{where}: no prepared TFDS set of that name; {found}") from error
-
-
-def tfds(path: str, name: str, split: str) -> Examples:
-    """A TFDS image-classification set prepared as ArrayRecord, read without TensorFlow.
-
-    PATH is TFDS's data folder, and the set `name` ('imagenet2012', 'mnist:3.0.1') is looked up
-    in it; or PATH is the folder of one prepared version and `name` is empty. Splits may be
-    sliced: 'train[:90%]'.
-    """
-    import tensorflow_datasets
-
-    where = f"`path`={path} `data.name`={name}"
-    builder = tfds_builder(path, name)
-    info = builder.info
-    if info.file_format.value != "array_record":
-        raise UserError(
-            f"{where}: prepared as {info.file_format.value}; prepare it with "
-            "file_format='array_record'"
-        )
-    keys = info.supervised_keys
-    if not keys or not isinstance(info.features[keys[0]], tensorflow_datasets.features.Image):
-        raise UserError(f"{where}: not an image-classification set (it has {info.features})")
-    image, label = keys
-    try:
-        records = builder.as_data_source(
-            split, decoders={image: tensorflow_datasets.decode.SkipDecoding()}
-        )
-    except ValueError as error:
-        raise UserError(
-            f"split '{split}' does not exist in {where}: it has {', '.join(info.splits)}"
-        ) from error
-
-    def record(index: int) -> tuple[bytes, int]:
-        try:
-            example = records[index]
-        except RuntimeError as error:  # a damaged block of the file
-            raise OSError(" ".join(str(error).split())[:200]) from error
-        return example[image], int(example[label])
-
-    names = tuple(info.features[label].names)
-    return Examples(names, len(records), record, lambda index: f"record {index} of {split}")
 
 
 def check_classes(*splits: Sequence[str]) -> None:
@@ -284,13 +223,11 @@ def open_source(
     Raises:
         UserError: no such set or split, an empty one.
     """
-    from inception.data.store import open_store
-
     openers = {
         "digits": lambda: digits(split),
         "folder": lambda: folder(path, split),
-        "tfds": lambda: tfds(path, name, split),
-        "store": lambda: open_store(path, split),
+        "tfds": lambda: importlib.import_module("inception.data.tfds").open_tfds(path, name, split),
+        "store": lambda: importlib.import_module("inception.data.store").open_store(path, split),
         "synthetic": lambda: synthetic(split, examples, classes),
     }
     opened = openers[source]()

@@ -16,7 +16,6 @@ from PIL import Image
 
 from inception import UserError
 from inception.data import cropping, decoding, paths, pipeline, progress, sources
-from inception.data.output import check_room
 
 T = TypeVar("T")
 VERSION = 1
@@ -188,7 +187,7 @@ def write_store(
         started = time.monotonic()
         size, decibels = _probe(source, encoding)
         remedy = ", a smaller `short_side` or `quality`, or `format=jpeg`"
-        check_room(folder, size * len(source), f"{split} needs about", remedy)
+        paths.check_room(folder, size * len(source), f"{split} needs about", remedy)
         make = functools.partial(encoding.stored, source)
         index = []
         with open(folder / f"{split}.bin", "wb") as file:
