@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from inception import UserError
-from inception.data.decoding import Picture
+from inception.data.decoding import Box, Picture
 
 ATTEMPTS = 10  # at a crop that fits into the image
 # Random numbers of a training crop: area and aspect of each attempt; left, top; mirror;
@@ -27,10 +27,9 @@ def inception_crop(
     width: int,
     height: int,
     uniforms: np.ndarray,
-    *,
     area_range: tuple[float, float],
     aspect_range: tuple[float, float],
-) -> tuple[float, float, float, float]:
+) -> Box:
     """The paper's crop: a box (left, top, right, bottom) in pixels, section 6.
 
     Its share of the area is uniform in `area_range`, its aspect ratio log-uniform in
@@ -80,10 +79,7 @@ def training_crop(
     """
     method = interpolations[int(uniforms[-1] * len(interpolations))]
     if sampler == "inception":
-        width, height = picture.size
-        box = inception_crop(
-            width, height, uniforms, area_range=area_range, aspect_range=aspect_range
-        )
+        box = inception_crop(*picture.size, uniforms, area_range, aspect_range)
         picture.resize(out, method, box)
     else:
         squashed = np.empty((resize_px, resize_px, 3), np.uint8)
@@ -201,9 +197,8 @@ class Views:
         if self.resize != "short":
             return px, px
         short = min(size)
-        width, height = (min(side, 9 * short) for side in size)
-        scale = px / short
-        return max(px, round(width * scale)), max(px, round(height * scale))
+        width, height = (round(min(side, 9 * short) * (px / short)) for side in size)
+        return width, height
 
     def _resized(self, image: Image.Image, px: int) -> np.ndarray:
         size = self._resized_size(image.size, px)

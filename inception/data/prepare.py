@@ -161,14 +161,12 @@ def prepare(
         UserError: whatever is wrong with the tars, the source, the output or the numbers.
     """
     with paths.all_or_nothing(output) as work:
+        prepared = pathlib.Path(os.path.expanduser(source))
+        if not source:
+            prepared = _prepare_tfds(name or IMAGENET, tars, work)
         try:
-            prepared = (
-                pathlib.Path(source).expanduser()
-                if source
-                else _prepare_tfds(name or IMAGENET, tars, work)
-            )
             splits = _open_all(prepared)
-        except (UserError, RuntimeError) as error:  # RuntimeError: ~ of no known user
+        except UserError as error:
             raise UserError(f"`source`={source}: {error}" if source else str(error)) from error
         if short_side is None:
             result = _check_records(splits, (name or IMAGENET).split(":")[0])

@@ -82,12 +82,10 @@ def held_out_fifth(labels: np.ndarray, split: str, *, names: tuple[str, str]) ->
     check_split(split, (*names, ALL))
     if split == ALL:
         return every
-    if -(-len(labels) // 5) < len(np.unique(labels)):
-        raise UserError(
-            f"`data`: a fifth of {len(labels)} images is fewer than one of each class: add "
-            "images, make train and val folders, or evaluate split 'all'"
-        )
-    halves = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
+    what = f"`data`: a fifth of {len(labels)} images cannot be held out"
+    remedy = "add images, make train and val folders, or evaluate split 'all'"
+    with paths.explained(what, remedy, ValueError):  # less than one of each class
+        halves = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
     return np.sort(halves[names.index(split)])
 
 
