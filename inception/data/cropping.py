@@ -1,7 +1,10 @@
 """Which part of an image the network sees: training's random crops, the views of evaluation."""
 
+import collections
 import dataclasses
+import functools
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
@@ -9,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from inception import UserError
-from inception.data.decoding import Picture
+from inception.data.decoding import Box, Picture
 
 ATTEMPTS = 10  # at a crop that fits into the image
 # Random numbers of a training crop: area and aspect of each attempt; left, top; mirror;
@@ -24,10 +27,9 @@ def inception_crop(
     width: int,
     height: int,
     uniforms: np.ndarray,
-    *,
     area_range: tuple[float, float],
     aspect_range: tuple[float, float],
-) -> tuple[float, float, float, float]:
+) -> Box:
     """The paper's crop: a box (left, top, right, bottom) in pixels, section 6.
 
     Its share of the area is uniform in `area_range`, its aspect ratio log-uniform in
@@ -40,11 +42,9 @@ def inception_crop(
     low, high = area_range
     log_low, log_high = (math.log(a) for a in aspect_range)
     draws = uniforms.tolist()  # Python's own numbers are quicker here than NumPy's
-    for u_area, u_aspect in zip(
-        draws[0 : 2 * ATTEMPTS : 2], draws[1 : 2 * ATTEMPTS : 2], strict=True
-    ):
-        area = width * height * (low + (high - low) * u_area)
-        aspect = math.exp(log_low + (log_high - log_low) * u_aspect)
+    for i in range(0, 2 * ATTEMPTS, 2):
+        area = width * height * (low + (high - low) * draws[i])
+        aspect = math.exp(log_low + (log_high - log_low) * draws[i + 1])
         w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
         if w <= width and h <= height:
             u_left, u_top = draws[2 * ATTEMPTS : 2 * ATTEMPTS + 2]
@@ -79,28 +79,26 @@ def training_crop(
     """
     method = interpolations[int(uniforms[-1] * len(interpolations))]
     if sampler == "inception":
-        width, height = picture.size
-        box = inception_crop(
-            width, height, uniforms, area_range=area_range, aspect_range=aspect_range
-        )
+        box = inception_crop(*picture.size, uniforms, area_range, aspect_range)
         picture.resize(out, method, box)
-    elif sampler == "caffe":
+    else:
         squashed = np.empty((resize_px, resize_px, 3), np.uint8)
         picture.resize(squashed, method)
         px = len(out)
         left, top = (int(u * (resize_px - px + 1)) for u in uniforms[:2])
         out[:] = squashed[top : top + px, left : left + px]
-    else:
-        raise ValueError(f"unknown sampler {sampler}")
     if mirror and uniforms[-2] < 0.5:
         cv2.flip(out, 1, dst=out)
+
+
+Square = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 
 class Crop(NamedTuple):
     """A box of the image resized to `px` on its shorter side, mirrored or not."""
 
     px: int
-    box: tuple[int, int, int, int]  # left, top, right, bottom
+    box: Square
     mirrored: bool
 
 
@@ -130,8 +128,6 @@ class Views:
     resize: str
 
     def __post_init__(self) -> None:
-        if self.resize not in RESIZES:
-            raise ValueError(f"unknown resize {self.resize}")
         for crops in self.crops:
             if crops not in VIEWS:
                 raise UserError(f"`crops`={crops}: choose from {', '.join(map(str, VIEWS))}")
@@ -147,15 +143,19 @@ class Views:
 
     def crops_of(self, size: tuple[int, int], count: int) -> list[Crop]:
         """The 1, 10 or 144 crops of an image of (width, height)."""
-        eighths = (8, 9, 10, 11) if count == 144 else (8,)
         crops = []
-        for px in (self.resize_px * n // 8 for n in eighths):
+        for eighths in (8, 9, 10, 11) if count == 144 else (8,):
+            px = self.resize_px * eighths // 8
             width, height = self._resized_size(size, px)
-            squares = self._squares(width, height) if count == 144 else [(0, 0, width, height)]
-            for square in squares:
-                boxes = self._centre_and_corners(square, px)
-                for box in [*boxes, square] if count == 144 else boxes:
-                    crops += [Crop(px, box, False), Crop(px, box, True)]
+            right, bottom = width - px, height - px  # of these one is 0: squares lie in a row
+            squares = [
+                (x, y, x + px, y + px)
+                for x, y in ((0, 0), (right // 2, bottom // 2), (right, bottom))
+            ]
+            for area in squares if count == 144 else [(0, 0, width, height)]:
+                boxes = self._centre_and_corners(area, px)
+                boxes += [area] if count == 144 else []
+                crops += [Crop(px, box, mirrored) for box in boxes for mirrored in (False, True)]
         return crops[:count]
 
     def crop_weights(self, size: tuple[int, int]) -> np.ndarray:
@@ -164,40 +164,32 @@ class Views:
         More than once where crops coincide; a column sums to its number of crops.
         """
         rows = self.crops_of(size, self.rows)
-        weights = np.zeros((len(rows), len(self.crops)), np.float32)
-        for column, count in enumerate(self.crops):
-            if count == self.rows:
-                weights[:, column] = 1
-            else:
-                used = [rows.index(crop) for crop in self.crops_of(size, count)]
-                np.add.at(weights, (used, column), 1)
-        return weights
+        columns = []
+        for count in self.crops:
+            times = collections.Counter(self.crops_of(size, count))
+            columns.append([1 if count == self.rows else times.pop(crop, 0) for crop in rows])
+        return np.asarray(columns, np.float32).T
 
-    def of(self, image: Image.Image) -> np.ndarray:
-        """All rows of an RGB image, uint8 [rows, input_px, input_px, 3]."""
-        out = np.empty((self.rows, self.input_px, self.input_px, 3), np.uint8)
-        self.fill(image, 0, out)
-        return out
-
-    def fill(self, image: Image.Image, start: int, out: np.ndarray) -> None:
-        """Writes the rows from `start` on into `out`, as many as fit: uint8 [n, px, px, 3]."""
-        px = 0
-        for row, crop in zip(out, self.crops_of(image.size, self.rows)[start:], strict=False):
+    def of(self, image: Image.Image, rows: Iterable[int] | None = None) -> np.ndarray:
+        """All rows of an RGB image, or some: uint8 [n, input_px, input_px, 3]."""
+        crops = self.crops_of(image.size, self.rows)
+        crops = crops if rows is None else [crops[row] for row in rows]
+        out = np.empty((len(crops), self.input_px, self.input_px, 3), np.uint8)
+        resized = functools.cache(functools.partial(self._resized, image))
+        for row, crop in zip(out, crops, strict=True):
             if self.resize == "central_crop":
-                view = np.asarray(self._central(image, crop))
+                box = np.asarray(crop.box) / crop.px * np.tile(image.size, 2)
+                view = np.asarray(image.resize(row.shape[:2], BILINEAR, box=tuple(box)))
             else:
-                if crop.px != px:
-                    px, resized = crop.px, self._resized(image, crop.px)
-                    pixels = np.asarray(resized)
                 left, top, right, bottom = crop.box
-                view = pixels[top:bottom, left:right]
-                if view.shape != row.shape:
-                    whole = resized.crop(crop.box)
-                    view = np.asarray(whole.resize((self.input_px,) * 2, BILINEAR))
+                view = resized(crop.px)[top:bottom, left:right]
+            if view.shape != row.shape:
+                view = np.asarray(Image.fromarray(view).resize(row.shape[:2], BILINEAR))
             if crop.mirrored:
                 cv2.flip(view, 1, dst=row)
             else:
                 row[:] = view
+        return out
 
     def _resized_size(self, size: tuple[int, int], px: int) -> tuple[int, int]:
         """NOTE: of an image longer than 9 times its width only the ends and the middle are used,
@@ -205,46 +197,25 @@ class Views:
         if self.resize != "short":
             return px, px
         short = min(size)
-        width, height = (min(side, 9 * short) for side in size)
-        scale = px / short
-        return max(px, round(width * scale)), max(px, round(height * scale))
+        width, height = (round(min(side, 9 * short) * (px / short)) for side in size)
+        return width, height
 
-    def _resized(self, image: Image.Image, px: int) -> Image.Image:
-        short, long = min(image.size), max(image.size)
-        if self.resize == "short" and long > 9 * short:
-            part, pixels = 3 * short, np.asarray(image)
-            axis = 1 if image.width == long else 0
-            starts = (0, (long - part) // 2, long - part)
-            parts = [pixels.take(range(start, start + part), axis) for start in starts]
-            return Image.fromarray(np.concatenate(parts, axis)).resize(
-                self._resized_size(image.size, px), BILINEAR
-            )
-        return image.resize(self._resized_size(image.size, px), BILINEAR)
+    def _resized(self, image: Image.Image, px: int) -> np.ndarray:
+        size = self._resized_size(image.size, px)
+        part, long = 3 * min(image.size), max(image.size)
+        if self.resize == "short" and long > 3 * part:
+            middle = (long - part) // 2
+            kept = np.r_[:part, middle : middle + part, long - part : long]
+            image = Image.fromarray(np.asarray(image).take(kept, int(image.width == long)))
+        return np.asarray(image.resize(size, BILINEAR))
 
-    def _central(self, image: Image.Image, crop: Crop) -> Image.Image:
-        left, top, right, bottom = (side / crop.px for side in crop.box)
-        width, height = image.size
-        box = (left * width, top * height, right * width, bottom * height)
-        return image.resize((self.input_px,) * 2, BILINEAR, box=box)
-
-    @staticmethod
-    def _squares(width: int, height: int) -> list[tuple[int, int, int, int]]:
-        """The paper's three: left, centre and right; of portraits top, centre and bottom."""
-        side, long = min(width, height), max(width, height)
-        starts = (0, (long - side) // 2, long - side)
-        if width == long:
-            return [(start, 0, start + side, side) for start in starts]
-        return [(0, start, side, start + side) for start in starts]
-
-    def _centre_and_corners(
-        self, area: tuple[int, int, int, int], px: int
-    ) -> list[tuple[int, int, int, int]]:
+    def _centre_and_corners(self, area: Square, px: int) -> list[Square]:
         left, top, right, bottom = area
-        right, bottom = right - self.input_px, bottom - self.input_px
         # Centred in the central square: to the pixel the same crop as the 144's.
         x, y = (
-            low + (high - low + self.input_px - px) // 2 + (px - self.input_px) // 2
+            low + (high - low - px) // 2 + (px - self.input_px) // 2
             for low, high in ((left, right), (top, bottom))
         )
-        corners = [(left, top), (right, top), (left, bottom), (right, bottom)]
-        return [(x, y, x + self.input_px, y + self.input_px) for x, y in [(x, y), *corners]]
+        right, bottom = right - self.input_px, bottom - self.input_px
+        corners = [(x, y), (left, top), (right, top), (left, bottom), (right, bottom)]
+        return [(x, y, x + self.input_px, y + self.input_px) for x, y in corners]

@@ -2,10 +2,12 @@
 
 import collections
 import contextlib
+import functools
 import io
 import math
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 
 import cv2
@@ -21,6 +23,7 @@ INTERPOLATIONS = {  # Pillow's and OpenCV's
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, with the knob's name
 cv2.setNumThreads(1)  # the loader's threads are many already
 
+Record = bytes | np.ndarray  # an encoded image, or pixels: uint8 [h, w] or [h, w, 3]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
@@ -28,20 +31,17 @@ class DamagedImageError(Exception):
     """An image that cannot be decoded; the text says which and why."""
 
 
-Record = bytes | np.ndarray  # an encoded image, or pixels: uint8 [h, w] or [h, w, 3]
-
-
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Within it C code's stderr is dropped."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-        os.close(nowhere)
 
 
 try:
@@ -51,14 +51,6 @@ except ImportError:  # there are wheels for Linux and Windows only
     nvimgcodec = None
 
 _thread = threading.local()
-
-
-def _check_size(width: int, height: int, name: str, max_megapixels: float) -> None:
-    if width * height > max_megapixels * 1e6:
-        raise DamagedImageError(
-            f"{name}: {width} x {height} px is more than config.data.max_megapixels="
-            f"{max_megapixels:g}"
-        )
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:
@@ -97,7 +89,10 @@ def decode(
         return Image.fromarray(data).convert("RGB")
     try:
         image = data if isinstance(data, Image.Image) else Image.open(io.BytesIO(data))
-        _check_size(*image.size, name, max_megapixels)
+        if image.width * image.height > max_megapixels * 1e6:
+            size = f"{image.width} x {image.height} px"
+            limit = f"config.data.max_megapixels={max_megapixels:g}"
+            raise DamagedImageError(f"{name}: {size} is more than {limit}")
         if upright:
             image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits a pixel or 32; Pillow's own conversion clips
@@ -115,7 +110,11 @@ def decode(
 
 
 class ExactPicture:
-    """The whole image decoded; resized with an antialiasing filter, the box to the subpixel."""
+    """The whole image decoded; resized with an antialiasing filter, the box to the subpixel.
+
+    Raises:
+        DamagedImageError: as `decode`.
+    """
 
     def __init__(self, data: Record, name: str, *, max_megapixels: float):
         self._image = decode(data, name, max_megapixels=max_megapixels)
@@ -136,43 +135,34 @@ class FastPicture:
 
     NOTE: of a JPEG only what lies above the box's lower edge is read: damage below goes unseen,
     but for a file cut off at its end. What nvImageCodec does not take, Pillow decodes.
+
+    Raises:
+        DamagedImageError: as `decode`; perhaps only when it is resized.
     """
 
     def __init__(self, data: Record, name: str, *, max_megapixels: float):
-        self._data, self._name, self._max_megapixels = data, name, max_megapixels
-        self._stream = _jpeg_stream(data) if isinstance(data, bytes) else None
-        self.size: tuple[int, int]
+        self._decode = functools.partial(decode, data, name, max_megapixels=max_megapixels)
+        self._stream = _jpeg_stream(data, max_megapixels) if isinstance(data, bytes) else None
         if self._stream is not None:
-            self.size = (self._stream.width, self._stream.height)
-            _check_size(*self.size, name, max_megapixels)
+            self.size: tuple[int, int] = (self._stream.width, self._stream.height)
         else:
-            self._pixels = self._decoded() if isinstance(data, bytes) else data
+            self._pixels = np.asarray(self._decode()) if isinstance(data, bytes) else data
             self.size = (self._pixels.shape[1], self._pixels.shape[0])
-
-    def _decoded(self) -> np.ndarray:
-        """The whole image, by Pillow."""
-        image = decode(self._data, self._name, max_megapixels=self._max_megapixels)
-        return np.asarray(image)
 
     def _region(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
         if self._stream is None:
             return self._pixels[top:bottom, left:right]
-        region = nvimgcodec.Region(top, left, bottom, right)
-        decoder = _jpeg_decoder()
-        image = decoder.decode(self._stream.get_sub_code_stream(0, region), params=_thread.params)
-        if image is not None:
-            return np.asarray(image)
-        return self._decoded()[top:bottom, left:right]
+        region = self._stream.get_sub_code_stream(0, nvimgcodec.Region(top, left, bottom, right))
+        image = _jpeg_decoder().decode(region, params=_thread.params)
+        if image is None:
+            return np.asarray(self._decode())[top:bottom, left:right]
+        return np.asarray(image)
 
     def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
         """As ExactPicture's."""
         left, top, right, bottom = box or (0, 0, *self.size)
-        region = self._region(
-            int(left),
-            int(top),
-            min(self.size[0], math.ceil(right)),
-            min(self.size[1], math.ceil(bottom)),
-        )
+        right, bottom = min(self.size[0], math.ceil(right)), min(self.size[1], math.ceil(bottom))
+        region = self._region(int(left), int(top), right, bottom)
         height, width, _ = out.shape
         factor = min(region.shape[0] // height, region.shape[1] // width)
         if factor > 1 and method in ("bilinear", "cubic"):
@@ -189,23 +179,24 @@ class FastPicture:
 def _jpeg_decoder() -> "nvimgcodec.Decoder":
     """This thread's own."""
     if not hasattr(_thread, "decoder"):
-        cpu = nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)
         _thread.decoder = nvimgcodec.Decoder(
             device_id=-99999,  # NVIMGCODEC_DEVICE_CPU_ONLY of its C header: loads no CUDA
             max_num_cpu_threads=1,
-            backends=[cpu],
+            backends=[nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)],
         )
         _thread.params = nvimgcodec.DecodeParams(apply_exif_orientation=False)
     return _thread.decoder
 
 
-def _jpeg_stream(data: bytes) -> "nvimgcodec.CodeStream | None":
-    """A grey or three-channel JPEG that ends as it should, or None."""
+def _jpeg_stream(data: bytes, max_megapixels: float) -> "nvimgcodec.CodeStream | None":
+    """A grey or three-channel JPEG, not too large, that ends as it should, or None."""
     if nvimgcodec is None or data[:2] != b"\xff\xd8" or b"\xff\xd9" not in data[-64:]:
         return None
     try:
         stream = nvimgcodec.CodeStream(data)
-        return stream if stream.num_channels in (1, 3) and stream.precision in (0, 8) else None
+        fits = stream.width * stream.height <= max_megapixels * 1e6
+        plain = stream.num_channels in (1, 3) and stream.precision in (0, 8)
+        return stream if fits and plain else None
     except RuntimeError:  # it parses the header when first used
         return None
 
@@ -214,24 +205,12 @@ Picture = ExactPicture | FastPicture
 DECODERS: dict[str, type[Picture]] = {"fast": FastPicture, "exact": ExactPicture}
 
 
-def open_picture(data: Record, name: str, *, decoder: str, max_megapixels: float) -> Picture:
-    """An encoded image or pixels -> Picture; `decoder` is a key of DECODERS.
-
-    Raises:
-        DamagedImageError: as `decode`; of a fast picture perhaps only when it is resized.
-    """
-    return DECODERS[decoder](data, name, max_megapixels=max_megapixels)
-
-
 class _Lease:
-    """Lends memory to an array; recycles it when neither the array nor a view of it is in use."""
+    """Lends memory to an array; frees it when neither the array nor a view of it is in use."""
 
     def __init__(self, memory: np.ndarray, free: collections.deque[np.ndarray]):
-        self._memory, self._free = memory, free
         self.__array_interface__ = memory.__array_interface__
-
-    def __del__(self) -> None:
-        self._free.append(self._memory)
+        weakref.finalize(self, free.append, memory)
 
 
 class RecycledImages:

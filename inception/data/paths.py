@@ -1,9 +1,14 @@
-"""Folders and files: on this machine or, as gs://... and s3://..., in a bucket; locks."""
+"""Folders and files, on this machine or in a bucket (gs://..., s3://...): whole ones, locks."""
 
+import contextlib
 import fcntl
 import json
+import os
 import pathlib
+import re
+import shutil
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -11,6 +16,23 @@ from etils import epath
 from inception import UserError
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what fsspec needs for each
+
+
+@contextlib.contextmanager
+def explained(what: str, remedy: str = "", errors: Any = OSError) -> Iterator[None]:
+    """Within it an OSError, or another of `errors`, becomes a UserError of one line.
+
+    'WHAT: the error', or with a remedy 'WHAT (the error): REMEDY'.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except errors as error:
+        reason = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split())[:500])
+        raise UserError(
+            f"{what} ({reason}): {remedy}" if remedy else f"{what}: {reason}"
+        ) from error
 
 
 def in_bucket(path: str) -> bool:
@@ -48,16 +70,14 @@ def on_disk(path: str) -> pathlib.Path:
 
 def check_writable(path: epath.Path) -> None:
     """Raises UserError where `write_whole` would fail: a check before long work."""
-    try:
+    unfinished = path.with_name(f"{path.name}.tmp")
+    with explained(f"{path} cannot be written"):
         if not path.parent.is_dir():
             raise FileNotFoundError("no such folder")
         if path.is_dir():
             raise IsADirectoryError("a folder of that name is there")
-        unfinished = path.with_name(f"{path.name}.tmp")
         unfinished.write_text("")
         unfinished.unlink()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def lock(file: Any, name: object, *, wait: bool = False) -> None:
@@ -111,3 +131,54 @@ def write_whole(path: epath.Path, text: str) -> None:
     except OSError:
         unfinished.unlink(missing_ok=True)  # makes room on a full disk
         raise
+
+
+@contextlib.contextmanager
+def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
+    """A folder OUTPUT.incomplete to write in, which becomes OUTPUT when the block ends.
+
+    Leftovers of an interrupted start are deleted first; after an error all is deleted.
+
+    Raises:
+        UserError: OUTPUT exists and is not empty, cannot be written, lies in a bucket, or another
+            process writes it.
+    """
+    if in_bucket(output):
+        raise UserError(f"`output`={output}: write a local folder, then copy it there")
+    errors = (OSError, ValueError, RuntimeError)  # also of a path without a name
+    with explained(f"`output`={output} cannot be written", errors=errors):
+        final = pathlib.Path(output).expanduser().resolve()
+        work = final.with_name(f"{final.name}.incomplete")
+        if not output or final.is_mount():
+            raise UserError(f"`output`={output}: name a new folder; a mount point cannot be one")
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise UserError(
+                f"`output`={output} is not empty: choose a new folder, or empty this one"
+            )
+        work.mkdir(parents=True, exist_ok=True)
+        held = os.open(work, os.O_RDONLY)
+    try:
+        lock(held, work)
+    except BlockingIOError as error:
+        os.close(held)
+        raise UserError(f"`output`={output}: another process is writing there") from error
+    try:
+        for left in work.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield work
+        work.replace(final)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    finally:
+        os.close(held)
+
+
+def check_room(folder: pathlib.Path, needed: float, what: str, remedy: str = "") -> None:
+    """Raises UserError, about WHAT that needs so many bytes, where the disk has fewer."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"`output`: {what} {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB "
+            f"free: choose another disk{remedy}"
+        )

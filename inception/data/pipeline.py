@@ -4,11 +4,8 @@ Grain makes the batches ahead of time, in threads, and gives them in order. Noth
 saved: a training batch is a function of (seed, step), and evaluation begins at the first image.
 """
 
-import concurrent.futures
-import dataclasses
 import functools
 import os
-import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -24,19 +21,12 @@ from inception.data.sources import Source
 T = TypeVar("T")
 Batch = dict[str, np.ndarray]
 CROPPING = ("sampler", "resize_px", "area_range", "aspect_range", "mirror", "interpolations")
-MAX_THREADS = 256
 
 
 def open_split(config: ConfigDict, split: str) -> Source:
     """The split of the set that config.data names."""
-    return sources.open_source(
-        config.data.source,
-        split=split,
-        path=config.data.path,
-        name=config.data.name,
-        examples=config.data.examples,
-        classes=config.model.classes,
-    )
+    where = {knob: config.data[knob] for knob in ("source", "path", "name", "examples")}
+    return sources.open_source(split=split, classes=config.model.classes, **where)
 
 
 def training_batches(
@@ -62,7 +52,7 @@ def training_batches(
         UserError: a label out of range, no whole image.
     """
     pipeline = TrainingPipeline(config, source, process=process, processes=processes)
-    return in_threads(pipeline.batch, start_step, total_steps, count=threads(config.run.workers))
+    return iter(in_threads(pipeline.batch, start_step, total_steps, workers=config.run.workers))
 
 
 class TrainingPipeline:
@@ -75,9 +65,10 @@ class TrainingPipeline:
         self._seed = config.data.seed
         self._batch_size = config.optim.batch_size
         self._classes = config.model.classes
-        self._rows = _rows_of(process, processes, self._batch_size)
-        self._images = decoding.RecycledImages(self._batch_size // processes, config.input_px)
-        self._decoder = config.data.decoder
+        share = self._batch_size // processes
+        self._rows = slice(process * share, (process + 1) * share)
+        self._images = decoding.RecycledImages(share, config.input_px)
+        self._decoder = decoding.DECODERS[config.data.decoder]
         self._max_megapixels = config.data.max_megapixels
         self._cropping = {knob: config.data[knob] for knob in CROPPING}
         self._randaugment = config.data.randaugment.to_dict()
@@ -89,38 +80,31 @@ class TrainingPipeline:
         rng = np.random.default_rng((self._seed, 1, step))
         uniforms = rng.random((self._batch_size, cropping.UNIFORMS))
         images = self._images.take()
-        labels = np.empty(len(images), np.int32)
         damaged: list[str] = []
         rows = zip(indices[self._rows].tolist(), uniforms[self._rows], images, strict=True)
-        for row, (index, u, image) in enumerate(rows):
-            labels[row] = self._whole_example(index, u, image, damaged)
-        return {"image": images, "label": labels}, damaged
+        labels = [self._whole_example(index, u, image, damaged) for index, u, image in rows]
+        return {"image": images, "label": np.asarray(labels, np.int32)}, damaged
 
     def _whole_example(
         self, index: int, uniforms: np.ndarray, out: np.ndarray, damaged: list[str]
     ) -> int:
-        """As `example`; the next whole example replaces a damaged one."""
-        for offset in range(len(self._source)):
+        """Fills `out` with the example's crop or, if damaged, the next whole one's; its label."""
+        count = len(self._source)
+        for i in range(index, index + count):
             try:
-                return self.example((index + offset) % len(self._source), uniforms, out)
+                picture, label = self.open(i % count)
+                _check_label(self._source, i % count, label, self._classes)
+                self.crop(picture, uniforms, out)
+                return label
             except decoding.DamagedImageError as error:
                 damaged.append(str(error))
         raise UserError(f"every image is damaged; the last: {damaged[-1]}")
 
-    def example(self, index: int, uniforms: np.ndarray, out: np.ndarray) -> int:
-        """Fills `out`, uint8 [px, px, 3], with a crop of the example; returns its label."""
-        name = self._source.name(index)
+    def open(self, index: int) -> tuple[decoding.Picture, int]:
+        """The example's picture, which a fast decoder decodes when it is cropped; its label."""
         record, label = sources.read(self._source, index)
-        _check_label(label, self._classes, name)
-        picture = self.decode(record, name)
-        self.crop(picture, uniforms, out)
-        return label
-
-    def decode(self, record: decoding.Record, name: str) -> decoding.Picture:
-        """The picture of a record, decoded where and when it is cropped if the decoder is fast."""
-        return decoding.open_picture(
-            record, name, decoder=self._decoder, max_megapixels=self._max_megapixels
-        )
+        name = self._source.name(index)
+        return self._decoder(record, name, max_megapixels=self._max_megapixels), label
 
     def crop(self, picture: decoding.Picture, uniforms: np.ndarray, out: np.ndarray) -> None:
         """Fills `out` with the crop that these uniform numbers choose, mirrored and augmented."""
@@ -176,110 +160,64 @@ def evaluation_batches(
     Raises:
         UserError: a damaged image, a label out of range.
     """
-    rows = _rows_of(process, processes, batch_size)
-    pipeline = EvaluationPipeline(source, views, batch_size, rows, classes, max_megapixels)
-    batches = -(-len(source) * views.rows // batch_size)
-    return in_threads(pipeline.batch, 0, batches, count=threads(workers))
+    share, each = batch_size // processes, views.rows
+    end = -(-len(source) * each // batch_size) * batch_size
+
+    def rows_of(index: int) -> Batch | None:
+        """This process's rows of an image; those of index len(source) are padding."""
+        rows = np.arange(index * each, end if index == len(source) else (index + 1) * each)
+        rows = rows[rows % batch_size // share == process]
+        if not len(rows):
+            return None  # Grain passes over it
+        part: Batch = {
+            "image": np.zeros((len(rows), views.input_px, views.input_px, 3), np.uint8),
+            "label": np.zeros(len(rows), np.int32),
+            "index": np.full(len(rows), -1, np.int32),
+            "crop_weights": np.zeros((len(rows), len(views.crops)), np.float32),
+        }
+        if index < len(source):
+            image, part["label"][:] = _whole_image(source, index, classes, max_megapixels)
+            part["index"][:] = index
+            part["image"] = views.of(image, rows - index * each)
+            part["crop_weights"] = views.crop_weights(image.size)[rows - index * each]
+        return part
+
+    parts = in_threads(rows_of, 0, len(source) + 1, workers=workers, ahead=-(-16 // each))
+    return iter(grain.experimental.RebatchIterDataset(parts, share))
 
 
-@dataclasses.dataclass
-class EvaluationPipeline:
-    """Makes the batches of an evaluation, one process's rows of them; threads share it."""
-
-    source: Source
-    views: cropping.Views
-    batch_size: int
-    rows: slice
-    classes: int
-    max_megapixels: float
-
-    def __post_init__(self) -> None:
-        self._images = decoding.RecycledImages(
-            self.rows.stop - self.rows.start, self.views.input_px
-        )
-        self._lock = threading.Lock()
-        # index -> an image that other batches need too, and how many they are
-        self._decoded: dict[int, tuple[concurrent.futures.Future, int]] = {}
-
-    def batch(self, step: int) -> Batch:
-        """This process's rows of global batch number `step`: views first ... stop - 1 of all."""
-        each, first = self.views.rows, step * self.batch_size + self.rows.start
-        stop = first + self.rows.stop - self.rows.start
-        index = np.arange(first, stop) // each
-        index = np.where(index < len(self.source), index, -1).astype(np.int32)
-        images = self._images.take()
-        images[index < 0] = 0
-        labels = np.zeros(len(index), np.int32)
-        weights = np.zeros((len(index), len(self.views.crops)), np.float32)
-        for i in range(first // each, min(-(-stop // each), len(self.source))):
-            low, high = max(i * each, first), min((i + 1) * each, stop)
-            rows, views = slice(low - first, high - first), slice(low - i * each, high - i * each)
-            image, labels[rows] = self._decode_once(i)
-            weights[rows] = self.views.crop_weights(image.size)[views]
-            self.views.fill(image, views.start, images[rows])
-        return {"image": images, "label": labels, "index": index, "crop_weights": weights}
-
-    def _decode_once(self, index: int) -> tuple[Image.Image, int]:
-        """As `decode`; the result is kept until the last batch that needs it has taken it."""
-        batches = self._batches_with(index)
-        with self._lock:
-            future, left = self._decoded.pop(index, (concurrent.futures.Future(), batches))
-            if left > 1:
-                self._decoded[index] = (future, left - 1)
-        if left == batches:
-            try:
-                future.set_result(self.decode(index))
-            except BaseException as error:
-                future.set_exception(error)
-        return future.result()
-
-    def decode(self, index: int) -> tuple[Image.Image, int]:
-        """The image and its label; UserError where it is damaged."""
-        name = self.source.name(index)
-        try:
-            record, label = sources.read(self.source, index)
-            _check_label(label, self.classes, name)
-            return decoding.decode(record, name, max_megapixels=self.max_megapixels), label
-        except decoding.DamagedImageError as error:
-            raise UserError(
-                f"{error}. Evaluation skips no image, for its result would not be exact: mend or "
-                "remove the file"
-            ) from error
-
-    def _batches_with(self, index: int) -> int:
-        """How many of this process's batches have a row of the image."""
-        first, last = index * self.views.rows, (index + 1) * self.views.rows - 1
-        steps = range(first // self.batch_size, last // self.batch_size + 1)
-        starts = (step * self.batch_size for step in steps)
-        return sum(s + self.rows.start <= last and first < s + self.rows.stop for s in starts)
-
-
-def _check_label(label: int, classes: int, name: str) -> None:
+def _check_label(source: Source, index: int, label: int, classes: int) -> None:
     if not 0 <= label < classes:
+        name = source.name(index)
         raise UserError(f"{name}: label {label} is out of range for `classes`={classes}")
 
 
-def _rows_of(process: int, processes: int, batch_size: int) -> slice:
-    """A process's rows of the global batch."""
-    share = batch_size // processes
-    return slice(process * share, (process + 1) * share)
-
-
-def threads(workers: int | str) -> int:
-    """How many threads `workers` means: 'all' is one for each core of this process."""
-    if workers != "all":
-        return int(workers)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores or 1, MAX_THREADS)
+def _whole_image(
+    source: Source, index: int, classes: int, max_megapixels: float
+) -> tuple[Image.Image, int]:
+    """The image and its label; UserError where it is damaged."""
+    try:
+        record, label = sources.read(source, index)
+        _check_label(source, index, label, classes)
+        return decoding.decode(record, source.name(index), max_megapixels=max_megapixels), label
+    except decoding.DamagedImageError as error:
+        raise UserError(
+            f"{error}. Evaluation skips no image, for its result would not be exact: mend or "
+            "remove the file"
+        ) from error
 
 
 def in_threads(
-    make: Callable[[int], T], start: int, stop: int, *, count: int, ahead: int = 1
-) -> Iterator[T]:
-    """make(start), ..., make(stop - 1), in order, made ahead of time in `count` threads.
+    make: Callable[[int], T], start: int, stop: int, *, workers: int | str, ahead: int = 1
+) -> grain.IterDataset[T]:
+    """make(start), ..., make(stop - 1), in order, made ahead of time in threads.
 
     Args:
+        workers: how many threads; 'all': one for each core of this process.
         ahead: how many results a thread may be ahead of the reader.
     """
-    options = grain.ReadOptions(num_threads=count, prefetch_buffer_size=count * ahead)
-    return iter(grain.MapDataset.range(start, stop).map(make).to_iter_dataset(options))
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    threads = cores if workers == "all" else int(workers)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * ahead)
+    return grain.MapDataset.range(start, stop).map(make).to_iter_dataset(options)

@@ -8,39 +8,36 @@ import difflib
 import functools
 import importlib.util
 import io
-import json
 import os
 import pathlib
 import shutil
 import sys
 import tarfile
+from collections.abc import Mapping
 from typing import Any
 
 import absl.logging
-from PIL import Image
 
 from inception import UserError
-from inception.data import decoding, pipeline, progress, sources, store
-from inception.data.folder import Folder
-from inception.data.output import all_or_nothing
+from inception.data import decoding, paths, sources, store
 
 IMAGENET = "imagenet2012"
 TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 IMAGENET_COUNTS = {"train": 1_281_167, "validation": 50_000}
-MEGAPIXELS = 1000.0  # larger pictures are left out
 
 
 def _names_in(path: pathlib.Path) -> list[str]:
-    try:
-        with tarfile.open(path, "r:") as tar:
-            return tar.getnames()
-    except (FileNotFoundError, NotADirectoryError) as error:
+    if not path.exists():
         raise UserError(
             f"`tars`={path.parent}: there is no {path.name} in it: ImageNet's two tars "
             f"({', '.join(TARS)}) come from image-net.org, after registration"
-        ) from error
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{path} is truncated, or no tar ({error}): download it again") from error
+        )
+    errors, again = (tarfile.TarError, OSError), "download it again"
+    with (
+        paths.explained(f"{path} is truncated, or no tar", again, errors),
+        tarfile.open(path, "r:") as tar,
+    ):
+        return tar.getnames()
 
 
 def _check_tars(tars: str, classes: list[str], work: pathlib.Path) -> None:
@@ -63,12 +60,7 @@ def _check_tars(tars: str, classes: list[str], work: pathlib.Path) -> None:
             "Download it again"
         )
     needed = 2 * sum(path.stat().st_size for path in (train, val))  # TFDS sorts on disk
-    free = shutil.disk_usage(work).free
-    if needed > free:
-        raise UserError(
-            f"`output`: preparing takes about {needed / 1e9:.1f} GB for a while, and "
-            f"{work.parent} has {free / 1e9:.1f} GB free: choose another disk"
-        )
+    paths.check_room(work, needed, "preparing takes about")
 
 
 def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
@@ -86,80 +78,47 @@ def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
         raise UserError(f"`name`={name}: TFDS has no such set; the nearest are {', '.join(near)}")
     absl.logging.set_verbosity(absl.logging.ERROR)  # it warns of ImageNet's missing test split
-    try:
+    with paths.explained(f"`name`={name}", errors=Exception):  # an unknown version or config
         builder = tfds.builder(name, data_dir=str(work), file_format="array_record")
-    except Exception as error:  # an unknown version or config, in many words
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"`name`={name}: {reason}") from error
     if builder.name == IMAGENET:
         if not tars:
             raise UserError(f"`name`={name} cannot be downloaded: give `tars`")
         _check_tars(tars, builder.info.features["label"].names, work)
-        splits = [  # the totals of TFDS's progress bars
-            tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=0)
-            for split, count in IMAGENET_COUNTS.items()
-        ]
-        builder.info.set_splits(tfds.core.splits.SplitDict(splits))
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it names the temporary folder
-            builder.download_and_prepare(
-                download_dir=work / "downloads",
-                download_config=tfds.download.DownloadConfig(manual_dir=tars or None),
-            )
-    except Exception as error:  # a builder may raise anything
-        reason = " ".join(str(error).split())
-        raise UserError(f"TFDS could not prepare {name}: {reason}") from error
+    with (
+        paths.explained(f"TFDS could not prepare {name}", errors=Exception),  # of the builder's
+        contextlib.redirect_stdout(io.StringIO()),  # it names the temporary folder
+    ):
+        builder.download_and_prepare(
+            download_dir=work / "downloads",
+            download_config=tfds.download.DownloadConfig(manual_dir=tars or None),
+        )
     shutil.rmtree(work / "downloads", ignore_errors=True)
     return pathlib.Path(builder.data_dir)
 
 
-def _label_or_damage(source: sources.Source, index: int) -> int | str:
-    """The record's label, or what is wrong with it; all but plain JPEGs are decoded whole."""
-    name = source.name(index)
-    try:
-        record, label = source[index]
-    except OSError as error:
-        return f"{name}: {error}"
-    assert isinstance(record, bytes), record
-    try:
-        with Image.open(io.BytesIO(record)) as image:
-            plain = image.format == "JPEG" and image.mode in ("L", "RGB")
-    except OSError:
-        plain = False
-    try:
-        if not plain or b"\xff\xd9" not in record[-64:]:
-            decoding.decode(record, name, max_megapixels=MEGAPIXELS)
-    except decoding.DamagedImageError as error:
-        return str(error)
+def _label(source: sources.Source, index: int) -> int:
+    """The record's label; DamagedImageError. All but plain JPEGs are decoded whole."""
+    record, label = sources.read(source, index)
+    decoding.FastPicture(record, source.name(index), max_megapixels=store.MEGAPIXELS)
     return label
 
 
-def _check_records(splits: dict[str, sources.Source], threads: int, name: str) -> dict[str, Any]:
+def _check_records(splits: Mapping[str, sources.Source], name: str) -> dict[str, Any]:
     """Checks every record that TFDS has written; prints counts, beside the expected ones."""
     counts: dict[str, int] = {}
     rejected: list[str] = []
     for split, source in splits.items():
-        check = functools.partial(_label_or_damage, source)
-        checked = pipeline.in_threads(check, 0, len(source), count=threads, ahead=16)
-        found = list(progress.bar(checked, desc=f"check {split}", total=len(source), unit="image"))
-        bad = [item for item in found if isinstance(item, str)]
-        classes = {item for item in found if not isinstance(item, str)}
-        counts[split], rejected = len(found), rejected + bad
-        line = f"{split}: {len(found)} images of {len(classes)} classes"
-        expected = IMAGENET_COUNTS.get(split) if name == IMAGENET else None
-        if expected and expected != len(found):
-            line += f", {len(found) - expected:+d} against ILSVRC-2012's {expected}"
-        elif expected:
-            line += ", as ILSVRC-2012 has"
-        if len(classes) < len(source.classes):
-            line += f"; {len(source.classes) - len(classes)} of its classes without an image"
+        make, bad = functools.partial(_label, source), list[str]()
+        classes = set(store.of_each(source, make, bad, desc=f"check {split}"))
+        counts[split], rejected = len(source), rejected + bad
+        line = f"{split}: {len(source)} images of {len(classes)} of {len(source.classes)} classes"
+        if name == IMAGENET and (expected := IMAGENET_COUNTS.get(split)):
+            line += f", {len(source) - expected:+d} against ILSVRC-2012's {expected}"
         print(line + (f"; {len(bad)} cannot be read" if bad else ""))
-    for line in rejected[:20]:
-        print(f"WARNING: {line}", file=sys.stderr)
     return {"splits": counts, "rejected": rejected}
 
 
-def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
+def _open_all(path: pathlib.Path) -> dict[str, sources.Examples]:
     """Every split of a set that TFDS has prepared, or of a folder of images."""
     if (path / "store.json").exists():
         raise UserError("this is a store already; give what it was made from")
@@ -168,17 +127,14 @@ def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
     if len(versions) > 1:
         raise UserError(f"there are {', '.join(sorted(str(v.parent) for v in versions))}: name one")
     if versions:
-        try:
-            names = [split["name"] for split in json.loads(versions[0].read_text())["splits"]]
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{versions[0]} is damaged: prepare it again") from error
-        from inception.data.tfds import Tfds
+        from inception.data import tfds
 
-        return {name: Tfds(str(versions[0].parent), "", name) for name in names}
-    found = [p.name for p in path.glob("*/") if p.name in sources.SPLITS]
-    splits: dict[str, sources.Source] = {
-        name: Folder(str(path), name) for name in sorted(found) or ("train", "val")
-    }
+        folder = str(versions[0].parent)
+        return {
+            name: tfds.open_tfds(folder, "", name) for name in tfds.builder(folder, "").info.splits
+        }
+    names = sorted(p.name for p in path.glob("*/") if p.name in sources.SPLITS)
+    splits = {name: sources.folder(str(path), name) for name in names or ("train", "val")}
     sources.check_classes(*(split.classes for split in splits.values()))
     return splits
 
@@ -195,14 +151,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Writes OUTPUT: a set of TFDS as ArrayRecord, or with `short_side` a store.
 
-    OUTPUT appears only when it is whole; an interrupted start begins anew.
-
-    Args:
-        tars: a folder with ImageNet's two tars, or the files of another set downloaded by hand.
-        name: of a TFDS set, downloaded if no tars are given; '' is imagenet2012.
-        source: in place of both: a folder of class folders, or a set that TFDS prepared.
-        short_side: of the store's images, pixels.
-        quality, format: see `store.write_store`.
+    The arguments are the command's flags; of `name` and `source` those not given are ''. OUTPUT
+    appears only when it is whole; an interrupted start begins anew.
 
     Returns:
         {'splits': {name: count}, 'rejected': [a line for each image that cannot be read]}.
@@ -210,33 +160,21 @@ def prepare(
     Raises:
         UserError: whatever is wrong with the tars, the source, the output or the numbers.
     """
-    threads = pipeline.threads("all")
-    if short_side is not None and short_side < 1:
-        raise UserError(f"`short_side`={short_side}: at least 1 pixel")
-    if not 1 <= quality <= 100:
-        raise UserError(f"`quality`={quality}: from 1 to 100")
-    with all_or_nothing(output) as work:
+    with paths.all_or_nothing(output) as work:
+        prepared = pathlib.Path(os.path.expanduser(source))
+        if not source:
+            prepared = _prepare_tfds(name or IMAGENET, tars, work)
         try:
-            prepared = (
-                pathlib.Path(source).expanduser()
-                if source
-                else _prepare_tfds(name or IMAGENET, tars, work)
-            )
             splits = _open_all(prepared)
-        except (UserError, RuntimeError) as error:  # RuntimeError: ~ of no known user
+        except UserError as error:
             raise UserError(f"`source`={source}: {error}" if source else str(error)) from error
         if short_side is None:
-            return _check_records(splits, threads, (name or IMAGENET).split(":")[0])
-        result = store.write_store(
-            splits,
-            work,
-            short_side=short_side,
-            quality=quality,
-            format=format,
-            max_megapixels=MEGAPIXELS,
-            threads=threads,
-            origin=source or name or IMAGENET,
-        )
-        if not source:
-            shutil.rmtree(work / prepared.relative_to(work).parts[0])
-        return result
+            result = _check_records(splits, (name or IMAGENET).split(":")[0])
+        else:
+            encoding = store.Encoding(short_side, quality, format)
+            result = store.write_store(splits, work, encoding, origin=source or name or IMAGENET)
+            if not source:
+                shutil.rmtree(work / prepared.relative_to(work).parts[0])
+    for line in result["rejected"][:20]:
+        print(f"WARNING: {line}", file=sys.stderr)
+    return result

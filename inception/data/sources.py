@@ -1,11 +1,15 @@
 """Where examples come from, one interface for all kinds: random access to (image, label)."""
 
-from collections.abc import Sequence
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
+from etils import epath
 
 from inception import UserError
+from inception.data import paths
 from inception.data.decoding import DamagedImageError, Record
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -27,12 +31,40 @@ class Source(Protocol):
         """What a person would look for: a file, or a record's number."""
 
 
+@dataclasses.dataclass
+class Examples:
+    """A Source of functions of the index."""
+
+    classes: tuple[str, ...]
+    count: int
+    read: Callable[[int], tuple[Record, int]]
+    name_of: Callable[[int], str]
+    left_out: int = 0  # images of a set without splits that belong to the other split
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Record, int]:
+        return self.read(index)
+
+    def name(self, index: int) -> str:
+        return self.name_of(index)
+
+
 def read(source: Source, index: int) -> tuple[Record, int]:
     """The record and its label; DamagedImageError, with its name, where it cannot be read."""
     try:
         return source[index]
     except OSError as error:
         raise DamagedImageError(f"{source.name(index)}: {error.strerror or error}") from error
+
+
+def check_split(split: str, splits: Sequence[str], where: str = "") -> None:
+    """Raises UserError where the split is none of these."""
+    if split not in splits:
+        raise UserError(
+            f"`data`: there is no split '{split}'{where}; there are {', '.join(splits)}"
+        )
 
 
 def held_out_fifth(labels: np.ndarray, split: str, *, names: tuple[str, str]) -> np.ndarray:
@@ -47,102 +79,114 @@ def held_out_fifth(labels: np.ndarray, split: str, *, names: tuple[str, str]) ->
     from sklearn.model_selection import train_test_split
 
     every = np.arange(len(labels))
+    check_split(split, (*names, ALL))
     if split == ALL:
         return every
-    if split not in names:
-        raise UserError(
-            f"`data`: there is no split '{split}'; there are {', '.join((*names, ALL))}"
-        )
-    if -(-len(labels) // 5) < len(np.unique(labels)):
-        raise UserError(
-            f"`data`: a fifth of {len(labels)} images is fewer than one of each class: add "
-            "images, make train and val folders, or evaluate split 'all'"
-        )
-    halves = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
+    what = f"`data`: a fifth of {len(labels)} images cannot be held out"
+    remedy = "add images, make train and val folders, or evaluate split 'all'"
+    with paths.explained(what, remedy, ValueError):  # less than one of each class
+        halves = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
     return np.sort(halves[names.index(split)])
 
 
-class Digits:
+def digits(split: str) -> Examples:
     """1,797 handwritten digits of 8x8 px inside scikit-learn; splits train and test.
 
     Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, test part. A
     stratified fifth is the test split.
     """
+    from sklearn.datasets import load_digits
 
-    classes = tuple("0123456789")
-
-    def __init__(self, split: str):
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        chosen = held_out_fifth(digits.target, split, names=("train", "test"))
-        self._images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
-        self._labels = digits.target[chosen]
-        self._indices = chosen
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return self._images[index], int(self._labels[index])
-
-    def name(self, index: int) -> str:
-        return f"digit {self._indices[index]}"
+    found = load_digits()
+    chosen = held_out_fifth(found.target, split, names=("train", "test"))
+    images = np.round(found.images[chosen] * (255 / 16)).astype(np.uint8)
+    labels = found.target[chosen].tolist()
+    return Examples(
+        tuple("0123456789"),
+        len(chosen),
+        lambda index: (images[index], labels[index]),
+        lambda index: f"digit {chosen[index]}",
+    )
 
 
-class Synthetic:
+def synthetic(split: str, examples: int, classes: int) -> Examples:
     """Noise of 256x256 px around one colour a class, learnable: for measuring, and for tests.
 
     An image is a function of the split and the index.
     """
+    colors = np.random.default_rng(0).integers(64, 192, (classes, 3))
+    stream = sum(split.encode())
 
-    def __init__(self, split: str, examples: int, classes: int):
-        self.classes = tuple(f"colour {i}" for i in range(classes))
-        self._examples = examples
-        self._split = split
-        self._colors = np.random.default_rng(0).integers(64, 192, (classes, 3))
-
-    def __len__(self) -> int:
-        return self._examples
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        label = index % len(self.classes)
-        stream = sum(self._split.encode())
+    def image(index: int) -> tuple[np.ndarray, int]:
+        label = index % classes
         noise = np.random.default_rng((stream, index)).integers(-64, 64, (256, 256, 3))
-        return (self._colors[label] + noise).astype(np.uint8), label
+        return (colors[label] + noise).astype(np.uint8), label
 
-    def name(self, index: int) -> str:
-        return f"synthetic image {index}"
+    names = tuple(f"colour {i}" for i in range(classes))
+    return Examples(names, examples, image, lambda index: f"synthetic image {index}")
 
 
-def check_classes(first: Sequence[str], *others: Sequence[str]) -> None:
-    """Raises UserError where two splits number their classes differently."""
-    for other in others:
-        if tuple(first) != tuple(other):
-            differing = sorted(set(first) ^ set(other))
+def _images_below(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.name.startswith("."):  # macOS leaves ._photo.jpg beside photo.jpg
+            continue
+        if path.is_dir():
+            yield from _images_below(path)
+        elif path.suffix.lower() in SUFFIXES:
+            yield path
+
+
+def folder(path: str, split: str) -> Examples:
+    """A folder of class folders of JPEG, PNG and WebP files, at any depth below the class.
+
+    PATH/SPLIT/CLASS/... if PATH has a folder train, val, validation or test; otherwise
+    PATH/CLASS/..., and of each class a fifth is split 'val', the rest 'train', both 'all'. Classes
+    are sorted by name; names that begin with a dot are passed over. PATH may lie in a bucket
+    (gs://...).
+    """
+    if not path:
+        raise UserError("`path` is empty: name the folder of class folders")
+    root = paths.at(path)
+    if not root.is_dir():
+        raise UserError(f"`path`={path}: no such folder")
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    splits = [p.name for p in folders if p.name in {*SPLITS, split}]
+    if splits:
+        check_split(split, splits, f" in {path}")
+        root = root / split
+        folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise UserError(f"`path`: {root} has no class folders in it")
+    fewest = 1 if splits or split == ALL else 2
+    inside = [sorted(_images_below(p)) for p in folders]
+    for class_folder, found in zip(folders, inside, strict=True):
+        if len(found) < fewest:
             raise UserError(
-                f"`data`: the splits differ in their classes ({', '.join(differing[:5])}): each "
-                "needs a folder in all of them"
+                f"`path`: class folder {class_folder} has {'one' if found else 'no'} image "
+                f"({', '.join(sorted(SUFFIXES))}), and a split needs {fewest}: add some, or remove "
+                "it"
             )
+    files = [file for found in inside for file in found]
+    labels = np.repeat(np.arange(len(folders)), [len(found) for found in inside])
+    names = ("train", "val")
+    chosen = np.arange(len(files)) if splits else held_out_fifth(labels, split, names=names)
+    return Examples(
+        tuple(p.name for p in folders),
+        len(chosen),
+        lambda index: (files[chosen[index]].read_bytes(), int(labels[chosen[index]])),
+        lambda index: str(files[chosen[index]]),
+        left_out=len(files) - len(chosen),
+    )
 
 
-class _Relabelled:
-    """A source under other labels: those of the same classes in a longer list."""
-
-    def __init__(self, source: Source, classes: tuple[str, ...]):
-        self.classes = classes
-        self._source = source
-        self._labels = [classes.index(name) for name in source.classes]
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> tuple[Record, int]:
-        record, label = self._source[index]
-        return record, self._labels[label]
-
-    def name(self, index: int) -> str:
-        return self._source.name(index)
+def check_classes(*splits: Sequence[str]) -> None:
+    """Raises UserError where splits number their classes differently."""
+    if len(set(map(tuple, splits))) > 1:
+        differing = sorted(set().union(*splits) - set(splits[0]).intersection(*splits))
+        raise UserError(
+            f"`data`: the splits differ in their classes ({', '.join(differing[:5])}): each "
+            "needs a folder in all of them"
+        )
 
 
 def as_classes(source: Source, classes: tuple[str, ...]) -> Source:
@@ -160,7 +204,13 @@ def as_classes(source: Source, classes: tuple[str, ...]) -> Source:
             f"{'is' if len(unknown) == 1 else 'are'} none of the "
             f"{len(classes)} classes that the network knows ({', '.join(classes[:3])}, ...)"
         )
-    return _Relabelled(source, classes)
+    labels = [classes.index(name) for name in source.classes]
+
+    def relabelled(index: int) -> tuple[Record, int]:
+        record, label = source[index]
+        return record, labels[label]
+
+    return Examples(classes, len(source), relabelled, source.name)
 
 
 def open_source(
@@ -171,25 +221,14 @@ def open_source(
     Raises:
         UserError: no such set or split, an empty one.
     """
-    opened: Source
-    if source == "digits":
-        opened = Digits(split)
-    elif source == "folder":
-        from inception.data.folder import Folder
-
-        opened = Folder(path, split)
-    elif source == "tfds":
-        from inception.data.tfds import Tfds
-
-        opened = Tfds(path, name, split)
-    elif source == "store":
-        from inception.data.store import Store
-
-        opened = Store(path, split)
-    elif source == "synthetic":
-        opened = Synthetic(split, examples, classes)
-    else:
-        raise ValueError(f"unknown source {source}")
+    openers = {
+        "digits": lambda: digits(split),
+        "folder": lambda: folder(path, split),
+        "tfds": lambda: importlib.import_module("inception.data.tfds").open_tfds(path, name, split),
+        "store": lambda: importlib.import_module("inception.data.store").open_store(path, split),
+        "synthetic": lambda: synthetic(split, examples, classes),
+    }
+    opened = openers[source]()
     if len(opened) == 0:
         raise UserError(f"`data`: split '{split}' of source {source} {path} has no image")
     return opened

@@ -1,29 +1,30 @@
 """The store that trains fast: a smaller copy of every image of a set, in one file a split."""
 
 import dataclasses
+import functools
 import io
 import json
 import os
 import pathlib
-import shutil
-import sys
 import time
 import zipfile
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
-import tqdm
 from PIL import Image
 
 from inception import UserError
 from inception.data import cropping, decoding, paths, pipeline, progress, sources
 
+T = TypeVar("T")
 VERSION = 1
 FORMATS = ("jpeg", "rgb")
 PROBES = 100  # images from which the size and the effect on pixels are estimated beforehand
+MEGAPIXELS = 1000.0  # larger pictures are left out
 
 
-class Store:
+def open_store(path: str, split: str) -> sources.Examples:
     """A source that `launch.py prepare --short_side` wrote: one file of JPEGs or pixels a split.
 
     PATH/store.json describes it; PATH/SPLIT.bin holds the images one after the other,
@@ -34,185 +35,136 @@ class Store:
     NOTE: the pages count as the process's memory though the system may drop them at any time, and
     a file that is cut short while it is open kills the process.
     """
+    root, where = paths.on_disk(path), f"{path}/{split}"
+    remedy = "write one with launch.py prepare --short_side"
+    with paths.explained(f"`path`={path} is no store", remedy, Exception):
+        about = json.loads((root / "store.json").read_text())
+        written_by = about["version"]
+    if written_by != VERSION:
+        raise UserError(
+            f"`path`={path} was written by another version of this program (store "
+            f"{written_by}, this one reads {VERSION}): prepare it again"
+        )
+    sources.check_split(split, list(about["splits"]), f" in {path}")
+    damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with paths.explained(f"`path`={path} is damaged", "prepare it again", damage):
+        with np.load(root / f"{split}.npz") as file:
+            index = dict(file)
+        mapped = np.memmap(root / f"{split}.bin", np.uint8, "r")
+    offsets, labels, shapes = (index[name] for name in ("offsets", "labels", "shapes"))
+    if len(mapped) != offsets[-1]:
+        raise UserError(
+            f"{where}.bin has {len(mapped)} bytes where {offsets[-1]} were written: copy or "
+            "prepare it again"
+        )
+    stored = np.asarray(mapped)
 
-    def __init__(self, path: str, split: str):
-        root = paths.on_disk(path)
-        try:
-            about = json.loads((root / "store.json").read_text())
-            written_by = about["version"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"`path`={path} is no store (store.json: {error}): write one with "
-                "launch.py prepare --short_side"
-            ) from error
-        if written_by != VERSION:
-            raise UserError(
-                f"`path`={path} was written by another version of this program (store "
-                f"{written_by}, this one reads {VERSION}): prepare it again"
-            )
-        if split not in about["splits"]:
-            raise UserError(
-                f"`data`: there is no split '{split}' in {path}; there are "
-                f"{', '.join(about['splits'])}"
-            )
-        self._where = f"{path}/{split}"
-        try:
-            with np.load(root / f"{split}.npz") as index:
-                self._offsets, self._labels = index["offsets"], index["labels"]
-                self._shapes = index["shapes"] if about["format"] == "rgb" else None
-            size = (root / f"{split}.bin").stat().st_size
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"`path`={path} is damaged ({error}): prepare it again") from error
-        if size != self._offsets[-1]:
-            raise UserError(
-                f"{self._where}.bin has {size} bytes where {self._offsets[-1]} were written: copy "
-                "or prepare it again"
-            )
-        mapped = np.memmap(root / f"{split}.bin", np.uint8, "r") if size else np.empty(0)
-        self._bytes = np.asarray(mapped)
-        self.classes = tuple(about["classes"])
+    def record(index: int) -> tuple[decoding.Record, int]:
+        start, end = offsets[index : index + 2].tolist()
+        data, label = stored[start:end], int(labels[index])
+        if about["format"] == "jpeg":
+            return data.tobytes(), label
+        return data.reshape(*shapes[index].tolist(), 3), label
 
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, index: int) -> tuple[decoding.Record, int]:
-        start, end = self._offsets[index : index + 2].tolist()
-        label = int(self._labels[index])
-        if self._shapes is None:
-            return self._bytes[start:end].tobytes(), label
-        height, width = self._shapes[index].tolist()
-        return self._bytes[start:end].reshape(height, width, 3), label
-
-    def name(self, index: int) -> str:
-        return f"{self._where} record {index}"
-
-
-Stored = tuple[bytes, int, tuple[int, int]]  # an image's bytes, label, (height, width)
+    return sources.Examples(
+        tuple(about["classes"]), len(labels), record, lambda index: f"{where} record {index}"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Encoder:
-    """A source's images -> what the store holds of them."""
+class Encoding:
+    """How a store holds an image, `short_side` px wide or high; smaller ones keep their size."""
 
-    source: sources.Source
     short_side: int
-    quality: int
-    format: str
-    max_megapixels: float
+    quality: int  # of the JPEGs, 1 to 100
+    format: str  # 'jpeg', or 'rgb' for plain pixels: several times the bytes, no decoding
 
-    def __call__(self, index: int) -> Stored | str:
-        """The image at an index as it is stored; or a line that says why it cannot be."""
+    def stored(self, source: sources.Source, index: int) -> tuple[bytes, int, tuple[int, int]]:
+        """(bytes, label, (height, width)) of an image; DamagedImageError where there is none."""
+        name = source.name(index)
+        record, label = sources.read(source, index)
+        image = decoding.decode(record, name, max_megapixels=MEGAPIXELS)
+        scale = self.short_side / min(image.size)
+        if scale < 1:
+            size = round(image.width * scale), round(image.height * scale)
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        shape = (image.height, image.width)
+        if self.format == "rgb":
+            return image.tobytes(), label, shape
+        buffer = io.BytesIO()
         try:
-            image, label = self.decode(index)
-            small = self.shrink(image)
-            return self.encode(small), label, (small.height, small.width)
+            image.save(buffer, "JPEG", quality=self.quality)
+        except OSError as error:  # more than 65,500 px across
+            raise decoding.DamagedImageError(f"{name}: {error}") from error
+        return buffer.getvalue(), label, shape
+
+
+def of_each(
+    source: sources.Source,
+    make: Callable[[int], T],
+    rejected: list[str],
+    *,
+    desc: str,
+    workers: int | str = "all",
+) -> Iterator[T]:
+    """make(index) of every image, in order; of each that is damaged a line joins `rejected`."""
+
+    def outcome(index: int) -> T | str:
+        try:
+            return make(index)
         except decoding.DamagedImageError as error:
             return str(error)
-        except OSError as error:  # what a JPEG cannot hold: more than 65,500 px across
-            return f"{self.source.name(index)}: {error}"
 
-    def decode(self, index: int) -> tuple[Image.Image, int]:
-        record, label = sources.read(self.source, index)
-        name = self.source.name(index)
-        return decoding.decode(record, name, max_megapixels=self.max_megapixels), label
-
-    def shrink(self, image: Image.Image) -> Image.Image:
-        """The shorter side becomes short_side; a smaller image stays as it is."""
-        scale = self.short_side / min(image.size)
-        if scale >= 1:
-            return image
-        size = round(image.width * scale), round(image.height * scale)
-        return image.resize(size, Image.Resampling.BICUBIC)
-
-    def encode(self, image: Image.Image) -> bytes:
-        if self.format == "rgb":
-            return np.asarray(image).tobytes()
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=self.quality)
-        return buffer.getvalue()
+    count = len(source)
+    made = pipeline.in_threads(outcome, 0, count, workers=workers, ahead=16)
+    for item in progress.bar(made, desc=desc, total=count, unit="image"):
+        if isinstance(item, str):
+            rejected.append(item)
+        else:
+            yield item
 
 
-def _probe(encoder: _Encoder) -> tuple[float, float]:
+def _probe(source: sources.Source, encoding: Encoding) -> tuple[float, float]:
     """(mean bytes an image; dB between crops of 224 px from the store and from the originals).
 
     Of up to 100 images spread over the source; the crops are the paper's, resized exactly.
     """
-    count = min(PROBES, len(encoder.source))
     sizes, errors = [], []
-    for index in np.linspace(0, len(encoder.source) - 1, count).astype(int).tolist():
+    crops = np.empty((2, 224, 224, 3), np.uint8)
+    for index in np.linspace(0, len(source) - 1, min(PROBES, len(source))).astype(int).tolist():
         try:
-            image, _ = encoder.decode(index)
-            small = encoder.shrink(image)
-            data = encoder.encode(small)
-        except (decoding.DamagedImageError, OSError):
+            data, _, shape = encoding.stored(source, index)
+        except decoding.DamagedImageError:
             continue
-        stored = small if encoder.format == "rgb" else Image.open(io.BytesIO(data)).convert("RGB")
+        rgb = encoding.format == "rgb"
+        record = np.frombuffer(data, np.uint8).reshape(*shape, 3) if rgb else data
+        pictures = [
+            decoding.ExactPicture(each, "", max_megapixels=MEGAPIXELS)
+            for each in (source[index][0], record)
+        ]
         box = cropping.inception_crop(
-            *image.size,
+            *pictures[0].size,
             np.random.default_rng(index).random(cropping.UNIFORMS),
             area_range=(0.08, 1.0),
             aspect_range=(3 / 4, 4 / 3),
         )
-        scale = np.tile(np.divide(stored.size, image.size), 2)
-        size, method = (224, 224), Image.Resampling.BILINEAR
-        before = np.asarray(image.resize(size, method, box=box), np.float32)
-        left, top, right, bottom = (np.asarray(box) * scale).tolist()
-        after = np.asarray(stored.resize(size, method, box=(left, top, right, bottom)), np.float32)
+        of_sides = np.divide(box, pictures[0].size * 2)
+        for picture, crop in zip(pictures, crops, strict=True):
+            picture.resize(crop, "bilinear", tuple(of_sides * (picture.size * 2)))
         sizes.append(len(data))
-        errors.append(np.mean((before - after) ** 2))
+        errors.append(np.mean(np.subtract(*crops, dtype=np.float32) ** 2))
     if not sizes:
         raise UserError("every image looked at is damaged: is this the right source?")
     return float(np.mean(sizes)), float(10 * np.log10(255**2 / max(np.mean(errors), 1e-9)))
 
 
-def write_split(
-    encoder: _Encoder, folder: pathlib.Path, split: str, *, threads: int
-) -> tuple[int, list[str]]:
-    """Writes SPLIT.bin and SPLIT.npz; returns the count of images, and a line for each rejected."""
-    count = len(encoder.source)
-    encoded = pipeline.in_threads(encoder, 0, count, count=threads, ahead=16)
-    offsets, labels, shapes, rejected = [0], [], [], []
-    with (folder / f"{split}.bin").open("wb") as file:
-        for item in progress.bar(encoded, desc=split, total=count, unit="image"):
-            if isinstance(item, str):
-                rejected.append(item)
-                tqdm.tqdm.write(f"WARNING: left out: {item}", file=sys.stderr)
-                continue
-            data, label, shape = item
-            file.write(data)
-            offsets.append(offsets[-1] + len(data))
-            labels.append(label)
-            shapes.append(shape)
-        os.fsync(file.fileno())
-    np.savez(
-        folder / f"{split}.npz",
-        offsets=np.asarray(offsets, np.int64),
-        labels=np.asarray(labels, np.int32),
-        shapes=np.asarray(shapes, np.int32).reshape(-1, 2),
-    )
-    return len(labels), rejected
-
-
-def _check_room(split: str, needed: float, folder: pathlib.Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"`output`: {split} needs about {needed / 1e9:.1f} GB and {folder.parent} has "
-            f"{free / 1e9:.1f} GB free: choose another disk, a smaller `short_side` or "
-            "`quality`, or `format=jpeg`"
-        )
-
-
 def write_store(
-    splits: dict[str, sources.Source],
+    splits: Mapping[str, sources.Source],
     folder: pathlib.Path,
+    encoding: Encoding,
     *,
-    short_side: int,
-    quality: int,
-    format: str,
-    max_megapixels: float,
-    threads: int,
     origin: str,
+    workers: int | str = "all",
 ) -> dict[str, Any]:
     """Writes a smaller copy of every image of the sources; prints size, time, effect on pixels.
 
@@ -222,9 +174,6 @@ def write_store(
     Args:
         splits: sources by the name of the split, of the same classes.
         folder: exists, is empty.
-        short_side: of the stored images, pixels; smaller ones keep their size.
-        quality: of the JPEGs, 1-100.
-        format: 'jpeg', or 'rgb' for plain pixels: several times the bytes, no decoding.
 
     Returns:
         {'splits': {name: count}, 'rejected': [a line each]}.
@@ -232,25 +181,36 @@ def write_store(
     Raises:
         UserError: too small a disk, a source without a readable image.
     """
-    counts, rejected = {}, []
+    counts: dict[str, int] = {}
+    rejected: list[str] = []
     for split, source in splits.items():
         started = time.monotonic()
-        encoder = _Encoder(source, short_side, quality, format, max_megapixels)
-        size, decibels = _probe(encoder)
-        _check_room(split, size * len(source), folder)
-        counts[split], left_out = write_split(encoder, folder, split, threads=threads)
-        rejected += left_out
+        size, decibels = _probe(source, encoding)
+        remedy = ", a smaller `short_side` or `quality`, or `format=jpeg`"
+        paths.check_room(folder, size * len(source), f"{split} needs about", remedy)
+        make = functools.partial(encoding.stored, source)
+        index = []
+        with open(folder / f"{split}.bin", "wb") as file:
+            for data, label, shape in of_each(source, make, rejected, desc=split, workers=workers):
+                file.write(data)
+                index.append((len(data), label, *shape))
+            os.fsync(file.fileno())
+        sizes, labels, *shapes = np.asarray(index).T
+        np.savez(
+            folder / f"{split}.npz",
+            offsets=np.cumsum([0, *sizes]),
+            labels=labels.astype(np.int32),
+            shapes=np.stack(shapes, 1).astype(np.int32),
+        )
+        counts[split] = len(index)
         print(
-            f"{split}: {counts[split]} images, {(folder / f'{split}.bin').stat().st_size / 1e6:.1f}"
-            f" MB ({size / 1e3:.1f} kB an image), {time.monotonic() - started:.1f} s; crops "
-            f"of 224 px are {decibels:.1f} dB from the originals'"
-            + (f"; {len(left_out)} damaged images left out" if left_out else "")
+            f"{split}: {len(index)} images, {sizes.sum() / 1e6:.1f} MB ({size / 1e3:.1f} kB an "
+            f"image), {time.monotonic() - started:.1f} s; crops of 224 px are {decibels:.1f} dB "
+            f"from the originals'; {len(source) - len(index)} damaged images left out"
         )
     about = {
         "version": VERSION,
-        "format": format,
-        "short_side": short_side,
-        "quality": quality if format == "jpeg" else None,
+        **dataclasses.asdict(encoding),
         "origin": origin,
         "splits": counts,
         "rejected": rejected,

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception import UserError
 from inception.data import imagenet
-from inception.data.output import all_or_nothing
+from inception.data.paths import all_or_nothing
 from inception.formats import caffe, torchvision
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
 from inception.runtime import checkpoint, workdir

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError, pixels
-from inception.data import cropping, decoding, pipeline, sources
+from inception.data import cropping, decoding, pipeline
 
 ROWS, COLUMNS = 5, 8  # images; the whole one, then crops of it
 TILE_PX = 112  # at most
@@ -34,8 +34,7 @@ def training_crops(config: ConfigDict) -> np.ndarray:
     for index in rng.permutation(len(source)).tolist():
         crops = np.empty((COLUMNS, config.input_px, config.input_px, 3), np.uint8)
         try:
-            record, _ = sources.read(source, index)
-            picture = training.decode(record, source.name(index))
+            picture, _ = training.open(index)
             picture.resize(crops[0], "area")
             for crop in crops[1:]:
                 training.crop(picture, rng.random(cropping.UNIFORMS), crop)

@@ -83,8 +83,7 @@ def test_damaged_images_are_named_in_one_line(data: bytes, reason: str) -> None:
 
 def open_both(data: bytes | np.ndarray) -> tuple[decoding.Picture, decoding.Picture]:
     fast, exact = (
-        decoding.open_picture(data, "it.jpg", decoder=d, max_megapixels=1.0)
-        for d in ("fast", "exact")
+        decoding.DECODERS[d](data, "it.jpg", max_megapixels=1.0) for d in ("fast", "exact")
     )
     return fast, exact
 

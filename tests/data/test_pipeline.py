@@ -164,7 +164,7 @@ def test_a_set_of_damaged_images_alone_ends(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_label_out_of_range_names_the_image_and_the_knob() -> None:
-    source = sources.Digits("test")
+    source = sources.digits("test")
     with tiny.refused(r"digit \d+: label \d is out of range for config\.model\.classes=3"):
         list(train_batches(source, classes=3, total_steps=20))
     with tiny.refused(r"config\.model\.classes=3"):

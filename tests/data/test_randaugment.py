@@ -85,7 +85,7 @@ def test_the_pipeline_augments_the_crop_it_would_give(image: Image.Image) -> Non
         )
         for more in ((), ("--config.data.randaugment.layers=2",))
     )
-    picture = decoding.open_picture(np.asarray(image), "it", decoder="exact", max_megapixels=1.0)
+    picture = decoding.ExactPicture(np.asarray(image), "it", max_megapixels=1.0)
     changed = 0
     for u in np.random.default_rng(0).random((50, cropping.UNIFORMS)):
         crops = [np.empty((32, 32, 3), np.uint8) for _ in range(3)]

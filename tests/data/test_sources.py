@@ -10,12 +10,11 @@ import pytest
 from PIL import Image
 
 from inception.data import decoding, imagenet, sources
-from inception.data.folder import Folder
 from tests import tiny
 
 
 def test_digits_are_all_there_and_split_by_class() -> None:
-    train, test = sources.Digits("train"), sources.Digits("test")
+    train, test = sources.digits("train"), sources.digits("test")
     assert len(train) == 1437 and len(test) == 360
     for source in (train, test):
         counts = np.bincount([source[i][1] for i in range(len(source))]) / len(source)
@@ -25,7 +24,7 @@ def test_digits_are_all_there_and_split_by_class() -> None:
     names = {s.name(i) for s in (train, test) for i in range(len(s))}
     assert len(names) == 1797
     with tiny.refused("no split 'val'; there are train, test"):
-        sources.Digits("val")
+        sources.digits("val")
 
 
 def test_folder_with_and_without_splits(photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -37,7 +36,7 @@ def test_folder_with_and_without_splits(photos: pathlib.Path, tmp_path: pathlib.
     assert np.bincount([val[i][1] for i in range(6)]).tolist() == [2, 2, 2]
     both = {s.name(i) for s in (train, val) for i in range(len(s))}
     assert both == {str(p) for p in photos.rglob("*.*")}
-    assert len(Folder(str(photos), "all")) == 30
+    assert len(sources.folder(str(photos), "all")) == 30
     (photos / "ant" / "._0.jpeg").write_bytes(b"macOS")
     (photos / "ant" / ".thumbnails").mkdir()
     shutil.copy(photos / "ant" / "0.jpeg", photos / "ant" / ".thumbnails")
@@ -156,7 +155,7 @@ def test_synthetic_is_a_function_of_the_index() -> None:
 
 
 def test_a_source_takes_the_labels_of_a_longer_list(photos: pathlib.Path) -> None:
-    source = Folder(str(photos), "val")
+    source = sources.folder(str(photos), "val")
     assert sources.as_classes(source, ("ant", "bee", "cat")) is source
     classes = ("bee", "dog", "cat", "ant")
     view = sources.as_classes(source, classes)
@@ -170,7 +169,7 @@ def test_a_source_takes_the_labels_of_a_longer_list(photos: pathlib.Path) -> Non
 
 
 def test_classes_that_the_network_does_not_know_are_named(photos: pathlib.Path) -> None:
-    source = Folder(str(photos), "val")
+    source = sources.folder(str(photos), "val")
     with tiny.refused(r"ant, cat are none of the 2 classes .* \(bee, dog, ...\)"):
         sources.as_classes(source, ("bee", "dog"))
 

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from inception.data import decoding, prepare, sources, store
-from inception.data.folder import Folder
 from tests import tiny
 from tests.data.test_pipeline import eval_batches, train_batches
 
@@ -26,13 +25,13 @@ def write(source: pathlib.Path, output: pathlib.Path, **changes) -> dict:
     return prepare.prepare(**{**choices, "source": str(source), "output": str(output), **changes})
 
 
-def write_store(splits: dict, folder: pathlib.Path, *, threads: int, format: str) -> None:
+def write_store(splits: dict, folder: pathlib.Path, *, workers: int, format: str) -> None:
     folder.mkdir(exist_ok=True)
-    choices = {"short_side": SHORT_SIDE, "quality": 90, "max_megapixels": 10.0, "origin": "here"}
-    store.write_store(splits, folder, threads=threads, format=format, **choices)
+    encoding = store.Encoding(short_side=SHORT_SIDE, quality=90, format=format)
+    store.write_store(splits, folder, encoding, origin="here", workers=workers)
 
 
-def open_store(path: pathlib.Path, split: str = "train") -> store.Store:
+def open_store(path: pathlib.Path, split: str = "train") -> sources.Source:
     return sources.open_source("store", path=str(path), split=split)
 
 
@@ -99,7 +98,7 @@ def test_jpegs_are_close_to_pillows_resize_and_closer_with_more_quality(
         write(smooth_photos, tmp_path / f"{quality}", quality=quality)
         decibels = []
         for split in ("train", "val"):
-            folder = Folder(str(smooth_photos), split)
+            folder = sources.folder(str(smooth_photos), split)
             stored = open_store(tmp_path / f"{quality}", split)
             for i in range(len(folder)):
                 found = pixels_of(stored[i][0]).astype(float)
@@ -116,7 +115,8 @@ def test_rgb_is_pillows_resize_bit_for_bit_and_small_images_stay(
     write(photos, tmp_path / "out", format="rgb")
     small = 0
     for split in ("train", "val"):
-        folder, stored = Folder(str(photos), split), open_store(tmp_path / "out", split)
+        folder = sources.folder(str(photos), split)
+        stored = open_store(tmp_path / "out", split)
         for i in range(len(folder)):
             wanted, record = original(folder.name(i)), stored[i][0]
             if min(wanted.size) > SHORT_SIDE:
@@ -147,16 +147,16 @@ class Numbered:
 
 
 @pytest.fixture(scope="module")
-def rgb_store(tmp_path_factory: pytest.TempPathFactory) -> store.Store:
+def rgb_store(tmp_path_factory: pytest.TempPathFactory) -> sources.Source:
     folder = tmp_path_factory.mktemp("numbered")
-    write_store({"train": Numbered()}, folder, threads=2, format="rgb")
+    write_store({"train": Numbered()}, folder, workers=2, format="rgb")
     return open_store(folder)
 
 
 @hypothesis.settings(deadline=None)
 @hypothesis.given(index=st.integers(0, 3999), first=st.integers(-9, 9), last=st.integers(-9, 12))
 def test_some_rows_are_the_images_rows_and_cannot_be_written(
-    rgb_store: store.Store, index: int, first: int, last: int
+    rgb_store: sources.Source, index: int, first: int, last: int
 ) -> None:
     record, whole = rgb_store[index][0], Numbered()[index][0]
     for rows in (slice(first, last), slice(first, None), slice(last)):
@@ -220,7 +220,7 @@ def test_a_damaged_photo_is_left_out_and_named_and_the_others_stay(
 ) -> None:
     write(photos, tmp_path / "whole")
     whole = open_store(tmp_path / "whole")
-    folder = Folder(str(photos), "train")
+    folder = sources.folder(str(photos), "train")
     spoilt = [pathlib.Path(folder.name(i)) for i in (0, 9, 23)]
     spoilt[0].write_bytes(b"")
     spoilt[1].write_bytes(spoilt[1].read_bytes()[:200])
@@ -276,8 +276,8 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(
     photos: pathlib.Path, tmp_path: pathlib.Path, format: str
 ) -> None:
     for threads in (1, 4):
-        splits = {split: Folder(str(photos), split) for split in ("train", "val")}
-        write_store(splits, tmp_path / f"{threads}", threads=threads, format=format)
+        splits = {split: sources.folder(str(photos), split) for split in ("train", "val")}
+        write_store(splits, tmp_path / f"{threads}", workers=threads, format=format)
     for path in (tmp_path / "1").iterdir():
         assert path.read_bytes() == (tmp_path / "4" / path.name).read_bytes(), path.name
 
@@ -342,7 +342,9 @@ def test_images_that_a_bad_disk_spoils_are_named_in_training_and_evaluation(
         list(eval_batches(stored))
 
 
-def test_threads_that_read_at_once_get_the_records_they_asked_for(rgb_store: store.Store) -> None:
+def test_threads_that_read_at_once_get_the_records_they_asked_for(
+    rgb_store: sources.Source,
+) -> None:
     numbered = Numbered()
     assert len(rgb_store) == len(numbered)
 
