@@ -1,6 +1,6 @@
 """A folder of class folders of images, here or in a bucket."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from etils import epath
@@ -10,13 +10,14 @@ from inception.data import paths
 from inception.data.sources import ALL, SPLITS, SUFFIXES, held_out_fifth
 
 
-def _images_below(folder: epath.Path) -> Iterator[epath.Path]:
+def images_below(folder: epath.Path, suffixes: Collection[str] = SUFFIXES) -> Iterator[epath.Path]:
+    """The paths of images in a folder, at any depth; names that begin with a dot are skipped."""
     for path in folder.iterdir():
         if path.name.startswith("."):  # macOS leaves ._photo.jpg beside photo.jpg
             continue
         if path.is_dir():
-            yield from _images_below(path)
-        elif path.suffix.lower() in SUFFIXES:
+            yield from images_below(path, suffixes)
+        elif path.suffix.lower() in suffixes:
             yield path
 
 
@@ -48,7 +49,7 @@ class Folder:
             raise UserError(f"`path`: {root} has no class folders in it")
         files, labels = [], []
         for label, folder in enumerate(folders):
-            found = sorted(_images_below(folder))
+            found = sorted(images_below(folder))
             if not found:
                 raise UserError(
                     f"`path`: class folder {folder} has no image "
