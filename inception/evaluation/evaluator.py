@@ -163,12 +163,9 @@ class Evaluator:
 
         Every process evaluates its share of the images; all return the same result.
 
-        Args:
-            stop: checked before every batch, and while waiting.
-
         Raises:
             RuntimeError: an example that was not evaluated exactly once.
-            processes.Stopped: `stop` says so.
+            processes.Stopped: `stop` says so, before a batch or while waiting.
             UserError: outputs that are not finite, a damaged image.
         """
         n, parts = len(self.source), []

@@ -120,8 +120,7 @@ class Networks:
             classes], the mean of softmax over each number of crops.
 
         Raises:
-            RuntimeError: an image without all of its crops.
-            UserError: outputs that are not finite.
+            RuntimeError: an image without all of its crops; and as `outputs`.
         """
         each, counts = max(crops), np.asarray(crops)
         missing = f"lacks some of its {each} crops"

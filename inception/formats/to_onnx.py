@@ -16,11 +16,7 @@ from inception.runtime.weights import Trained
 
 
 class _Graph:
-    """The nodes and constants of an ONNX graph while it grows.
-
-    Args:
-        weights: by LAYER/ARRAY, as in '3a/1x1/Conv_0/kernel'.
-    """
+    """An ONNX graph while it grows, of a network's weights by path, as '3a/1x1/Conv_0/kernel'."""
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self.weights = weights
