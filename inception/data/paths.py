@@ -122,11 +122,11 @@ def read_lines(path: epath.Path) -> list[Any]:
     return rows
 
 
-def write_whole(path: epath.Path, text: str) -> None:
+def write_whole(path: epath.Path, content: str | bytes) -> None:
     """Writes a file, or replaces it, atomically: readers never see a part of it."""
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
-        unfinished.write_text(text)
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         unfinished.replace(path)
     except OSError:
         unfinished.unlink(missing_ok=True)  # makes room on a full disk

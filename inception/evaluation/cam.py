@@ -42,27 +42,23 @@ def maps(model: Mapping[str, Any], variables: Any, images: Any, *, normalization
         UserError: as `check`.
     """
     check(model)
-    return np.asarray(_compiled(tuple(sorted(model.items())), normalization)(variables, images))
+    network = GoogLeNet(**model)
+    return np.asarray(_maps(variables, images, model=network, normalization=normalization))
 
 
-@functools.lru_cache(maxsize=16)
-def _compiled(model: tuple[tuple[str, Any], ...], normalization: str) -> Any:
-    network = GoogLeNet(**dict(model))
-
-    def apply(variables: Any, images: jax.Array) -> jax.Array:
-        _, state = network.apply(
-            variables,
-            pixels.normalize(images, method=normalization),
-            train=False,
-            capture_intermediates=lambda module, _: module.name == LAST,
-            mutable=["intermediates"],
-        )
-        (features,) = state["intermediates"][LAST]["__call__"]  # [b, h, w, 1024]
-        classifier = variables["params"]["classifier"]
-        positions = features.astype(jnp.float32) @ classifier["kernel"][None, None]
-        return positions + classifier["bias"][None, None, None]
-
-    return jax.jit(apply)
+@functools.partial(jax.jit, static_argnames=("model", "normalization"))
+def _maps(variables: Any, images: jax.Array, *, model: GoogLeNet, normalization: str) -> jax.Array:
+    _, state = model.apply(
+        variables,
+        pixels.normalize(images, method=normalization),
+        train=False,
+        capture_intermediates=lambda module, _: module.name == LAST,
+        mutable=["intermediates"],
+    )
+    (features,) = state["intermediates"][LAST]["__call__"]  # [b, h, w, 1024]
+    classifier = variables["params"]["classifier"]
+    positions = features.astype(jnp.float32) @ classifier["kernel"][None, None]
+    return positions + classifier["bias"][None, None, None]
 
 
 def draw(crop: np.ndarray, activation: np.ndarray, captions: Sequence[str]) -> Image.Image:
@@ -78,8 +74,7 @@ def draw(crop: np.ndarray, activation: np.ndarray, captions: Sequence[str]) -> I
     tiles = [crop]
     for one in activation:
         large = cv2.resize(one.astype(np.float32), (px, px), interpolation=cv2.INTER_CUBIC)
-        low, high = float(large.min()), float(large.max())
-        heat = np.round((large - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
+        heat = np.interp(large, (large.min(), large.max()), (0, 255)).round().astype(np.uint8)
         colored = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
         tiles.append(cv2.addWeighted(crop, 0.5, colored, 0.5, 0))
     sheet = Image.new("RGB", ((px + 4) * len(tiles) - 4, px + CAPTION_PX), "white")

@@ -1,10 +1,10 @@
 """The paper's Table 3 for folders of networks: one or several, 1, 10 or 144 crops; its files."""
 
 import csv
-import functools
 import io
 import itertools
 import json
+import operator
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,50 +16,51 @@ from inception import UserError
 from inception.data import paths, sources
 from inception.evaluation.evaluator import TOP, Evaluation, Evaluator
 from inception.runtime import processes, sharding
-from inception.runtime.weights import load_network
+from inception.runtime.weights import Trained, load_network
 
 
-def check_alike(
-    workdirs: Sequence[str], configs: Sequence[ConfigDict], classes: Sequence[Sequence[str]]
-) -> None:
-    """Raises UserError where a network is named twice, or they differ in views or classes."""
+def load_alike(
+    workdirs: Sequence[str], configs: Sequence[ConfigDict], *, best: bool = False
+) -> list[Trained]:
+    """`load_network` of each folder.
+
+    Raises:
+        UserError: also where a folder is named twice, or they differ in views or classes.
+    """
     folders = [paths.at(workdir).resolve() for workdir in workdirs]
-    for i, folder in enumerate(folders):
-        if folder in folders[:i]:
+    trained = [load_network(w, c, best=best) for w, c in zip(workdirs, configs, strict=True)]
+    first, config, classes = workdirs[0], configs[0], trained[0].classes
+    for i, (workdir, other, t) in enumerate(zip(workdirs, configs, trained, strict=True)):
+        if folders[i] in folders[:i]:
             raise UserError(
-                f"{workdirs[i]} is there twice: an ensemble is of different networks; leave one out"
+                f"{workdir} is there twice: an ensemble is of different networks; leave one out"
             )
-    for knob in ("input_px", "data.resize", "data.resize_px"):
-        first, *others = (functools.reduce(getattr, knob.split("."), c) for c in configs)
-        for workdir, other in zip(workdirs[1:], others, strict=True):
-            if other != first:
+        for knob in ("input_px", "data.resize", "data.resize_px"):
+            value, own = (operator.attrgetter(knob)(c) for c in (config, other))
+            if own != value:
                 raise UserError(
-                    f"`{knob}` is {first} in {workdirs[0]} and {other} in {workdir}: an ensemble "
-                    f"sees the same images. Leave one out, or give all the same: `{knob}={first}`"
+                    f"`{knob}` is {value} in {first} and {own} in {workdir}: an ensemble "
+                    f"sees the same images. Leave one out, or give all the same: `{knob}={value}`"
                 )
-    for workdir, other_classes in zip(workdirs, classes, strict=True):
-        if len(other_classes) != len(classes[0]):
+        if len(t.classes) != len(classes):
             raise UserError(
-                f"{workdirs[0]} has {len(classes[0])} classes and {workdir} {len(other_classes)}: "
-                "an ensemble has the same; leave one out"
+                f"{first} has {len(classes)} classes and {workdir} {len(t.classes)}: an ensemble "
+                "has the same; leave one out"
             )
-        if tuple(other_classes) != tuple(classes[0]):
+        if t.classes != classes:
             raise UserError(
-                f"{workdirs[0]} and {workdir} have other classes, or in another order: see their "
+                f"{first} and {workdir} have other classes, or in another order: see their "
                 "classes.txt; leave one out"
             )
+    return trained
 
 
 def _check_files(predictions: str, per_class: str) -> None:
     """Before the work, raises UserError where a file could not be written after it."""
     if predictions and predictions == per_class:
         raise UserError(f"`predictions` and `per_class` are both {predictions}: name two files")
-
-    def check_writable() -> None:
-        for file in filter(None, (predictions, per_class)) if processes.is_main() else ():
-            paths.check_writable(paths.at(file))
-
-    processes.together(check_writable)
+    for file in filter(None, (predictions, per_class)) if processes.is_main() else ():
+        paths.check_writable(paths.at(file))
 
 
 def run(
@@ -83,34 +84,31 @@ def run(
         'unwritten', a line for each of the two files that could not be written.
 
     Raises:
-        UserError: no checkpoint, a damaged one or one of another network, networks that do not go
-            together, an image that cannot be read; a file that cannot be written, if that shows
-            before the work.
+        UserError: as `load_alike`; a damaged image; before the work, a file that cannot be written.
     """
     config = configs[0]
-    _check_files(predictions, per_class)
+    processes.together(lambda: _check_files(predictions, per_class))
     choices = {"checkpoints": workdirs, "split": split, "best": best, "crops": crops}
     processes.check_same(json.loads(config.to_json()), **choices)
-    trained = [load_network(w, c, best=best) for w, c in zip(workdirs, configs, strict=True)]
-    check_alike(workdirs, configs, [t.classes for t in trained])
-    mesh = sharding.make_mesh()
+    trained = load_alike(workdirs, configs, best=best)
+    mesh, classes = sharding.make_mesh(), trained[0].classes
     evaluator = Evaluator(
         config,
         mesh,
         split=split or config.data.eval_split,
         crops=crops,
         networks=configs,
-        classes=trained[0].classes,
+        classes=classes,
     )
     if evaluator.left_out and processes.is_main():
         print(
             f"evaluating {(n := len(evaluator.source))} of {n + evaluator.left_out} images: "
-            f"{config.data.path} has no train and val folders, and of each class a fifth is "
-            "'val', the rest 'train'; --split=all takes all",
+            f"{config.data.path} has no train and val folders, and of each class a fifth is 'val', "
+            "the rest 'train'; --split=all takes all",
             file=sys.stderr,
         )
     table = evaluator.table([sharding.replicate(t.variables, mesh) for t in trained])
-    last, source = table[-1], evaluator.source
+    last = table[-1]
     unwritten: list[str] = []
     if processes.is_main():
         views = {"data": config.data.to_dict(), "input_px": config.input_px}
@@ -120,8 +118,11 @@ def run(
                 evaluator.write(workdirs[0], last, step=trained[0].step)
             except OSError as error:
                 print(f"WARNING: eval.json is not written: {error}", file=sys.stderr)
-        unwritten = _write_files(last, source, predictions, per_class)
-    return {**last.result(), "table": _rows(table, workdirs, source), "unwritten": unwritten}
+        unwritten = _write_files(last, evaluator.source, predictions, per_class)
+    names = itertools.cycle([*workdirs, "together"] if len(workdirs) > 1 else [""])
+    named = zip(table, names, strict=False)
+    rows = [evaluation.row(classes=len(classes), name=name) for evaluation, name in named]
+    return {**last.result(), "table": rows, "unwritten": unwritten}
 
 
 def _write_files(
@@ -129,10 +130,7 @@ def _write_files(
 ) -> list[str]:
     """Writes the files that have a name; returns a line for each that could not be written."""
     unwritten = []
-    for write, file in (
-        (write_predictions, predictions),
-        (write_per_class, per_class),
-    ):
+    for write, file in ((write_predictions, predictions), (write_per_class, per_class)):
         try:
             if file:
                 write(file, evaluation, source)
@@ -141,65 +139,39 @@ def _write_files(
     return unwritten
 
 
-def _rows(
-    table: list[Evaluation], workdirs: Sequence[str], source: sources.Source
-) -> list[dict[str, Any]]:
-    rows = [evaluation.row(classes=len(source.classes)) for evaluation in table]
-    if len(workdirs) > 1:
-        for row, name in zip(rows, itertools.cycle([*workdirs, "together"]), strict=False):
-            row["name"] = name
-    return rows
+COLUMNS = (  # of `Evaluation.row`: a column's head, its key, how its values are shown
+    ("models", "models", "{}"),
+    ("crops", "crops", "{}"),
+    ("cost", "cost", "{}"),
+    ("top-5 error %", "top5_error", "{:.2f}"),
+    ("95%", "top5_error_interval", "{0[0]:.2f}-{0[1]:.2f}"),
+    ("paper", "top5_error_paper", "{:.2f}"),
+    ("difference", "difference", "{:+.2f}"),
+    ("top-1 error %", "top1_error", "{:.2f}"),
+    ("95%", "top1_error_interval", "{0[0]:.2f}-{0[1]:.2f}"),
+    ("log-loss", "log_loss", "{:.4f}"),
+    ("", "name", "{}"),
+)
 
 
 def table_3(rows: Sequence[dict[str, Any]]) -> str:
     """`Evaluation.row`s as the paper's Table 3, for people; its numbers where a row has them."""
-
-    def number(value: float | None, sign: str = "") -> str:
-        return "" if value is None else f"{value:{sign}.2f}"
-
-    def interval(low_high: list[float]) -> str:
-        return "{:.2f}-{:.2f}".format(*low_high)
-
-    head = "models|crops|cost|top-5 error %|95%|paper|difference|top-1 error %|95%|log-loss|"
-    lines = [tuple(head.split("|"))]
-    for row in rows:
-        lines.append(
-            (
-                *(str(row[key]) for key in ("models", "crops", "cost")),
-                number(row["top5_error"]),
-                interval(row["top5_error_interval"]),
-                number(row["top5_error_paper"]),
-                number(row["difference"], "+"),
-                number(row["top1_error"]),
-                interval(row["top1_error_interval"]),
-                f"{row['log_loss']:.4f}",
-                row["name"],
-            )
-        )
-    if all(row["top5_error_paper"] is None for row in rows):
-        lines = [(*line[:5], *line[7:]) for line in lines]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths[:-1], strict=False))
-        + f"  {line[-1]}".rstrip()
-        for line in lines
-    )
+    columns = []
+    for head, key, shown in COLUMNS:
+        values = [row[key] for row in rows]
+        if any(value not in (None, "") for value in values):
+            cells = [head, *("" if v is None else shown.format(v) for v in values)]
+            width = max(map(len, cells))
+            columns.append([cell.rjust(width) for cell in cells])
+    return "\n".join(map("  ".join, zip(*columns, strict=True)))
 
 
 def write_predictions(path: str, evaluation: Evaluation, source: sources.Source) -> None:
     """A JSON object a line and image: its name, its class, the top five with probabilities."""
     lines = []
-    for i, (label, top, probabilities) in enumerate(
-        zip(evaluation.labels, evaluation.top, evaluation.probabilities, strict=True)
-    ):
-        row = {
-            "image": source.name(i),
-            "class": source.classes[label],
-            "top": [
-                [source.classes[c], round(float(p), 6)]
-                for c, p in zip(top, probabilities, strict=True)
-            ],
-        }
+    for i, label in enumerate(evaluation.labels):
+        top = [[source.classes[c], p] for c, p in evaluation.guesses(i, digits=6)]
+        row = {"image": source.name(i), "class": source.classes[label], "top": top}
         lines.append(json.dumps(row) + "\n")
     paths.write_whole(paths.at(path), "".join(lines))
 

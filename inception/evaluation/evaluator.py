@@ -1,19 +1,18 @@
 """The outcome of networks on every image of a split, each counted exactly once."""
 
-import collections
 import dataclasses
 import functools
-import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import scipy.stats
 from ml_collections import ConfigDict
 
-from inception.data import cropping, paths, pipeline, progress, sources
-from inception.evaluation.networks import Networks, eval_batch_size
+from inception.data import paths, pipeline, progress, sources
+from inception.evaluation.networks import Networks
 from inception.runtime import processes
 
 TOP = 5
@@ -55,13 +54,16 @@ class Evaluation:
 
     def accuracy(self, k: int) -> float:
         """Share of the images whose label is among the first k, 0-1."""
-        return int(self.correct(k).sum()) / self.count
+        return float(self.correct(k).mean())
+
+    def guesses(self, i: int, *, digits: int) -> list[tuple[int, float]]:
+        """The likeliest classes of an image, best first, with their rounded probabilities."""
+        pairs = zip(self.top[i].tolist(), self.probabilities[i].tolist(), strict=True)
+        return [(label, round(p, digits)) for label, p in pairs]
 
     def error_interval(self, k: int) -> list[float]:
         """95% interval of the error in percent, after Wilson (1927), from the count alone."""
         wrong = self.count - int(self.correct(k).sum())
-        import scipy.stats  # takes half a second, which `predict` can do without
-
         interval = scipy.stats.binomtest(wrong, self.count).proportion_ci(method="wilson")
         return [100 * interval.low, 100 * interval.high]
 
@@ -84,8 +86,8 @@ class Evaluation:
             "models": self.models,
         }
 
-    def row(self, *, classes: int) -> dict[str, Any]:
-        """A row of Table 3: ours, the paper's where it has one, and the difference; no name yet.
+    def row(self, *, classes: int, name: str = "") -> dict[str, Any]:
+        """A row of Table 3: ours, the paper's where it has one, and the difference.
 
         Args:
             classes: of the set; with 50,000 images of 1,000 classes it is taken for ILSVRC's.
@@ -94,7 +96,7 @@ class Evaluation:
         ilsvrc = (classes, self.count) == (1000, 50_000)
         paper = TABLE_3.get((self.models, self.crops)) if ilsvrc else None
         return {
-            "name": "",
+            "name": name,
             "models": self.models,
             "crops": self.crops,
             "cost": self.models * self.crops,
@@ -112,9 +114,9 @@ class Evaluator:
     """Variables -> Evaluation, over every example of one split exactly once.
 
     Args:
-        config: of the data, and of the network unless `networks` says otherwise.
+        config: of the data and of the network.
         crops: some of 1, 10, 144; one pass serves all.
-        networks: the configs of several networks that see the same images.
+        networks: of several networks that see the same images the configs, `config` first.
         classes: what the networks' outputs stand for, if more than the set has.
     """
 
@@ -129,18 +131,14 @@ class Evaluator:
         classes: tuple[str, ...] = (),
     ):
         self.split = split
-        self._classes = config.model.classes
-        self._views = cropping.Views(
-            tuple(sorted(set(crops))), config.input_px, config.data.resize_px, config.data.resize
-        )
         self.source = pipeline.open_split(config, split)
         self.left_out = getattr(self.source, "left_out", 0)
         if classes:
             self.source = sources.as_classes(self.source, classes)
-        batch_size = eval_batch_size(
-            config.run.eval_batch_size, len(self.source) * self._views.rows, mesh
-        )
-        rows = batch_size // jax.process_count()
+        self._networks = Networks(networks or [config], mesh)
+        self._views = self._networks.views(sorted(set(crops)))
+        self._batches = functools.partial(self._networks.batches, self.source, self._views)
+        rows = self._networks.batch_size(self.source, self._views) // jax.process_count()
         shape = (rows, config.input_px, config.input_px, 3)
         self._noise = {
             "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
@@ -148,18 +146,6 @@ class Evaluator:
             "index": np.full(rows, -1, np.int32),
             "crop_weights": np.zeros((rows, len(self._views.crops)), np.float32),
         }
-        self._batches = functools.partial(
-            pipeline.evaluation_batches,
-            self.source,
-            views=self._views,
-            batch_size=batch_size,
-            classes=config.model.classes,
-            max_megapixels=config.data.max_megapixels,
-            workers=config.run.workers,
-            process=jax.process_index(),
-            processes=jax.process_count(),
-        )
-        self._networks = Networks(networks or [config], mesh)
 
     def check_finite(self, variables: Any) -> None:
         """Raises UserError where the outputs on a batch of noise are not finite."""
@@ -177,75 +163,63 @@ class Evaluator:
 
         Every process evaluates its share of the images; all return the same result.
 
-        Args:
-            stop: checked before every batch, and while waiting.
-
         Raises:
             RuntimeError: an example that was not evaluated exactly once.
-            processes.Stopped: `stop` says so.
+            processes.Stopped: `stop` says so, before a batch or while waiting.
             UserError: outputs that are not finite, a damaged image.
         """
-        n, rows = len(self.source), len(self._views.crops) * (len(variables) + (len(variables) > 1))
-        top_n = min(TOP, self._classes)
-        labels = np.full(n, -1, np.int32)  # -1: not evaluated
-        top = np.zeros((rows, n, top_n), np.int32)
-        best = np.zeros((rows, n, top_n), np.float32)
-        losses = np.zeros((rows, n), np.float32)
+        n, parts = len(self.source), []
         hidden = not processes.is_main()
         with progress.bar(total=n, desc="evaluate", unit="img", leave=False, disable=hidden) as bar:
-            for block in self._networks.probabilities(
+            for images, labels, values in self._networks.probabilities(
                 variables, self._batches(), crops=self._views.crops, stop=stop
             ):
-                i, values = block.images, block.values
-                if (labels[i] >= 0).any() or len(np.unique(i)) < len(i):
-                    raise RuntimeError("an image was evaluated twice")
-                labels[i] = block.labels
                 if len(variables) > 1:
-                    values = np.concatenate([values, values.mean(0, keepdims=True)])
-                by_crops = values.swapaxes(0, 1).reshape(rows, len(i), -1)
-                for row, p in enumerate(by_crops):
-                    top[row, i], best[row, i], losses[row, i] = _outcomes(p, block.labels)
-                bar.update(len(i))
-        if (labels < 0).any():
-            raise RuntimeError(f"evaluated {(labels >= 0).sum()} images of {n}")
+                    values = np.concatenate([values, values.mean(1, keepdims=True)], 1)
+                parts.append((images, labels, *_outcomes(values, labels)))
+                bar.update(len(images))
+        images, labels, top, best, losses = map(np.concatenate, zip(*parts, strict=True))
+        if not np.array_equal(images, np.arange(n)):
+            once = len(np.unique(images))
+            raise RuntimeError(
+                f"evaluated {once} images of {n}, {len(images) - once} of them twice"
+            )
         models = [1] * len(variables) + [len(variables)] * (len(variables) > 1)
         return [
-            Evaluation(labels, top[row], best[row], losses[row], crops, count)
-            for row, (crops, count) in enumerate(itertools.product(self._views.crops, models))
+            Evaluation(labels, top[:, m, c], best[:, m, c], losses[:, m, c], crops, count)
+            for c, crops in enumerate(self._views.crops)
+            for m, count in enumerate(models)
         ]
 
     def write(self, workdir: str, evaluation: Evaluation, *, step: int) -> None:
         """WORKDIR/eval.json: the result, the confusion counts, the worst mistakes."""
         wrong = np.flatnonzero(~evaluation.correct(1))
         worst = wrong[np.argsort(-evaluation.losses[wrong], kind="stable")][:MISTAKES]
-        pairs = collections.Counter(
-            zip(evaluation.labels.tolist(), evaluation.top[:, 0].tolist(), strict=True)
-        )
+        pairs = np.stack([evaluation.labels, evaluation.top[:, 0]], 1)
+        pairs, counts = np.unique(pairs, axis=0, return_counts=True)
         content = {
             **evaluation.result(),
             "split": self.split,
             "step": step,
             "classes": self.source.classes,
-            "confusion": [[*pair, count] for pair, count in sorted(pairs.items())],
+            "confusion": np.column_stack([pairs, counts]).tolist(),
             "mistakes": [
                 {
-                    "index": int(i),
-                    "name": self.source.name(int(i)),
+                    "index": i,
+                    "name": self.source.name(i),
                     "label": int(evaluation.labels[i]),
-                    "guesses": [
-                        [int(c), round(float(p), 4)]
-                        for c, p in zip(evaluation.top[i], evaluation.probabilities[i], strict=True)
-                    ],
+                    "guesses": evaluation.guesses(i, digits=4),
                 }
-                for i in worst
+                for i in worst.tolist()
             ],
         }
         paths.write_whole(paths.at(workdir) / "eval.json", json.dumps(content) + "\n")
 
 
 def _outcomes(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities [n, classes], labels [n] -> top, probabilities, losses, as in Evaluation."""
-    top = np.argsort(-p, axis=-1, kind="stable")[:, :TOP]
-    right = np.take_along_axis(p, labels[:, None], -1)[:, 0]
+    """Probabilities [n, ..., classes], labels [n] -> top, probabilities, losses of Evaluation."""
+    top = np.argsort(-p, axis=-1, kind="stable")[..., :TOP].astype(np.int32)
+    best = np.take_along_axis(p, top, -1).astype(np.float32)
+    right = p[np.arange(len(p)), ..., labels]
     losses = -np.log(np.maximum(right, np.finfo(np.float64).tiny))
-    return top, np.take_along_axis(p, top, -1), losses
+    return top, best, losses.astype(np.float32)

@@ -1,9 +1,8 @@
 """Networks at inference: views of images -> probabilities, averaged over crops and networks."""
 
-import collections
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +11,7 @@ import scipy.special
 from ml_collections import ConfigDict
 
 from inception import UserError, pixels
-from inception.data import pipeline
+from inception.data import cropping, pipeline, sources
 from inception.model import GoogLeNet
 from inception.runtime import compiling, prefetch, processes, sharding
 
@@ -36,30 +35,44 @@ def eval_step(
     return {"logits": logits["main"], **{k: v for k, v in batch.items() if k != "image"}}
 
 
-class Probabilities(NamedTuple):
-    """Of some images: their positions and labels, int32 [n]; values: float64 [networks, crop
-    counts, n, classes], the mean of softmax over each number of crops."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    values: np.ndarray
-
-
 class Networks:
-    """One network or several, compiled for a mesh; each sees the same views, normalised its way."""
+    """One network or several, compiled for a mesh; each sees the same views, normalised its way.
+
+    Args:
+        configs: of each; the first's is how images are read and viewed.
+    """
 
     def __init__(self, configs: Sequence[ConfigDict], mesh: Any):
-        self._mesh = mesh
-        compiled: dict[str, Any] = {}  # equal networks share one program
-        for config in configs:
-            key = f"{config.model}{config.data.normalization}"
-            step = functools.partial(
-                eval_step,
-                model=GoogLeNet(**config.model),
-                normalization=config.data.normalization,
-            )
-            compiled.setdefault(key, compiling.CompiledStep(step, mesh, training=False))
-        self._steps = [compiled[f"{c.model}{c.data.normalization}"] for c in configs]
+        @functools.cache  # equal networks share one program
+        def compiled(model: GoogLeNet, normalization: str) -> compiling.CompiledStep:
+            step = functools.partial(eval_step, model=model, normalization=normalization)
+            return compiling.CompiledStep(step, mesh, training=False)
+
+        self._config, self._mesh = configs[0], mesh
+        self._steps = [compiled(GoogLeNet(**c.model), c.data.normalization) for c in configs]
+
+    def views(self, crops: Iterable[int]) -> cropping.Views:
+        """The views of an image that so many crops are."""
+        data = self._config.data
+        return cropping.Views(tuple(crops), self._config.input_px, data.resize_px, data.resize)
+
+    def batch_size(self, source: sources.Source, views: cropping.Views) -> int:
+        """Of `batches`, over all processes."""
+        rows = len(source) * views.rows
+        return eval_batch_size(self._config.run.eval_batch_size, rows, self._mesh)
+
+    def batches(self, source: sources.Source, views: cropping.Views) -> Iterator[pipeline.Batch]:
+        """This process's share of all views of the source: `pipeline.evaluation_batches`."""
+        return pipeline.evaluation_batches(
+            source,
+            views=views,
+            batch_size=self.batch_size(source, views),
+            classes=self._config.model.classes,
+            max_megapixels=self._config.data.max_megapixels,
+            workers=self._config.run.workers,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
 
     def outputs(
         self,
@@ -78,20 +91,19 @@ class Networks:
             UserError: outputs that are not finite.
         """
         poll = stop.poll if stop else prefetch.noop
-        computing: collections.deque[list[dict[str, jax.Array]]] = collections.deque()
+        computing: list[dict[str, jax.Array]] = []
         with prefetch.Prefetcher(
             batches, lambda batch: sharding.shard_batch(batch, self._mesh), poll=poll
         ) as prefetched:
             for rows in prefetched:
                 if stop:
                     stop.check()
-                computing.append(
-                    [s(v, rows, poll=poll) for s, v in zip(self._steps, variables, strict=True)]
-                )
-                if len(computing) > 1:
-                    yield _finite(jax.device_get(computing.popleft()))
-        for outputs in computing:
-            yield _finite(jax.device_get(outputs))
+                pairs, done = zip(self._steps, variables, strict=True), computing
+                computing = [step(v, rows, poll=poll) for step, v in pairs]
+                if done:
+                    yield _finite(jax.device_get(done))
+        if computing:
+            yield _finite(jax.device_get(computing))
 
     def probabilities(
         self,
@@ -100,62 +112,39 @@ class Networks:
         *,
         crops: Sequence[int],
         stop: processes.Stop | None = None,
-    ) -> Iterator[Probabilities]:
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Averages over the crops of each image, as `pipeline.evaluation_batches` orders them.
 
+        Yields:
+            Of some images their positions and labels, int32 [n]; float64 [n, networks, crop counts,
+            classes], the mean of softmax over each number of crops.
+
         Raises:
-            RuntimeError: an image without all of its crops.
-            UserError: outputs that are not finite.
+            RuntimeError: an image without all of its crops; and as `outputs`.
         """
-        missing = f"lacks some of its {max(crops)} crops"
-        begun = None  # the last image of a batch, whose other crops are in the next
+        each, counts = max(crops), np.asarray(crops)
+        missing = f"lacks some of its {each} crops"
+        left: list[np.ndarray] = []  # of the last image, whose other crops are in the next batch
         for outputs in self.outputs(variables, batches, stop=stop):
-            if not (outputs[0]["index"] >= 0).any():
-                continue
-            sums = _sum_crops(outputs)
-            if begun:
-                if begun.images[0] != sums.images[0]:
-                    raise RuntimeError(f"image {begun.images[0]} {missing}")
-                sums.counts[0] += begun.counts[0]
-                sums.values[:, :, 0] += begun.values[:, :, 0]
-            whole = (sums.counts == np.asarray(crops)).all(1)
-            if not whole[:-1].all():
-                raise RuntimeError(f"image {sums.images[~whole][0]} {missing}")
-            begun = None if whole[-1] else sums.of(slice(-1, None))
-            if whole.any():
-                done = sums.of(whole)
-                means = done.values / np.asarray(crops)[None, :, None, None]
-                yield Probabilities(done.images, done.labels, means)
-        if begun:
-            raise RuntimeError(f"image {begun.images[0]} {missing}")
-
-
-class _CropSums(NamedTuple):
-    """Of images: counts of their crops so far [n, crop counts], and sums of softmax over them
-    [networks, crop counts, n, classes]."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    counts: np.ndarray
-    values: np.ndarray
-
-    def of(self, which: Any) -> "_CropSums":
-        return _CropSums(
-            self.images[which], self.labels[which], self.counts[which], self.values[:, :, which]
-        )
-
-
-def _sum_crops(outputs: list[dict[str, np.ndarray]]) -> _CropSums:
-    """Sums the rows of each image in a batch; rows of one image are adjacent."""
-    real = outputs[0]["index"] >= 0  # -1 is padding
-    index, labels, weights = (outputs[0][k][real] for k in ("index", "label", "crop_weights"))
-    starts = np.flatnonzero(np.diff(index, prepend=-1))  # the first row of each image
-    softmax = [scipy.special.softmax(o["logits"][real].astype(float), -1) for o in outputs]
-    sums = [
-        [np.add.reduceat(p * w[:, None], starts) for w in weights.astype(float).T] for p in softmax
-    ]
-    counts = np.add.reduceat(weights, starts)
-    return _CropSums(index[starts], labels[starts], counts, np.stack(sums))
+            real = outputs[0]["index"] >= 0  # -1 is padding
+            logits = np.stack([o["logits"][real] for o in outputs], 1)  # [rows, networks, classes]
+            rows = [outputs[0][key][real] for key in ("index", "label", "crop_weights")]
+            rows.append(scipy.special.softmax(logits.astype(float), -1))
+            if left:
+                rows = [np.concatenate(both) for both in zip(left, rows, strict=True)]
+            n = len(rows[0]) // each
+            left = [array[n * each :] for array in rows]
+            images, labels, weights, p = (
+                array[: n * each].reshape(n, each, *array.shape[1:]) for array in rows
+            )
+            whole = (images == images[:, :1]).all(1) & (weights.sum(1) == counts).all(1)
+            if not whole.all():
+                raise RuntimeError(f"image {images[~whole][0, 0]} {missing}")
+            if n:
+                means = np.einsum("nvmk,nvc->nmck", p, weights / counts)
+                yield images[:, 0], labels[:, 0], means
+        if left and len(left[0]):
+            raise RuntimeError(f"image {left[0][0]} {missing}")
 
 
 def _finite(outputs: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:

@@ -6,25 +6,24 @@ predictor = Predictor("weights/bvlc")  # or several folders: an ensemble
 predictions = predictor(["cat.jpg"])  # [{'image': ..., 'classes': [{'id', 'name', ...}]}]
 """
 
-import itertools
 import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
 from inception import UserError
-from inception.data import cropping, decoding, imagenet, pipeline, sources
+from inception.data import decoding, imagenet, sources
 from inception.evaluation import cam
-from inception.evaluation.evaluate import check_alike
-from inception.evaluation.networks import Networks, eval_batch_size
+from inception.evaluation.evaluate import load_alike
+from inception.evaluation.networks import Networks
 from inception.runtime import processes, sharding
-from inception.runtime.weights import load_network
+from inception.runtime.workdir import read_config
 
 Picture = str | pathlib.Path | Image.Image | np.ndarray
 SUFFIXES = sources.SUFFIXES | {".bmp", ".gif", ".tif", ".tiff"}
@@ -35,7 +34,7 @@ class Pictures:
 
     classes: tuple[str, ...] = ("",)
 
-    def __init__(self, pictures: Sequence[Picture], *, max_megapixels: float):
+    def __init__(self, pictures: Sequence[Any], *, max_megapixels: float):
         self._pictures = pictures
         self._max_megapixels = max_megapixels
         self.rejected: dict[int, str] = {}  # why, by index
@@ -46,13 +45,10 @@ class Pictures:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         picture, name = self._pictures[index], self.name(index)
         try:
-            record = (
-                pathlib.Path(picture).read_bytes()
-                if isinstance(picture, str | pathlib.Path)
-                else picture
-            )
+            if isinstance(picture, str | pathlib.Path):
+                picture = pathlib.Path(picture).read_bytes()
             limit = self._max_megapixels
-            return np.asarray(decoding.decode(record, name, max_megapixels=limit, upright=True)), 0
+            return np.asarray(decoding.decode(picture, name, max_megapixels=limit, upright=True)), 0
         except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
             self.rejected[index] = f"{name}: {getattr(error, 'strerror', None) or error}"
         except decoding.DamagedImageError as error:
@@ -75,13 +71,7 @@ def find(paths: Sequence[str]) -> list[str]:
     found: list[str] = []
     for path in map(pathlib.Path, paths):
         if path.is_dir():
-            inside = sorted(
-                str(p)
-                for p in path.rglob("*")
-                if p.suffix.lower() in SUFFIXES
-                and not any(part.startswith(".") for part in p.relative_to(path).parts)
-                and p.is_file()
-            )
+            inside = sorted(map(str, sources.images_below(epath.Path(path), SUFFIXES)))
             if not inside:
                 kinds = ", ".join(sorted(SUFFIXES))
                 raise UserError(f"{path}: no picture in this folder ({kinds})")
@@ -109,8 +99,7 @@ class Predictor:
         configs: one a folder, to change knobs that do not make the network, such as data.resize.
 
     Raises:
-        UserError: no checkpoint, one of another network, or networks that differ in classes or
-            input.
+        UserError: as `load_alike`.
     """
 
     def __init__(
@@ -122,18 +111,14 @@ class Predictor:
         if not workdirs or not all(isinstance(w, str | os.PathLike) for w in workdirs):
             raise UserError('name the folders one by one, as in Predictor("runs/a", "runs/b")')
         folders = [os.fspath(workdir) for workdir in workdirs]
-        trained = [
-            load_network(folder, config, best=best)
-            for folder, config in itertools.zip_longest(folders, configs)
-        ]
-        self._configs = list(configs) or [ConfigDict(t.config) for t in trained]
-        check_alike(folders, self._configs, [t.classes for t in trained])
+        self._configs = list(configs) or [ConfigDict(read_config(folder)) for folder in folders]
+        trained = load_alike(folders, self._configs, best=best)
         self.classes = trained[0].classes
         self.names = imagenet.names(self.classes)
-        self._config = self._configs[0]
-        self._mesh = sharding.make_mesh()
-        self._networks = Networks(self._configs, self._mesh)
-        self._variables = [sharding.replicate(t.variables, self._mesh) for t in trained]
+        self._max_megapixels = self._configs[0].data.max_megapixels
+        mesh = sharding.make_mesh()
+        self._networks = Networks(self._configs, mesh)
+        self._variables = [sharding.replicate(t.variables, mesh) for t in trained]
 
     def __call__(
         self, pictures: Iterable[Picture], *, topk: int = 5, crops: int = 1
@@ -165,24 +150,15 @@ class Predictor:
         """As a call, one after another; {'image', 'error'} of a picture that cannot be read."""
         if topk < 1:
             raise UserError(f"`topk`={topk}: must be at least 1")
-        data, run = self._config.data, self._config.run
-        views = cropping.Views((crops,), self._config.input_px, data.resize_px, data.resize)
-        source = Pictures(list(pictures), max_megapixels=data.max_megapixels)
-        batches = pipeline.evaluation_batches(
-            source,
-            views=views,
-            batch_size=eval_batch_size(run.eval_batch_size, len(source) * crops, self._mesh),
-            classes=len(self.classes),
-            max_megapixels=data.max_megapixels,
-            workers=run.workers,
-            process=jax.process_index(),
-            processes=jax.process_count(),
-        )
-        for block in self._networks.probabilities(self._variables, batches, crops=(crops,)):
+        source = Pictures(list(pictures), max_megapixels=self._max_megapixels)
+        batches = self._networks.batches(source, self._networks.views([crops]))
+        for images, _, values in self._networks.probabilities(
+            self._variables, batches, crops=[crops]
+        ):
             rejected: dict[str, str] = {}
             for own in processes.gather_text(json.dumps(source.rejected.copy())):  # threads add
                 rejected |= json.loads(own)
-            for index, p in zip(block.images.tolist(), block.values.mean(0)[0], strict=True):
+            for index, p in zip(images.tolist(), values.mean(1)[:, 0], strict=True):
                 image = source.name(index)
                 if str(index) in rejected:
                     yield {"image": image, "error": rejected[str(index)]}
@@ -193,32 +169,18 @@ class Predictor:
                 ]
                 yield {"image": image, "classes": classes}
 
-    def class_activation_maps(
-        self, picture: Picture, classes: Sequence[int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Where in the single central crop the evidence for classes lies; see `cam.maps`.
+    def draw(self, prediction: dict[str, Any]) -> Image.Image:
+        """The single central crop of a predicted file, and over it the map of each of its classes.
 
         Of several networks the mean of their maps.
-
-        Returns:
-            The crop, uint8 [px, px, 3]; maps, float32 [len(classes), h, w].
         """
-        data = self._config.data
-        source = Pictures([picture], max_megapixels=data.max_megapixels)
-        pixels, _ = source[0]
-        if source.rejected:
-            raise UserError(source.rejected[0])
-        views = cropping.Views((1,), self._config.input_px, data.resize_px, data.resize)
-        crop = views.of(Image.fromarray(pixels))
+        source = Pictures([prediction["image"]], max_megapixels=self._max_megapixels)
+        crop = self._networks.views([1]).of(Image.fromarray(source[0][0]))
         maps = [
             cam.maps(c.model, v, crop, normalization=c.data.normalization)
             for c, v in zip(self._configs, self._variables, strict=True)
         ]
-        return crop[0], np.mean(maps, 0)[0][:, :, list(classes)].transpose(2, 0, 1)
-
-    def draw(self, prediction: dict[str, Any]) -> Image.Image:
-        """The central crop of a predicted file, and over it the map of each of its classes."""
         classes = prediction["classes"]
-        crop, maps = self.class_activation_maps(prediction["image"], [c["id"] for c in classes])
+        chosen = np.mean(maps, 0)[0][:, :, [c["id"] for c in classes]].transpose(2, 0, 1)
         captions = [f"{c['name']} {c['probability']:.1%}" for c in classes]
-        return cam.draw(crop, maps, [pathlib.Path(prediction["image"]).stem, *captions])
+        return cam.draw(crop[0], chosen, [pathlib.Path(prediction["image"]).stem, *captions])

@@ -1,16 +1,15 @@
 """Caffe's bvlc_googlenet.caffemodel: a NetParameter of V1 or of current layers."""
 
-import functools
 import pathlib
 from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError
 
 from inception import UserError
 from inception.model import TABLE_1
 
+FILE = ".caffemodel"
 _BRANCHES = ("1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj")
 LAYERS = {  # the names in BVLC's train_val.prototxt
     "conv1": "conv1/7x7_s2",
@@ -39,7 +38,6 @@ MESSAGES = {
 }
 
 
-@functools.cache
 def net_parameter() -> Any:
     """The protobuf class of a .caffemodel, of the fields in MESSAGES."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
@@ -67,10 +65,7 @@ def _array(blob: Any, *, bias: bool) -> np.ndarray:
     """
     values = np.asarray(blob.data or blob.double_data, np.float32)
     shape = list(blob.shape.dim) or [blob.num, blob.channels, blob.height, blob.width]
-    axes = 1 if bias else 2 if shape[:2] == [1, 1] else 4
-    while len(shape) > axes and shape[0] == 1:
-        shape = shape[1:]
-    return values.reshape(shape)
+    return values if bias else values.reshape(shape[2:] if shape[:2] == [1, 1] else shape)
 
 
 def read(path: str) -> dict[str, np.ndarray]:
@@ -79,29 +74,18 @@ def read(path: str) -> dict[str, np.ndarray]:
     NOTE: Caffe's images are BGR: the input channels of conv1 are reversed to RGB.
 
     Raises:
-        UserError: no such file, a damaged one, one without weights.
+        UserError: it has no weights; its text goes on after the file's name.
+        Exception: of any kind, where the file is damaged.
     """
-    net = net_parameter()()
-    try:
-        net.ParseFromString(pathlib.Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"`input`={path} cannot be read: {error.strerror or error}") from error
-    except DecodeError as error:
-        raise UserError(
-            f"`input`={path} is damaged, or no .caffemodel: download it again"
-        ) from error
-    arrays = {}
-    for layer in (*net.layers, *net.layer):
-        for i, blob in enumerate(layer.blobs):
-            try:
-                arrays[f"{layer.name}:{i}"] = _array(blob, bias=i > 0)
-            except ValueError as error:
-                raise UserError(f"`input`={path} is damaged: {layer.name}: {error}") from error
+    net = net_parameter().FromString(pathlib.Path(path).read_bytes())
+    arrays = {
+        f"{layer.name}:{i}": _array(blob, bias=i > 0)
+        for layer in (*net.layers, *net.layer)
+        for i, blob in enumerate(layer.blobs)
+    }
     if not arrays:
-        raise UserError(
-            f"`input`={path} holds no layer with weights: take the .caffemodel, not the .prototxt"
-        )
+        raise UserError("holds no layer with weights: take the .caffemodel, not the .prototxt")
     conv1 = f"{LAYERS['conv1']}:0"
-    if conv1 in arrays and arrays[conv1].ndim == 4:
+    if conv1 in arrays:
         arrays[conv1] = arrays[conv1][:, ::-1]
     return arrays

@@ -19,8 +19,9 @@ from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
 from inception.runtime import checkpoint, workdir
 from inception.step import TrainState, first_state
 
-# A format has LAYERS (our layer -> its name), PARTS (a layer's array -> the suffix of its name),
-# KNOBS (of the network and its input) and read(path) -> {name: array [out, in, ...]}.
+# A format has FILE (what it is called), LAYERS (our layer -> its name), PARTS (a layer's array ->
+# the suffix of its name), KNOBS (of the network and its input) and read(path) -> {name: array
+# [out, in, ...]}.
 FORMATS: dict[str, Any] = {"caffe": caffe, "torchvision": torchvision}
 DENSE = ("fc", "classifier")
 
@@ -50,7 +51,17 @@ def read(source: str, path: str) -> Weights:
         UserError: no such file, a damaged one, one of another kind.
     """
     kind = FORMATS[source]
-    arrays = kind.read(path)
+    try:
+        arrays = kind.read(path)
+    except UserError as error:
+        raise UserError(f"`input`={path} {error}") from error
+    except OSError as error:
+        raise UserError(f"`input`={path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a damaged file makes the libraries raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"`input`={path} is damaged, or no {kind.FILE} ({reason}): download it again"
+        ) from error
     names = {
         f"{layer}/{part}": name + suffix
         for layer, name in kind.LAYERS.items()
@@ -111,9 +122,7 @@ def to_variables(weights: Weights, shapes: Any) -> Any:
         name = weights.names[variable]
         array = weights.arrays[name]
         where = f"`input`={weights.path}: {name}"
-        expected = wanted.shape[::-1]
-        if len(expected) == 4:  # [h, w, in, out]
-            expected = (*expected[:2], *wanted.shape[:2])
+        expected = wanted.shape[::-1]  # kernels are square
         if array.shape != expected:
             remedy = "is it another network's?"
             if is_head(variable):
@@ -130,7 +139,7 @@ def to_variables(weights: Weights, shapes: Any) -> Any:
 
 
 def class_names(file: str, count: int) -> tuple[str, ...]:
-    """The file's lines; without a file ImageNet's classes if `count` is theirs, or numbers."""
+    """A file's lines, by output; without one ImageNet's if `count` is theirs, or numbers."""
     if not file:
         fits = count == len(imagenet.CLASSES)
         return imagenet.CLASSES if fits else tuple(f"class {i}" for i in range(count))
@@ -160,18 +169,15 @@ def write(
     Args:
         config: with the knobs of `weights`; those that do not make the network, and model.heads,
             may differ.
-        output: a new folder.
-        init: makes the state that a run with this config begins with; traced, not called.
-        tx: that run's optimizer.
-        classes: a file of the classes' names, a line each, in the order of the outputs.
+        init, tx: of a run with this config its first state, traced alone, and its optimizer.
+        classes: as `class_names` reads it.
 
     Returns:
         {'parameters': numbers converted, BatchNorm's statistics apart, 'ignored': names in the file
         that the network lacks, 'missing': those of its auxiliary heads that the file lacks}.
 
     Raises:
-        UserError: the weights are another network's, `classes` has another number of names, or
-            `output` cannot be written.
+        UserError: another network's weights, or classes; `output` cannot be written.
     """
     check_network(weights, config["model"])
     names = class_names(classes, config["model"]["classes"])

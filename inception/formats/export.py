@@ -2,53 +2,37 @@
 
 import functools
 import json
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import flax.traverse_util
 import jax
 import numpy as np
 import safetensors.numpy
 from jax import export
 
-from inception import UserError, kernels, pixels
+from inception import UserError, kernels
+from inception.data import paths
+from inception.evaluation.networks import eval_step
 from inception.model import GoogLeNet
 from inception.runtime.weights import Trained, load_network
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-
-
-def probabilities(
-    variables: Any, images: jax.Array, *, model: nn.Module, normalization: str
-) -> jax.Array:
-    """uint8 [b, px, px, 3] of RGB -> each class's probability, float32 [b, classes]."""
-    logits: Any = model.apply(
-        variables, pixels.normalize(images, method=normalization), train=False
-    )
-    return jax.nn.softmax(logits["main"])
+OPSET = 18  # ONNX's of 2022: older runtimes read it, and newer operators are not needed
 
 
 def inference_function(trained: Trained) -> Callable[[jax.Array], jax.Array]:
-    """`probabilities` of these variables: they are constants in it.
+    """uint8 [b, px, px, 3] of RGB -> each class's probability, float32 [b, classes].
 
     NOTE: it computes in float32, whatever config.model.dtype was in training.
     """
-    model = GoogLeNet(**{**trained.config["model"], "dtype": "float32"})
-    normalization = trained.config["data"]["normalization"]
-    return functools.partial(
-        probabilities, trained.variables, model=model, normalization=normalization
+    logits = functools.partial(
+        eval_step,
+        trained.variables,
+        model=GoogLeNet(**{**trained.config["model"], "dtype": "float32"}),
+        normalization=trained.config["data"]["normalization"],
     )
-
-
-def without_heads(trained: Trained) -> Trained:
-    """Without the auxiliary heads, which inference does not read."""
-    variables = {
-        collection: {name: tree[name] for name in tree if not name.startswith("head_")}
-        for collection, tree in trained.variables.items()
-    }
-    return trained._replace(variables=variables)
+    return lambda images: jax.nn.softmax(logits({"image": images})["logits"])
 
 
 def metadata(trained: Trained) -> dict[str, str]:
@@ -77,15 +61,13 @@ def stablehlo_file(trained: Trained) -> bytes:
 
 def onnx_file(trained: Trained) -> bytes:
     """The inference function as an ONNX model, for any batch size; needs the package onnx."""
-    from inception.formats import to_onnx
-
-    px = trained.config["input_px"]
-    model = to_onnx.convert(
-        inference_function(trained),
-        image_shape=(px, px, 3),
-        output="probabilities",
-        metadata=metadata(trained),
-    )
+    try:
+        from inception.formats import to_onnx
+    except ImportError as error:
+        raise UserError(
+            "`output`: .onnx needs the package onnx: pip install -c requirements.txt -e '.[export]'"
+        ) from error
+    model = to_onnx.convert(trained, opset=OPSET, metadata=metadata(trained))
     return model.SerializeToString()
 
 
@@ -101,34 +83,23 @@ def run(checkpoint_dir: str, output: str, *, best: bool = False) -> dict[str, An
         {'file', 'format', 'parameters': how many the file holds}; of ONNX also 'opset'.
 
     Raises:
-        UserError: no checkpoint or one of another network, the package onnx is missing, ONNX lacks
-            an operation of the network, the file cannot be written.
+        UserError: no checkpoint or one of another network, the package onnx is missing, the file
+            cannot be written.
     """
-    path = pathlib.Path(output)
+    path = paths.at(output)
     suffix = path.suffix.lower()
-    result: dict[str, Any] = {"file": output, "format": suffix.removeprefix(".")}
-    if suffix == ".onnx":
-        try:
-            from inception.formats.to_onnx import OPSET
-        except ImportError as error:
-            raise UserError(
-                f"`output`={output} needs the package onnx: "
-                "pip install -c requirements.txt -e '.[export]'"
-            ) from error
-        result["opset"] = OPSET
     trained = load_network(checkpoint_dir, best=best)
-    if suffix != ".safetensors":
-        trained = without_heads(trained)
     content = FORMATS[suffix](trained)
-    whole = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            whole.write_bytes(content)
-            whole.replace(path)
-        finally:
-            whole.unlink(missing_ok=True)  # a full disk leaves no half file
+        paths.write_whole(path, content)
     except OSError as error:
         raise UserError(f"`output`={output} cannot be written: {error}") from error
-    leaves = jax.tree.leaves(trained.variables["params"])
-    return {**result, "parameters": sum(leaf.size for leaf in leaves)}
+    layers = trained.variables["params"]  # inference does not read the auxiliary heads
+    held = [layers[n] for n in layers if suffix == ".safetensors" or not n.startswith("head_")]
+    return {
+        "file": output,
+        "format": suffix.removeprefix("."),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(held)),
+        **({"opset": OPSET} if suffix == ".onnx" else {}),
+    }

@@ -40,19 +40,12 @@ class _Tensor(NamedTuple):
     strides: Any
 
 
-def _tensor(*args: Any) -> _Tensor:
-    return _Tensor(*args[:4])  # then requires_grad, hooks, metadata
-
-
-def _parameter(*args: Any) -> Any:
-    return args[0]
-
-
 NAMES = {  # all that a pickle may name; a storage is a string, which nothing can call
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_tensor"): lambda *args: _Tensor(*args),
+    # then requires_grad, hooks, metadata
+    ("torch._utils", "_rebuild_tensor_v2"): lambda *args: _Tensor(*args[:4]),
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
     **{("torch", storage): storage for storage in DTYPES},
 }
 
@@ -60,7 +53,10 @@ NAMES = {  # all that a pickle may name; a storage is a string, which nothing ca
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in NAMES:
-            raise UserError(f"names {module}.{name}, which is no part of a state_dict of tensors")
+            raise UserError(
+                f"names {module}.{name}, which is no part of a state_dict of tensors and may run "
+                "any code: refused. Save model.state_dict(), or take the published file"
+            )
         return NAMES[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
@@ -87,40 +83,29 @@ def _array(tensor: _Tensor, storages: dict[str, bytes]) -> np.ndarray:
 
 def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
     with zipfile.ZipFile(file) as archive:
-        (index,) = (name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"])
-        folder = index.removesuffix("data.pkl")
-        if f"{folder}byteorder" in archive.namelist():
-            order = archive.read(f"{folder}byteorder")
-            if order != b"little":
-                raise ValueError(f"byte order {order!r}")
+        names = archive.namelist()
+        (index,) = (name for name in names if name.split("/")[1:] == ["data.pkl"])
         content = _Unpickler(io.BytesIO(archive.read(index))).load()
+        folder = index.removesuffix("data.pkl")
+        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
+            raise ValueError("byte order big")
         inside = f"{folder}data/"
-        keys = [name for name in archive.namelist() if name.startswith(inside)]
-        return content, {name.removeprefix(inside): archive.read(name) for name in keys}
+        keys = [name.removeprefix(inside) for name in names if name.startswith(inside)]
+        return content, {key: archive.read(inside + key) for key in keys}
 
 
 def _read_stream(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
     """Magic number, version, machine, content, keys; then each storage: int64 count, numbers."""
-
-    def load() -> Any:
-        return _Unpickler(file).load()
-
-    if load() != MAGIC:
+    magic, _, machine, content, keys = (_Unpickler(file).load() for _ in range(5))
+    if magic != MAGIC:
         raise ValueError("no magic number")
-    load()
-    if not load()["little_endian"]:
+    if not machine["little_endian"]:
         raise ValueError("byte order big")
-    content = load()
-    kinds = {}
-    for value in content.values() if isinstance(content, dict) else ():
-        if isinstance(value, _Tensor):
-            _, kind, key, *_ = value.storage
-            kinds[key] = DTYPES[kind]
+    kinds = {t.storage[2]: t.storage[1] for t in content.values() if isinstance(t, _Tensor)}
     storages = {}
-    for key in load():
+    for key in keys:
         count = int.from_bytes(file.read(8), "little")
-        size = count * np.dtype(kinds[key]).itemsize
-        storages[key] = file.read(size)
+        storages[key] = file.read(count * np.dtype(DTYPES[kinds[key]]).itemsize)
     return content, storages
 
 
@@ -131,29 +116,14 @@ def read(path: str) -> dict[str, np.ndarray]:
         Read-only views of the dtypes and shapes in the file, bfloat16 as JAX's.
 
     Raises:
-        UserError: no such file, a damaged one, one that holds anything but tensors.
+        UserError: it names what may run code; its text goes on after the file's name.
+        Exception: of any kind, where the file is damaged or holds anything but tensors.
     """
-    try:
-        with open(path, "rb") as file:
-            is_zip = zipfile.is_zipfile(file)
-            file.seek(0)
-            content, storages = (_read_zip if is_zip else _read_stream)(file)
-        if not isinstance(content, dict):
-            raise ValueError(f"a {type(content).__name__}")
-        for key, value in content.items():
-            if not isinstance(value, _Tensor):
-                raise ValueError(f"its '{key}' is no tensor")
-        return {str(name): _array(tensor, storages) for name, tensor in content.items()}
-    except UserError as error:
-        raise UserError(
-            f"`input`={path} {error} and may run any code: refused. Save model.state_dict(), or "
-            "take the published file"
-        ) from error
-    except OSError as error:
-        raise UserError(f"`input`={path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a damaged pickle may raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"`input`={path} is damaged, or no state_dict that torch.save wrote ({reason}): "
-            "download it again, or save model.state_dict()"
-        ) from error
+    with open(path, "rb") as file:
+        is_zip = zipfile.is_zipfile(file)
+        file.seek(0)
+        content, storages = (_read_zip if is_zip else _read_stream)(file)
+    for key, value in content.items():
+        if not isinstance(value, _Tensor):
+            raise ValueError(f"its '{key}' is no tensor")
+    return {str(name): _array(tensor, storages) for name, tensor in content.items()}

@@ -17,6 +17,7 @@ from inception import UserError, pixels, train
 from inception.config import run_config
 from inception.data import cropping, decoding, imagenet
 from inception.formats import caffe, torchvision
+from inception.formats.convert import read
 from inception.model import GoogLeNet
 from inception.runtime import checkpoint, sharding
 from inception.runtime.weights import load_trained
@@ -438,7 +439,7 @@ def test_a_flipped_byte_in_a_caffemodel_ends_in_one_line_or_in_arrays(tmp_path, 
             flipped[position] ^= flip
             path.write_bytes(flipped)
             with contextlib.suppress(UserError):
-                arrays = caffe.read(str(path))
+                arrays = read("caffe", str(path)).arrays
                 assert all(array.dtype == np.float32 for array in arrays.values())
 
 

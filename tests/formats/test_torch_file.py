@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 
 from inception import UserError
-from inception.formats import torch_file
+from inception.formats import convert, torch_file
 from tests import record_torchvision as recorded
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+    return convert.read("torchvision", path).arrays
 
 
 @pytest.mark.parametrize("kind", ["zip", "stream"])
 def test_every_kind_of_tensor_in_both_formats_of_pytorch(kind: str) -> None:
-    got = torch_file.read(str(recorded.RECORDED / f"{kind}.pth"))
+    got = read(str(recorded.RECORDED / f"{kind}.pth"))
     plain = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     expected = {
         "weight": np.ones(3, np.float32),
@@ -44,18 +48,18 @@ def test_a_truncated_or_flipped_file_of_pytorch(tmp_path, kind: str) -> None:
     """At every length; a flipped byte of a zip is found, of the older format it may be a weight."""
     content = (recorded.RECORDED / f"{kind}.pth").read_bytes()
     path = tmp_path / "cut.pth"
-    whole = torch_file.read(str(recorded.RECORDED / f"{kind}.pth"))
+    whole = read(str(recorded.RECORDED / f"{kind}.pth"))
     for length in range(0, len(content), 7):
         path.write_bytes(content[:length])
         with pytest.raises(UserError) as caught:
-            torch_file.read(str(path))
+            read(str(path))
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     for position in range(0, len(content), 5):
         flipped = bytearray(content)
         flipped[position] ^= 0x41
         path.write_bytes(flipped)
         with contextlib.suppress(UserError):
-            got = torch_file.read(str(path))
+            got = read(str(path))
             assert kind == "stream" or all(np.array_equal(got[k], v) for k, v in whole.items())
 
 
@@ -114,7 +118,7 @@ def test_code_in_a_file_is_named_and_does_not_run(tmp_path, wrap: str) -> None:
             start = (torch_file.MAGIC, 1001, {"little_endian": True}) if wrap == "stream" else ()
             path.write_bytes(b"".join(pickle.dumps(part, 2) for part in start) + content)
         with pytest.raises(UserError) as caught:
-            torch_file.read(str(path))
+            read(str(path))
         line = str(caught.value)
         assert f"{name}, which is no part of a state_dict" in line and "refused" in line, line
         assert not touched.exists()
