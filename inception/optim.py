@@ -7,9 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-SCHEDULES = ("polynomial", "exponential", "cosine")
-MOMENTUM_STYLES = ("optax", "caffe")
-
 
 def learning_rate_schedule(
     name: str,
@@ -23,7 +20,7 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """The learning rate as a function of the step.
 
-    It rises linearly from 0 over `warmup_steps`; over the steps that are left, t of T:
+    It rises linearly from 0 over `warmup_steps`, fewer than all; over those that are left, t of T:
 
         polynomial:  learning_rate * (1 - t / T) ** power         (Caffe's solvers: power .5)
         exponential: learning_rate * decay_rate ** floor(t / decay_steps)
@@ -31,22 +28,17 @@ def learning_rate_schedule(
         cosine:      learning_rate * (1 + cos(pi * t / T)) / 2
 
     Raises:
-        ValueError: an unknown name, or a warm-up as long as the run.
+        KeyError: an unknown name.
     """
-    if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f"`warmup_epochs` lasts {warmup_steps} of {total_steps} steps: it must be shorter than "
-            "`optim.epochs`"
-        )
-    decay_over = total_steps - warmup_steps
-    if name == "polynomial":
-        decay = optax.polynomial_schedule(learning_rate, 0.0, power, decay_over)
-    elif name == "exponential":
-        decay = optax.exponential_decay(learning_rate, decay_steps, decay_rate, staircase=True)
-    elif name == "cosine":
-        decay = optax.cosine_decay_schedule(learning_rate, decay_over)
-    else:
-        raise ValueError(f"schedule={name}: choose one of {', '.join(SCHEDULES)}")
+    rate, decay_over = learning_rate, total_steps - warmup_steps
+    schedules: dict[str, Callable[[], optax.Schedule]] = {
+        "polynomial": lambda: optax.polynomial_schedule(rate, 0.0, power, decay_over),
+        "exponential": lambda: optax.exponential_decay(
+            rate, decay_steps, decay_rate, staircase=True
+        ),
+        "cosine": lambda: optax.cosine_decay_schedule(rate, decay_over),
+    }
+    decay = schedules[name]()
     if warmup_steps == 0:
         return decay
     warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)

@@ -21,7 +21,7 @@ LIGHTING_DIRECTIONS = (
     (-0.5836, -0.6948, 0.4203),
 )
 RGB_TO_YIQ = (
-    (0.299, 0.587, 0.114),
+    LUMA,
     (0.595716, -0.274453, -0.321263),
     (0.211456, -0.522591, 0.311135),
 )
@@ -76,7 +76,7 @@ def augment(
     return images, targets
 
 
-def _blend(image: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
+def _blend(image: jax.Array, other: jax.Array | float, factor: jax.Array) -> jax.Array:
     return jnp.clip(other + factor * (image - other), 0.0, 255.0)
 
 
@@ -86,18 +86,17 @@ def _grey(image: jax.Array) -> jax.Array:
 
 def adjust_brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
     """factor 0: black, 1: as it is. [h, w, 3] of 0-255."""
-    return _blend(image, jnp.zeros_like(image), factor)
+    return _blend(image, 0.0, factor)
 
 
 def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
     """factor 0: the mean grey, 1: as it is. [h, w, 3] of 0-255."""
-    mean = jnp.broadcast_to(_grey(image).mean(), image.shape)
-    return _blend(image, mean, factor)
+    return _blend(image, _grey(image).mean(), factor)
 
 
 def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
     """factor 0: grey, 1: as it is. [h, w, 3] of 0-255."""
-    return _blend(image, jnp.broadcast_to(_grey(image), image.shape), factor)
+    return _blend(image, _grey(image), factor)
 
 
 def adjust_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
@@ -184,29 +183,24 @@ def distort_colors(
         float32 [b, h, w, 3] of 0-255.
     """
     images = images.astype(jnp.float32)
-    strengths = (
-        (adjust_brightness, brightness, 1.0),
-        (adjust_contrast, contrast, 1.0),
-        (adjust_saturation, saturation, 1.0),
-        (adjust_hue, hue, 0.0),
-    )
-    used = [(adjust, s, centre) for adjust, s, centre in strengths if s > 0]
+    adjustments = {  # the factor or turn that leaves an image as it is, and the strength
+        adjust_brightness: (1.0, brightness),
+        adjust_contrast: (1.0, contrast),
+        adjust_saturation: (1.0, saturation),
+        adjust_hue: (0.0, hue),
+    }
+    used = {adjust: numbers for adjust, numbers in adjustments.items() if numbers[1] > 0}
 
     def distort(image: jax.Array, key: jax.Array) -> jax.Array:
         order_key, factor_key, light_key = jax.random.split(key, 3)
         if used:
             u = jax.random.uniform(factor_key, (len(used),), minval=-1.0, maxval=1.0)
-            factors = jnp.asarray([c for _, _, c in used]) + u * jnp.asarray(
-                [s for _, s, _ in used]
-            )
-            order = jax.random.permutation(order_key, len(used))
-            for i in range(len(used)):
-                adjusts = [adjust for adjust, _, _ in used]
-                image = jax.lax.switch(order[i], adjusts, image, factors[order[i]])
+            centres, strengths = jnp.asarray(list(used.values())).T
+            factors = centres + u * strengths
+            for kind in jax.random.permutation(order_key, len(used)):
+                image = jax.lax.switch(kind, list(used), image, factors[kind])
         if lighting > 0:
             image = add_lighting(image, lighting * jax.random.normal(light_key, (3,)))
         return image
 
-    if not used and lighting <= 0:
-        return images
-    return jax.vmap(distort)(images, keys)
+    return jax.vmap(distort)(images, keys) if used or lighting > 0 else images

@@ -7,8 +7,10 @@ import optax
 import pytest
 
 from inception import optim
+from inception.knobs import KNOBS
 
 RATE = 0.1
+MOMENTUM_STYLES = KNOBS["optim.momentum_style"].allowed.choices
 
 
 def schedule(name: str, **choices) -> list[float]:
@@ -32,7 +34,7 @@ def test_cosine() -> None:
     np.testing.assert_allclose(schedule("cosine"), expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", optim.SCHEDULES)
+@pytest.mark.parametrize("name", KNOBS["optim.schedule"].allowed.choices)
 def test_warm_up_rises_from_0_and_then_the_schedule_starts(name: str) -> None:
     rates = schedule(name, warmup_steps=5, decay_steps=2)
     np.testing.assert_allclose(rates[:6], [RATE * t / 5 for t in range(6)], rtol=1e-5)
@@ -40,10 +42,8 @@ def test_warm_up_rises_from_0_and_then_the_schedule_starts(name: str) -> None:
 
 
 def test_an_unknown_choice_takes_no_other_branch() -> None:
-    with pytest.raises(ValueError, match="schedule=linear"):
+    with pytest.raises(KeyError):
         schedule("linear")
-    with pytest.raises(ValueError, match="`warmup_epochs` lasts 20 of 20 steps"):
-        schedule("cosine", warmup_steps=20)
     with pytest.raises(KeyError):
         optim.sgd(optax.constant_schedule(0.1), momentum=0.9, momentum_style="x")
 
@@ -91,7 +91,7 @@ def problem(rng: np.random.Generator):
     return [draw() for _ in range(4)], draw(), [0.1, 0.1, 0.02, 0.004]
 
 
-@pytest.mark.parametrize("style", optim.MOMENTUM_STYLES)
+@pytest.mark.parametrize("style", MOMENTUM_STYLES)
 @pytest.mark.parametrize(("lr_mult", "decay_mult"), [(1.0, 1.0), (2.0, 0.0)])
 def test_update_rule(problem, style: str, lr_mult: float, decay_mult: float) -> None:
     choices = {"weight_decay": 0.05}
@@ -104,9 +104,9 @@ def test_update_rule(problem, style: str, lr_mult: float, decay_mult: float) -> 
 def test_the_two_conventions_part_when_the_rate_changes(problem) -> None:
     grads, params, rates = problem
     constant = [0.1] * 4
-    same = [updated(style, grads, params, constant)["kernel"] for style in optim.MOMENTUM_STYLES]
+    same = [updated(style, grads, params, constant)["kernel"] for style in MOMENTUM_STYLES]
     np.testing.assert_allclose(*same, rtol=1e-5)
-    parted = [updated(style, grads, params, rates)["kernel"] for style in optim.MOMENTUM_STYLES]
+    parted = [updated(style, grads, params, rates)["kernel"] for style in MOMENTUM_STYLES]
     assert np.abs(parted[0] - parted[1]).max() > 0.01
 
 

@@ -156,6 +156,12 @@ def test_a_run_without_a_step(tmp_path: pathlib.Path) -> None:
         )
 
 
+def test_a_warm_up_as_long_as_the_run() -> None:
+    config = tiny.config("--config.optim.epochs=1.0", "--config.optim.warmup_epochs=0.9")
+    with tiny.refused(r"config\.optim\.warmup_epochs lasts 2 of 2 steps: it must be shorter"):
+        train.count_steps(config, 32)
+
+
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
     tmp_path: pathlib.Path,

@@ -1,6 +1,7 @@
 """train, or go on where DIR stopped"""
 
 import functools
+import pathlib
 import shlex
 from typing import Any
 
@@ -32,25 +33,37 @@ def train_config(args: flags.Args, overrides: list[str]) -> Any:
     return run_config(args.from_run, overrides, TRAINING)
 
 
+def submit(args: flags.Args, resources: dict[str, Any]) -> list[str] | list[int]:
+    """Submits the same command as a job, or with --dry_run prints it; the jobs' ids."""
+    command = flags.without_launchers(args.argv)
+    if args.on == "sky":
+        from inception.launching import sky
+
+        (task,) = sky.tasks([(command, args.workdir)], dry_run=args.dry_run, **resources)
+        return [] if args.dry_run else sky.submit(task)
+    from inception.launching import local, slurm
+
+    whole = [*local.LAUNCH, *command]
+    if args.dry_run:
+        print(shlex.join(whole))
+        return []
+    name, folder = pathlib.Path(args.workdir).name, f"{args.workdir}/slurm"
+    return slurm.submit([whole], folder=folder, name=name, **slurm.resources(**resources))
+
+
 def run(args: flags.Args, overrides: list[str]) -> flags.Result | int:
     resources = flags.launcher_flags(args)
     config = train_config(args, overrides)
     if args.on != "local":
-        from inception.launching import jobs
-
-        command = flags.without_launchers(args.argv)
-        submitted = jobs.submit(
-            args.on, command, args.workdir, dry_run=args.dry_run, resources=resources
-        )
-        return {"jobs": submitted, "workdir": args.workdir}
+        return {"jobs": submit(args, resources), "workdir": args.workdir}
     if args.dry_run:
         raise CommandLineError("--dry_run is for --on=slurm and --on=sky")
     if args.processes > 1 or args.restarts:
         if args.coordinator_address:
             raise CommandLineError("--processes and --restarts start all processes here")
-        from inception.launching import jobs, local
+        from inception.launching import local
 
-        command = [*jobs.LAUNCH, *args.argv, "--processes=1", "--restarts=0"]  # the last count
+        command = [*local.LAUNCH, *args.argv, "--processes=1", "--restarts=0"]  # the last count
         return local.run(command, processes=args.processes, restarts=args.restarts)
     flags.join_processes(args)
     from inception import train

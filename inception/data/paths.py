@@ -133,6 +133,14 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
         raise
 
 
+def write_output(output: str, content: str | bytes) -> None:
+    """Writes the file that `output` names, and its folder; UserError where that fails."""
+    with explained(f"`output`={output} cannot be written"):
+        path = at(output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+
+
 @contextlib.contextmanager
 def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
     """A folder OUTPUT.incomplete to write in, which becomes OUTPUT when the block ends.

@@ -12,7 +12,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception import UserError
-from inception.data import imagenet
+from inception.data import imagenet, paths
 from inception.data.paths import all_or_nothing
 from inception.formats import caffe, torchvision
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
@@ -143,10 +143,8 @@ def class_names(file: str, count: int) -> tuple[str, ...]:
     if not file:
         fits = count == len(imagenet.CLASSES)
         return imagenet.CLASSES if fits else tuple(f"class {i}" for i in range(count))
-    try:
+    with paths.explained(f"`classes`={file} cannot be read", errors=(OSError, UnicodeDecodeError)):
         lines = pathlib.Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"`classes`={file} cannot be read: {error}") from error
     names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != count:
         raise UserError(

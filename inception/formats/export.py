@@ -90,11 +90,7 @@ def run(checkpoint_dir: str, output: str, *, best: bool = False) -> dict[str, An
     suffix = path.suffix.lower()
     trained = load_network(checkpoint_dir, best=best)
     content = FORMATS[suffix](trained)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        paths.write_whole(path, content)
-    except OSError as error:
-        raise UserError(f"`output`={output} cannot be written: {error}") from error
+    paths.write_output(output, content)
     layers = trained.variables["params"]  # inference does not read the auxiliary heads
     held = [layers[n] for n in layers if suffix == ".safetensors" or not n.startswith("head_")]
     return {

@@ -37,20 +37,15 @@ def on(platform: str) -> Iterator[None]:
         _platform.reset(token)
 
 
-def form(operation: str) -> Callable[..., Any] | None:
-    """The platform's own form of an operation of ops.py; None where it computes the plain one."""
-    platform = _platform.get() or jax.default_backend()
-    file = FORMS.get(operation, {}).get(platform)
-    if file is None:
-        return None
-    return getattr(importlib.import_module(f"inception.kernels.{file}"), operation)
-
-
 def by_platform(plain: Callable[..., Any]) -> Callable[..., Any]:
     """The operation `plain`, in the platform's own form where FORMS has one."""
 
     @functools.wraps(plain)
     def operation(*args: Any, **kwargs: Any) -> Any:
-        return (form(plain.__name__) or plain)(*args, **kwargs)
+        name, platform = plain.__name__, _platform.get() or jax.default_backend()
+        if platform not in FORMS[name]:
+            return plain(*args, **kwargs)
+        file = importlib.import_module(f"inception.kernels.{FORMS[name][platform]}")
+        return getattr(file, name)(*args, **kwargs)
 
     return operation

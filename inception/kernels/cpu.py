@@ -1,6 +1,7 @@
 """What CPUs compute in another form: max pools, and the gradients of convolutions."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,92 +22,56 @@ def max_pool(x: jax.Array, stride: int, window: int = 3) -> jax.Array:
     framework's forward pass is the faster one, where no gradient needs the argmax.
     """
     if stride == 1:
-        return _max_and_argmax(x, stride, window)[0]
+        return _max_pool_forward(x, stride, window)[0]
     return nn.max_pool(x, (window, window), (stride, stride), "SAME")
 
 
+def _views(x: jax.Array, stride: int, window: int) -> list[jax.Array]:
+    """The first values of all windows, the second ones, ..., row by row."""
+    around = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), "SAME")
+    padding = [(before, after, 0) for before, after in ((0, 0), *around, (0, 0))]
+    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), padding)
+    b, h, w, c = padded.shape
+    rows, columns = (h - window) // stride + 1, (w - window) // stride + 1
+    # NOTE: first the rows and columns that a stride sets apart: their gradients are summed apart,
+    # where with zeros in between each of the nine terms had the size of the whole.
+    apart = {
+        place: lax.slice(padded, (0, *place, 0), (b, h, w, c), (1, stride, stride, 1))
+        for place in itertools.product(range(stride), repeat=2)
+    }
+
+    def view(i: int, j: int) -> jax.Array:
+        part, i, j = apart[i % stride, j % stride], i // stride, j // stride
+        return part[:, i : i + rows, j : j + columns]
+
+    # From the last to the first: their gradients are summed in the other order.
+    return [view(*divmod(place, window)) for place in reversed(range(window**2))][::-1]
+
+
 def _max_pool_forward(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, Any]:
-    maxima, argmax = _max_and_argmax(x, stride, window)
-    return maxima, (argmax, jnp.zeros((0, *x.shape[1:3]), x.dtype))  # which carries the size
+    maxima, *others = _views(x, stride, window)
+    argmax = jnp.zeros(maxima.shape, jnp.int8)
+    for place, candidate in enumerate(others, 1):
+        argmax = jnp.where(candidate > maxima, jnp.int8(place), argmax)
+        maxima = jnp.maximum(maxima, candidate)
+    return maxima, (x, argmax)
 
 
 def _max_pool_backward(stride: int, window: int, saved: Any, gradient: jax.Array) -> tuple:
-    argmax, like = saved
+    """Each maximum's gradient goes to where it came from; of x the shape alone is kept."""
+    x, argmax = saved
     wide = gradient.astype(jnp.float32)
-    return (_to_argmax(argmax, wide, like.shape[1:], stride, window).astype(like.dtype),)
+    # NOTE: a conditional, for XLA does not fuse across it: otherwise it computes the argmax anew
+    # for each of the views. Its other branch is for gradients that are lost anyway.
+    lost = jnp.isnan(wide.ravel()[0])
+    argmax = lax.cond(lost, jnp.zeros_like, lambda x: x, argmax)
+    of_views = [jnp.where(argmax == place, wide, 0.0) for place in range(window**2)]
+    views = functools.partial(_views, stride=stride, window=window)
+    (of_x,) = jax.linear_transpose(views, jax.ShapeDtypeStruct(x.shape, wide.dtype))(of_views)
+    return (of_x.astype(x.dtype),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def _same_padding(size: int, stride: int, window: int) -> tuple[int, int, int]:
-    """(outputs, padding before, padding after) along one axis."""
-    outputs = -(-size // stride)
-    padding = max((outputs - 1) * stride + window - size, 0)
-    return outputs, padding // 2, padding - padding // 2
-
-
-def _max_and_argmax(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, jax.Array]:
-    """The maxima, and which value of its window each of them is, int8, row by row."""
-    b, h, w, c = x.shape
-    out_h, top, bottom = _same_padding(h, stride, window)
-    out_w, left, right = _same_padding(w, stride, window)
-    padding = ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
-    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), padding)
-
-    def view(offset: int) -> jax.Array:
-        i, j = divmod(offset, window)
-        stop = (b, i + (out_h - 1) * stride + 1, j + (out_w - 1) * stride + 1, c)
-        return lax.slice(padded, (0, i, j, 0), stop, (1, stride, stride, 1))
-
-    maxima = view(0)
-    argmax = jnp.zeros(maxima.shape, jnp.int8)
-    for offset in range(1, window**2):
-        candidate = view(offset)
-        argmax = jnp.where(candidate > maxima, jnp.int8(offset), argmax)
-        maxima = jnp.maximum(maxima, candidate)
-    return maxima, argmax
-
-
-def _to_argmax(
-    argmax: jax.Array, gradient: jax.Array, sizes: tuple[int, ...], stride: int, window: int
-) -> jax.Array:
-    """The gradient of an input of `sizes` (h, w): each maximum's goes to where it came from."""
-    # NOTE: a conditional, for XLA does not fuse across it: otherwise it computes the argmax anew
-    # for each of the terms below. Its other branch is for gradients that are lost anyway.
-    lost = jnp.isnan(gradient.ravel()[0])
-    argmax = lax.cond(lost, jnp.zeros_like, lambda x: x, argmax)
-    zero = jnp.zeros((), gradient.dtype)
-    axes = [(n, *_same_padding(n, stride, window)[:2]) for n in sizes]
-
-    def of_offset(offset: int, phase: tuple[int, int]) -> jax.Array | None:
-        """From one offset in the windows, for every stride-th row and column from `phase` on."""
-        moves = [(0, 0, 0)]
-        for (size, outputs, before), at, first in zip(
-            axes, divmod(offset, window), phase, strict=True
-        ):
-            shift, rest = divmod(first + before - at, stride)
-            if rest:
-                return None
-            moves.append((-shift, -(-size // stride) - outputs + shift, 0))
-        own = jnp.where(argmax == offset, gradient, zero)
-        return lax.pad(own, zero, [*moves, (0, 0, 0)])
-
-    def of_phase(row: int, column: int) -> jax.Array:
-        terms = (of_offset(offset, (row, column)) for offset in range(window**2))
-        return functools.reduce(jnp.add, [term for term in terms if term is not None])
-
-    if stride == 1:
-        return of_phase(0, 0)
-    # NOTE: the rows and columns that a stride sets apart are computed apart and then shuffled
-    # together: with zeros in between, each of the nine terms had the size of the whole.
-    rows = [
-        jnp.stack([of_phase(i, j) for j in range(stride)], axis=3) for i in range(stride)
-    ]  # [b, h / stride, w / stride, stride, c]
-    whole = jnp.stack(rows, axis=2)
-    b, h, _, w, _, c = whole.shape
-    whole = whole.reshape(b, h * stride, w * stride, c)
-    return whole[:, : sizes[0], : sizes[1]]
 
 
 def convolution(
@@ -137,18 +102,14 @@ def _conv_forward(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -
 def _conv_backward(strides: Any, padding: Any, saved: tuple, gradient: jax.Array) -> tuple:
     x, kernel = saved
     around = []
-    for n, k, m, s, (before, _) in zip(
-        x.shape[1:3], kernel.shape[:2], gradient.shape[1:3], strides, padding, strict=True
-    ):
-        spread = (m - 1) * s + 1  # of the gradient with the stride's zeros in between
+    for axis, (before, _) in enumerate(padding):
+        n, k, m = (
+            array.shape[i] for array, i in ((x, axis + 1), (kernel, axis), (gradient, axis + 1))
+        )
+        spread = (m - 1) * strides[axis] + 1  # of the gradient with the stride's zeros in between
         around.append((k - 1 - before, n + before - spread))
-    of_input = lax.conv_general_dilated(
-        gradient,
-        jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
-        (1, 1),
-        around,
-        lhs_dilation=strides,
-        dimension_numbers=LAYOUTS,
+    of_input = lax.conv_transpose(
+        gradient, kernel, strides, around, dimension_numbers=LAYOUTS, transpose_kernel=True
     )
     return of_input, _gradient_of_kernel(x, kernel, strides, padding, gradient)
 
@@ -161,28 +122,22 @@ def _gradient_of_kernel(
 ) -> jax.Array:
     """One matrix product for each row of the kernel, of its pixels side by side."""
     kh, kw, c, f = kernel.shape
+    _, h, w, _ = gradient.shape
     # Not before the gradient is there, or the compiler may gather all pixels in the forward pass.
     x, gradient = lax.optimization_barrier((x, gradient))
     around = [(before, after, 0) for before, after in ((0, 0), *padding, (0, 0))]
     x = lax.pad(x, jnp.zeros((), x.dtype), around)
-    _, h, w, _ = gradient.shape
-    gradient = gradient.reshape(-1, f)
 
     def along(x: jax.Array, axis: int, start: int, count: int) -> jax.Array:
         stride = strides[axis - 1]
         return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
 
-    def side_by_side(x: jax.Array) -> jax.Array:  # [b, ..., padded w, c] -> [b, ..., w, kw * c]
-        return jnp.concatenate([along(x, 2, j, w) for j in range(kw)], -1)
-
-    once = strides[0] == 1  # else it would be twice what one row of the kernel reads, or more
-    if once:
-        x = side_by_side(x)
+    # [b, padded h, padded w, c] -> [b, padded h, w, kw * c]
+    x = jnp.concatenate([along(x, 2, j, w) for j in range(kw)], -1)
     rows = []
     for i in range(kh):
-        row = along(x, 1, i, h)
-        row = (row if once else side_by_side(row)).reshape(-1, kw * c)
-        rows.append(jnp.tensordot(row, gradient, (0, 0)))
+        row = along(x, 1, i, h).reshape(-1, kw * c)
+        rows.append(jnp.tensordot(row, gradient.reshape(-1, f), (0, 0)))
         # One row's pixels after the other, or the compiler holds those of all.
         x, rows[-1] = lax.optimization_barrier((x, rows[-1]))
     # Once, not in every kernel of the update that reads it: less to compile.

@@ -13,7 +13,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from inception import Interrupted
+from inception.config import ROOT
 
+LAUNCH = (sys.executable, str(ROOT / "launch.py"))
 END_S = 60.0  # after the first has ended badly, the others have so long
 POLL_S = 0.1
 FINAL = (0, 1, 2)  # statuses after which starting again would end likewise

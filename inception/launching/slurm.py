@@ -13,6 +13,7 @@ from typing import Any
 import submitit
 
 from inception import Interrupted, UserError
+from inception.data import paths
 
 SAVE_S = 120  # a job gets SIGTERM so long before its time is over
 TRIES, RETRY_S = 12, 5.0  # of squeue, and the seconds between them
@@ -46,10 +47,8 @@ def resources(*, cluster: str = "", **flags: Any) -> dict[str, Any]:
 
 def read_profile(file: str) -> dict[str, Any]:
     """A cluster's TOML file; UserError where it is none, or has other keys than RESOURCES."""
-    try:
+    with paths.explained(f"`cluster`={file} cannot be read", errors=(OSError, ValueError)):
         profile = tomllib.loads(pathlib.Path(file).expanduser().read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"`cluster`={file} cannot be read: {error}") from error
     for key, value in profile.items():
         if not (kind := RESOURCES.get(key)):
             raise UserError(f"`cluster`={file}: {key} is none of {', '.join(RESOURCES)}")

@@ -25,27 +25,20 @@ CSS = """
 """
 
 
-def write(workdirs: list[str], output: str) -> str:
+def write(workdirs: list[str], output: str) -> None:
     """Writes about one run or several: an HTML file, into which nothing is loaded, or a table.
 
     Args:
         workdirs: of runs, or of studies for all runs of each; on the page their curves are
             overlaid, in the table those that differ in seeds alone are a line.
-        output: the file, which is returned; .csv: the table.
+        output: the file; .csv: the table.
 
     Raises:
         UserError: a folder that is no run; for the table one that is not finished; a file that
             cannot be written.
     """
     runs = read_runs(workdirs)
-    content = table.of_runs(runs) if output.endswith(".csv") else _page(runs)
-    try:
-        path = paths.at(output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        paths.write_whole(path, content)
-    except OSError as error:
-        raise UserError(f"`output`={output} cannot be written: {error}") from error
-    return output
+    paths.write_output(output, table.of_runs(runs) if output.endswith(".csv") else _page(runs))
 
 
 def _page(runs: list[Run]) -> str:

@@ -47,12 +47,14 @@ def training_crops(config: ConfigDict) -> np.ndarray:
         raise UserError("every training image is damaged")
     tiles = np.stack(rows)
     crops = tiles[:, 1:].reshape(-1, *tiles.shape[2:])
-    keys = jax.random.split(jax.random.key(config.data.seed), (2, len(crops)))
-    seen = pixels.distort_colors(jax.numpy.asarray(crops), keys[0], **config.data.colors)
-    mixup, cutmix = config.data.mixup, config.data.cutmix
-    if mixup or cutmix:
-        own = pixels.own_share(keys[1], px=config.input_px, mixup=mixup, cutmix=cutmix)
-        seen = own * seen + (1 - own) * jax.numpy.roll(seen, COLUMNS - 1, axis=0)
+    batch = {"image": crops, "label": np.zeros(len(crops), int), "row": np.arange(len(crops))}
+    mixing = {"mixup": config.data.mixup, "cutmix": config.data.cutmix}
+    if any(mixing.values()):
+        batch["other"] = jax.tree.map(lambda x: np.roll(x, COLUMNS - 1, axis=0), batch)
+    color_key, mix_key = jax.random.split(jax.random.key(config.data.seed))
+    keys = {"color_key": color_key, "mix_key": mix_key}
+    colors = config.data.colors
+    seen, _ = pixels.augment(batch, classes=1, colors=colors, mixing=mixing, **keys)
     tiles[:, 1:] = np.asarray(seen).round().reshape(tiles[:, 1:].shape)
     shrink = functools.partial(cv2.resize, dsize=(px, px), interpolation=cv2.INTER_AREA)
     return np.stack([[shrink(tile) for tile in row] for row in tiles])

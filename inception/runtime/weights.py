@@ -35,10 +35,8 @@ def load_trained(workdir: str, *, best: bool = False) -> Trained:
         UserError: none in it, or all damaged.
     """
     config = read_config(workdir)
-    try:
+    with paths.explained(f"{workdir} has no readable classes.txt, which train writes"):
         classes = tuple((paths.at(workdir) / "classes.txt").read_text().splitlines())
-    except OSError as error:
-        raise UserError(f"{workdir} has no readable classes.txt: train writes it") from error
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
     if not checkpoints.steps():
         raise UserError(f"{workdir} has no checkpoint: train first")

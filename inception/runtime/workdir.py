@@ -38,11 +38,9 @@ def locked(config: dict[str, Any], workdir: str) -> Iterator[None]:
 
         def write() -> None:
             if processes.is_main():
-                try:
+                with paths.explained(f"`workdir`={workdir} cannot be written"):
                     _lock(workdir, token, closing)
                     write_config(config, workdir)
-                except OSError as error:
-                    raise UserError(f"`workdir`={workdir} cannot be written: {error}") from error
 
         processes.together(write)
         processes.together(lambda: _check_shared(workdir, token))
@@ -121,15 +119,13 @@ def read_config(workdir: str) -> dict[str, Any]:
         UserError: no such file, or a damaged one.
     """
     path = paths.at(workdir) / "config.json"
-    try:
+    if not path.exists():
+        raise UserError(f"{workdir} is neither a run nor converted: no config.json")
+    with paths.explained(f"{path} cannot be read", errors=(OSError, ValueError)):
         config = json.loads(path.read_text(), object_hook=_with_tuples)
         if not isinstance(config, dict) or not {"input_px", "model", "data"} <= config.keys():
             raise ValueError("it is no config of this project")
-    except FileNotFoundError as error:
-        raise UserError(f"{workdir} is neither a run nor converted: no config.json") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    return config
+        return config
 
 
 def _with_tuples(group: dict[str, Any]) -> dict[str, Any]:

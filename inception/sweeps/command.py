@@ -11,7 +11,7 @@ from typing import Any
 from inception import UserError
 from inception.config import CommandLineError
 from inception.data import paths
-from inception.launching.jobs import LAUNCH
+from inception.launching.local import LAUNCH
 from inception.sweeps import plan, study
 
 

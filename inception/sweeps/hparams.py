@@ -10,7 +10,7 @@ from tensorboardX import summary
 from tensorboardX.proto import api_pb2, plugin_hparams_pb2, summary_pb2
 from tensorboardX.writer import FileWriter
 
-from inception import UserError
+from inception.data import paths
 from inception.reporting.markup import number
 from inception.sweeps.study import differing
 
@@ -37,7 +37,7 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> None:
     examples = {name: kind() for name, kind in kinds.items()}
     experiment, _, _ = summary.hparams(examples, dict.fromkeys(METRICS))
     output = pathlib.Path(folder) / "hparams"
-    try:
+    with paths.explained(f"{folder}/hparams cannot be written"):
         _write_events(output, experiment, 0)
         for row in rows:
             knobs = {n: kinds[n](v) for n, v in row["knobs"].items() if n in kinds}
@@ -46,8 +46,6 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> None:
         for path in output.iterdir():
             if path.name.isdigit() and path.name not in numbers:
                 shutil.rmtree(path)
-    except OSError as error:
-        raise UserError(f"{folder}/hparams cannot be written: {error}") from error
 
 
 def _session(row: dict[str, Any], knobs: dict[str, Any]) -> summary_pb2.Summary:

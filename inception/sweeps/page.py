@@ -8,7 +8,6 @@ from typing import Any
 
 from etils import epath
 
-from inception import UserError
 from inception.data import paths
 from inception.reporting import markup
 from inception.reporting.markup import Cell, fixed, number
@@ -122,10 +121,8 @@ def write(folder: str, rows: Sequence[dict[str, Any]], *, name: str) -> dict[str
     """
     output = paths.at(folder)
     files = {"page": output / "study.html", "csv": output / "study.csv"}
-    try:
+    with paths.explained(f"{folder}: the study's page cannot be written"):
         output.mkdir(parents=True, exist_ok=True)
         paths.write_whole(files["csv"], to_csv(*_table(rows)))
         paths.write_whole(files["page"], _page(output, sorted(rows, key=_rank), name))
-    except OSError as error:
-        raise UserError(f"{folder}: the study's page cannot be written: {error}") from error
     return {kind: str(file) for kind, file in files.items()}

@@ -115,14 +115,8 @@ def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
         members = [module for module, row in ROWS.items() if row == name]
         note = NOTES.get(name, "" if name in PAPER else "in training only; not in Table 1")
         cost, paper = _cost(params, outputs, members), PAPER.get(name, NO_COST)
-        rows.append(
-            {
-                "name": name,
-                "output": _size(outputs[members[-1],].shape[1:]),
-                **_beside("params", cost, paper, "paper"),
-                "note": note,
-            }
-        )
+        row = {"name": name, "output": _size(outputs[members[-1],].shape[1:])}
+        rows.append(row | _beside("params", cost, paper, "paper") | {"note": note})
     sums = ("params", "params_paper", "macs", "macs_paper")
     total: dict[str, Any] = {"name": "total"}
     total |= {key: sum(r[key] for r in rows[: len(PAPER)]) for key in sums}
