@@ -39,10 +39,7 @@ def steps_on(
     )
     model = GoogLeNet(classes=5, width=0.05, norm=norm, remat=remat)
     tx = optim.sgd(optax.constant_schedule(0.005), momentum=0.9, weight_decay=1e-4)
-    init = functools.partial(
-        create_state, model, tx, seed=0, input_px=65, polyak_decay=polyak_decay
-    )
-    state = compiling.compute_replicated(init, mesh)
+    state = sharding.replicate(tiny.state(model, tx, polyak_decay=polyak_decay), mesh)
     train = functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, mixing=mixing, normalization="symmetric",
         head_weight=0.3, label_smoothing=0.1, polyak_decay=polyak_decay, accumulate=accumulate,

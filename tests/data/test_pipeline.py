@@ -191,7 +191,7 @@ def test_a_batch_keeps_its_memory_while_anyone_holds_it() -> None:
     assert len(seen | later) < 20
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_nothing_leaks_over_ten_thousand_batches(photos: pathlib.Path) -> None:
     source = sources.open_source("folder", path=str(photos), split="train")
     (pathlib.Path(source.name(3))).write_bytes(b"damaged")

@@ -39,7 +39,7 @@ def test_the_same_run_on_any_mesh(harness: faults.Harness) -> None:
     assert "evaluations not at all" in harness.meshes()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_two_processes_evaluate_and_predict_as_one(harness: faults.Harness) -> None:
     assert harness.commands() == "the same"
 
