@@ -28,7 +28,7 @@ COMMANDS = (
     "train", "eval", "sweep", "predict", "prepare", "convert", "export", "report", "audit",
     "bench", "plan", "knobs",
 )  # fmt: skip
-FAILED = ("rejected", "unwritten")  # a result's lists of lines that make the exit status 1
+FAILED = {"predict": "rejected", "eval": "unwritten"}  # lines that make the exit status 1
 LESS_MEMORY = (
     "Give a smaller config.run.eval_batch_size; to train config.optim.accumulate=2 or more, or "
     "config.model.remat=true; to bench a smaller --batch_size"
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
         return status
     if isinstance(result, int):
         return result
-    failed = [line for key in FAILED for line in result.get(key, ())]
+    failed = result.get(FAILED.get(args.command, ""), ())
     if is_main_process():
         for line in failed:
             print(f"launch.py {args.command}: {line}", file=sys.stderr)

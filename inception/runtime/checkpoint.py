@@ -143,7 +143,8 @@ class Checkpoints:
         if not paths.in_bucket(str(self._directory)):
             needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 10_000_000
             if (free := shutil.disk_usage(self._directory).free) < needed:
-                raise OSError(f"no space: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
+                text = f"no space: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+                raise OSError(text)
 
     def _add_top1(self, step: int, top1: float) -> None:
         """To a checkpoint of a run that was stopped while it evaluated; as Orbax writes them."""

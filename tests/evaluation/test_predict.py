@@ -254,9 +254,10 @@ def test_without_the_average_there_is_no_map(picture: Image.Image) -> None:
 def test_a_map_points_at_what_is_there(rng: np.random.Generator) -> None:
     """Something in one corner of an empty scene changes the maps in that corner."""
     config = tiny.config(
-        "--config.model.norm=none", "--config.input_px=160", "--config.data.resize_px=160"
-    )
-    weights = tiny.variables(config, 0)
+        "--config.model.norm=none", "--config.model.width=0.2", "--config.input_px=160",
+        "--config.data.resize_px=160",
+    )  # fmt: skip
+    weights = tiny.variables(config, 2)
     scenes = np.full((2, 160, 160, 3), 128, np.uint8)
     scenes[1, :30, -30:] = rng.integers(0, 256, (30, 30, 3))
     empty, corner = cam.maps(config.model, weights, scenes, normalization="unit")  # [5, 5, 3]
