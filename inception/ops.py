@@ -114,8 +114,7 @@ def adaptive_avg_pool(x: jax.Array, *, outputs: int) -> jax.Array:
 class Dropout(nn.Module):
     """Dropout whose mask of a row is a function of the key and the row's number alone.
 
-    So a row loses the same values in whichever part of a batch it is computed. Flax's own draws
-    one mask for the whole shape it sees.
+    So a row loses the same values in whichever part of a batch it is computed.
 
     [b, ...] -> [b, ...]: in training each value is 0 with probability `rate`, and divided by
     1 - rate otherwise; else the input.
@@ -127,12 +126,7 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array, train: bool, rows: jax.Array | None = None) -> jax.Array:
         if not train or self.rate == 0:
             return x
-        if rows is None:
-            rows = jnp.arange(x.shape[0])
-        keep = 1.0 - self.rate
-        key = self.make_rng("dropout")
-
-        def mask(row: jax.Array) -> jax.Array:
-            return jax.random.bernoulli(jax.random.fold_in(key, row), keep, x.shape[1:])
-
-        return jnp.where(jax.vmap(mask)(rows), x / keep, 0.0)
+        rows = jnp.arange(len(x)) if rows is None else rows
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), rows)
+        of_row = nn.Dropout(self.rate, deterministic=False)
+        return jax.vmap(lambda row, key: of_row(row, rng=key))(x, keys)

@@ -50,18 +50,6 @@ def is_vector(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim <= 1, params)
 
 
-def in_modules(modules: Collection[str]) -> Callable[[Any], Any]:
-    """params -> True where a parameter is in one of these modules, by their names at the top."""
-
-    def mask(params: Any) -> Any:
-        return {
-            name: jax.tree.map(lambda _, inside=name in modules: inside, module)
-            for name, module in params.items()
-        }
-
-    return mask
-
-
 def sgd(
     schedule: optax.Schedule,
     *,
@@ -97,14 +85,15 @@ def sgd(
         ),
         optax.add_decayed_weights(weight_decay * bias_decay_mult, is_vector),
         optax.masked(optax.scale(bias_lr_mult), is_vector),
-        optax.masked(optax.scale(trunk_lr_mult), in_modules(trunk)),
+        optax.masked(optax.scale(trunk_lr_mult), lambda params: {m: m in trunk for m in params}),
         *order,
     )
-    is_frozen = in_modules(frozen)
-    return optax.partition(
-        {"trained": rule, "frozen": optax.set_to_zero()},
-        lambda params: jax.tree.map(lambda f: "frozen" if f else "trained", is_frozen(params)),
-    )
+
+    def kinds(params: Any) -> Any:  # of each array: checkpoints have its momentum, or a mask
+        names = {name: "frozen" if name in frozen else "trained" for name in params}
+        return {n: jax.tree.map(lambda _, n=n: names[n], params[n]) for n in params}
+
+    return optax.partition({"trained": rule, "frozen": optax.set_to_zero()}, kinds)
 
 
 def polyak(average: Any, new: Any, step: jax.Array, *, decay: float) -> Any:

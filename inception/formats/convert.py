@@ -39,11 +39,6 @@ class Weights(NamedTuple):
     knobs: dict[str, Any]
 
 
-def is_head(variable: str) -> bool:
-    """Whether a variable belongs to an auxiliary head."""
-    return variable.startswith("head_")
-
-
 def read(source: str, path: str) -> Weights:
     """Reads a file of `source`, a key of FORMATS.
 
@@ -68,7 +63,7 @@ def read(source: str, path: str) -> Weights:
         for part, suffix in kind.PARTS.items()
         if ("/" in part) != (layer.split("/")[-1] in DENSE)
     }
-    heads = all(name in arrays for variable, name in names.items() if is_head(variable))
+    heads = all(name in arrays for variable, name in names.items() if variable.startswith("head_"))
     classes = arrays.get(names["classifier/bias"], np.zeros(1000)).size
     knobs = {"model.classes": classes, "model.heads": heads, "optim.polyak_decay": 0.0}
     knobs |= {"data.source": "folder", "data.eval_split": "val"}  # of data.path, yours to give
@@ -82,7 +77,7 @@ def layer_names(names: Iterable[str]) -> list[str]:
 
 def check_network(weights: Weights, model: Mapping[str, Any]) -> None:
     """Raises UserError where the file lacks weights, or the config's network is another."""
-    needed = (name for variable, name in weights.names.items() if not is_head(variable))
+    needed = (name for variable, name in weights.names.items() if not variable.startswith("head_"))
     if lacking := layer_names(name for name in needed if name not in weights.arrays):
         more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
         raise UserError(
@@ -125,7 +120,7 @@ def to_variables(weights: Weights, shapes: Any) -> Any:
         expected = wanted.shape[::-1]  # kernels are square
         if array.shape != expected:
             remedy = "is it another network's?"
-            if is_head(variable):
+            if variable.startswith("head_"):
                 remedy = "leave the heads out with `heads=False`"
             raise UserError(
                 f"{where} has shape {list(array.shape)}, and the network {list(expected)}: {remedy}"

@@ -1,7 +1,6 @@
 """What CPUs compute in another form: max pools, and the gradients of convolutions."""
 
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,56 +21,86 @@ def max_pool(x: jax.Array, stride: int, window: int = 3) -> jax.Array:
     framework's forward pass is the faster one, where no gradient needs the argmax.
     """
     if stride == 1:
-        return _max_pool_forward(x, stride, window)[0]
+        return _max_and_argmax(x, stride, window)[0]
     return nn.max_pool(x, (window, window), (stride, stride), "SAME")
 
 
-def _views(x: jax.Array, stride: int, window: int) -> list[jax.Array]:
-    """The first values of all windows, the second ones, ..., row by row."""
-    around = lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), "SAME")
-    padding = [(before, after, 0) for before, after in ((0, 0), *around, (0, 0))]
-    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), padding)
-    b, h, w, c = padded.shape
-    rows, columns = (h - window) // stride + 1, (w - window) // stride + 1
-    # NOTE: first the rows and columns that a stride sets apart: their gradients are summed apart,
-    # where with zeros in between each of the nine terms had the size of the whole.
-    apart = {
-        place: lax.slice(padded, (0, *place, 0), (b, h, w, c), (1, stride, stride, 1))
-        for place in itertools.product(range(stride), repeat=2)
-    }
-
-    def view(i: int, j: int) -> jax.Array:
-        part, i, j = apart[i % stride, j % stride], i // stride, j // stride
-        return part[:, i : i + rows, j : j + columns]
-
-    # From the last to the first: their gradients are summed in the other order.
-    return [view(*divmod(place, window)) for place in reversed(range(window**2))][::-1]
-
-
 def _max_pool_forward(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, Any]:
-    maxima, *others = _views(x, stride, window)
-    argmax = jnp.zeros(maxima.shape, jnp.int8)
-    for place, candidate in enumerate(others, 1):
-        argmax = jnp.where(candidate > maxima, jnp.int8(place), argmax)
-        maxima = jnp.maximum(maxima, candidate)
-    return maxima, (x, argmax)
+    maxima, argmax = _max_and_argmax(x, stride, window)
+    return maxima, (argmax, jnp.zeros((0, *x.shape[1:3]), x.dtype))  # which carries the size
 
 
 def _max_pool_backward(stride: int, window: int, saved: Any, gradient: jax.Array) -> tuple:
-    """Each maximum's gradient goes to where it came from; of x the shape alone is kept."""
-    x, argmax = saved
+    argmax, like = saved
     wide = gradient.astype(jnp.float32)
-    # NOTE: a conditional, for XLA does not fuse across it: otherwise it computes the argmax anew
-    # for each of the views. Its other branch is for gradients that are lost anyway.
-    lost = jnp.isnan(wide.ravel()[0])
-    argmax = lax.cond(lost, jnp.zeros_like, lambda x: x, argmax)
-    of_views = [jnp.where(argmax == place, wide, 0.0) for place in range(window**2)]
-    views = functools.partial(_views, stride=stride, window=window)
-    (of_x,) = jax.linear_transpose(views, jax.ShapeDtypeStruct(x.shape, wide.dtype))(of_views)
-    return (of_x.astype(x.dtype),)
+    return (_to_argmax(argmax, wide, like.shape[1:], stride, window).astype(like.dtype),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _max_and_argmax(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, jax.Array]:
+    """The maxima, and which value of its window each of them is, int8, row by row."""
+    b, h, w, c = x.shape
+    out_h, out_w = -(-h // stride), -(-w // stride)
+    around = lax.padtype_to_pads((h, w), (window, window), (stride, stride), "SAME")
+    padding = [(before, after, 0) for before, after in ((0, 0), *around, (0, 0))]
+    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), padding)
+
+    def view(offset: int) -> jax.Array:
+        i, j = divmod(offset, window)
+        stop = (b, i + (out_h - 1) * stride + 1, j + (out_w - 1) * stride + 1, c)
+        return lax.slice(padded, (0, i, j, 0), stop, (1, stride, stride, 1))
+
+    maxima = view(0)
+    argmax = jnp.zeros(maxima.shape, jnp.int8)
+    for offset in range(1, window**2):
+        candidate = view(offset)
+        argmax = jnp.where(candidate > maxima, jnp.int8(offset), argmax)
+        maxima = jnp.maximum(maxima, candidate)
+    return maxima, argmax
+
+
+def _to_argmax(
+    argmax: jax.Array, gradient: jax.Array, sizes: tuple[int, ...], stride: int, window: int
+) -> jax.Array:
+    """The gradient of an input of `sizes` (h, w): each maximum's goes to where it came from."""
+    # NOTE: a conditional, for XLA does not fuse across it: otherwise it computes the argmax anew
+    # for each of the terms below. Its other branch is for gradients that are lost anyway.
+    lost = jnp.isnan(gradient.ravel()[0])
+    argmax = lax.cond(lost, jnp.zeros_like, lambda x: x, argmax)
+    zero = jnp.zeros((), gradient.dtype)
+    around = lax.padtype_to_pads(sizes, (window, window), (stride, stride), "SAME")
+    axes = [(n, -(-n // stride), before) for n, (before, _) in zip(sizes, around, strict=True)]
+
+    def of_offset(offset: int, phase: tuple[int, int]) -> jax.Array | None:
+        """From one offset in the windows, for every stride-th row and column from `phase` on."""
+        moves = [(0, 0, 0)]
+        for (size, outputs, before), at, first in zip(
+            axes, divmod(offset, window), phase, strict=True
+        ):
+            shift, rest = divmod(first + before - at, stride)
+            if rest:
+                return None
+            moves.append((-shift, -(-size // stride) - outputs + shift, 0))
+        own = jnp.where(argmax == offset, gradient, zero)
+        return lax.pad(own, zero, [*moves, (0, 0, 0)])
+
+    def of_phase(row: int, column: int) -> jax.Array:
+        terms = (of_offset(offset, (row, column)) for offset in range(window**2))
+        return functools.reduce(jnp.add, [term for term in terms if term is not None])
+
+    if stride == 1:
+        return of_phase(0, 0)
+    # NOTE: the rows and columns that a stride sets apart are computed apart and then shuffled
+    # together: with zeros in between, each of the nine terms had the size of the whole.
+    rows = [
+        jnp.stack([of_phase(i, j) for j in range(stride)], axis=3) for i in range(stride)
+    ]  # [b, h / stride, w / stride, stride, c]
+    whole = jnp.stack(rows, axis=2)
+    b, h, _, w, _, c = whole.shape
+    whole = whole.reshape(b, h * stride, w * stride, c)
+    return whole[:, : sizes[0], : sizes[1]]
 
 
 def convolution(

@@ -94,10 +94,8 @@ def write_config(config: dict[str, Any], workdir: str) -> None:
 
 def _check_config(config: dict[str, Any], path: epath.Path, workdir: str) -> None:
     """Raises UserError where the run that wrote `path` has begun, and with another config."""
-    try:
+    with paths.explained(f"{path} is damaged", "choose another `workdir`", ValueError):
         written = flatten_dict(json.loads(path.read_text()), sep=".")
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): choose another `workdir`") from error
     given = flatten_dict(config, sep=".")
     begun = any(any(path.parent.glob(kept)) for kept in ("metrics.jsonl", "checkpoints/*"))
     differing = [

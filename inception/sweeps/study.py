@@ -108,18 +108,15 @@ def create(folder: str, definition: dict[str, Any]) -> None:
         raise UserError(f"`workdir`={folder} is a run, not a study: choose another `workdir`")
     if not path.exists() and (path.parent / "0" / "config.json").exists():
         raise UserError(f"`workdir`={folder} has runs of no study: choose another `workdir`")
-    try:
+    with paths.explained(f"`workdir`={folder} cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+") as file:
             paths.lock(file, path, wait=True)  # of several that begin at once one is the first
             file.seek(0)
             if not (text := file.read()):
                 file.write(text := json.dumps(definition, indent=2) + "\n")
+    with paths.explained(f"{path} is damaged", "choose another `workdir`", ValueError):
         stored = json.loads(text)
-    except OSError as error:
-        raise UserError(f"`workdir`={folder} cannot be written: {error}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}): choose another `workdir`") from error
     if stored != definition:
         for one in (stored, definition):
             one |= {f"points[{i}]": knobs for i, knobs in enumerate(one.pop("points", []))}
