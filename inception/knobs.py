@@ -244,7 +244,9 @@ KNOBS = {
     "run.eval_every_epochs": Knob(1.0, "Epochs from one evaluation to the next."),
     "run.checkpoint_every_epochs": Knob(1.0, "Epochs from one checkpoint to the next."),
     "run.keep_checkpoints": Knob(2, "The newest ones; the best is kept too.", AT_LEAST_1),
-    "run.workers": Knob("all", "Threads, each making a whole batch; all: one per core.", THREADS),
+    "run.workers": Knob(
+        "all", "Threads: a batch each, in evaluation an image; all: one per core.", THREADS
+    ),
     "run.eval_batch_size": Knob(256, "Rounded up to a multiple of the devices.", AT_LEAST_1),
     "run.dead_head_epochs": Knob(4.0, "A head at chance for so long raises a warning."),
 }

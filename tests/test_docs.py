@@ -50,8 +50,9 @@ def commands(page: pathlib.Path, *, inline: bool = False) -> list[list[str]]:
 
 
 RUN = [p for p in PAGES if p.parent.name == "docs" and p.stem != "export" and commands(p)]
-# Two minutes, much as the guide.
-RUN += [pytest.param(ROOT / "README.md", marks=pytest.mark.faults)]
+RUN += [ROOT / "README.md"]
+LONG = ("guide", "README")  # minutes each
+RUN = [pytest.param(p, marks=pytest.mark.faults if p.stem in LONG else ()) for p in RUN]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -111,7 +111,7 @@ TRACED: set[str] = set()
 TAKEN: set[str] = set()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_point_is_sound_and_its_step_can_be_traced(path: pathlib.Path) -> None:
     base = load_config(str(path), given(path))

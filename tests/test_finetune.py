@@ -301,9 +301,10 @@ def test_a_checkpoint_that_was_trained_otherwise_names_the_flags_that_make_it_fi
     config = json.loads(load_config(tiny.EXPERIMENT, mended).to_json())
     write_config(config, str(tmp_path / "run"))  # not refused: that start never began
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["norm"] == "batch"
-    (tmp_path / "run" / "metrics.jsonl").touch()
+    begun = (tmp_path / "run").rename(tmp_path / "run [.1]")  # a name that is no pattern
+    (begun / "checkpoints" / "5").mkdir(parents=True)
     with pytest.raises(UserError, match="belongs to another config"):
-        write_config(config | {"seed": 1}, str(tmp_path / "run"))
+        write_config(config | {"seed": 1}, str(begun))
 
 
 def test_a_checkpoint_that_is_not_one(trained: pathlib.Path, tmp_path: pathlib.Path, capfd) -> None:

@@ -82,7 +82,8 @@ def main(argv: list[str]) -> int:
     args.argv, overrides = argv, [*knobs, *rest]
     try:
         check_knobs(args, overrides)
-        with stdout_to_stderr() if args.json else contextlib.nullcontext():
+        others = getattr(args, "processes", 1) > 1 or getattr(args, "restarts", 0)  # print it
+        with stdout_to_stderr() if args.json and not others else contextlib.nullcontext():
             result = module(args.command).run(args, overrides)
     except (Exception, KeyboardInterrupt) as error:
         text, status = explain(error, args)

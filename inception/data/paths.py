@@ -29,7 +29,7 @@ def explained(what: str, remedy: str = "", errors: Any = OSError) -> Iterator[No
     except UserError:
         raise
     except errors as error:
-        reason = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split())[:500])
+        reason = re.sub(r"^\[Errno \d+\] ", "", " ".join(str(error).split()))
         raise UserError(
             f"{what} ({reason}): {remedy}" if remedy else f"{what}: {reason}"
         ) from error
@@ -70,12 +70,12 @@ def on_disk(path: str) -> pathlib.Path:
 
 def check_writable(path: epath.Path) -> None:
     """Raises UserError where `write_whole` would fail: a check before long work."""
-    unfinished = path.with_name(f"{path.name}.tmp")
     with explained(f"{path} cannot be written"):
         if not path.parent.is_dir():
             raise FileNotFoundError("no such folder")
         if path.is_dir():
             raise IsADirectoryError("a folder of that name is there")
+        unfinished = path.with_name(f"{path.name}.tmp")
         unfinished.write_text("")
         unfinished.unlink()
 

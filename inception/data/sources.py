@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -126,14 +126,13 @@ def synthetic(split: str, examples: int, classes: int) -> Examples:
     return Examples(names, examples, image, lambda index: f"synthetic image {index}")
 
 
-def images_below(folder: epath.Path, suffixes: Collection[str] = SUFFIXES) -> Iterator[epath.Path]:
-    """The paths of images in a folder, at any depth; names that begin with a dot are skipped."""
+def _images_below(folder: epath.Path) -> Iterator[epath.Path]:
     for path in folder.iterdir():
         if path.name.startswith("."):  # macOS leaves ._photo.jpg beside photo.jpg
             continue
         if path.is_dir():
-            yield from images_below(path, suffixes)
-        elif path.suffix.lower() in suffixes:
+            yield from _images_below(path)
+        elif path.suffix.lower() in SUFFIXES:
             yield path
 
 
@@ -159,13 +158,13 @@ def folder(path: str, split: str) -> Examples:
     if not folders:
         raise UserError(f"`path`: {root} has no class folders in it")
     fewest = 1 if splits or split == ALL else 2
-    inside = [sorted(images_below(p)) for p in folders]
+    inside = [sorted(_images_below(p)) for p in folders]
     for class_folder, found in zip(folders, inside, strict=True):
         if len(found) < fewest:
             raise UserError(
                 f"`path`: class folder {class_folder} has {'one' if found else 'no'} image "
-                f"({', '.join(sorted(SUFFIXES))}), and a split needs {fewest}: add some, or remove "
-                "it"
+                f"({', '.join(sorted(SUFFIXES))}): add some, or remove it"
+                + (", make train and val folders, or evaluate split 'all'" if found else "")
             )
     files = [file for found in inside for file in found]
     labels = np.repeat(np.arange(len(folders)), [len(found) for found in inside])

@@ -49,9 +49,8 @@ def open_store(path: str, split: str) -> sources.Examples:
     damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     with paths.explained(f"`path`={path} is damaged", "prepare it again", damage):
         with np.load(root / f"{split}.npz") as file:
-            index = dict(file)
+            offsets, labels, shapes = (file[name] for name in ("offsets", "labels", "shapes"))
         mapped = np.memmap(root / f"{split}.bin", np.uint8, "r")
-    offsets, labels, shapes = (index[name] for name in ("offsets", "labels", "shapes"))
     if len(mapped) != offsets[-1]:
         raise UserError(
             f"{where}.bin has {len(mapped)} bytes where {offsets[-1]} were written: copy or "

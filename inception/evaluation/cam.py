@@ -74,7 +74,8 @@ def draw(crop: np.ndarray, activation: np.ndarray, captions: Sequence[str]) -> I
     tiles = [crop]
     for one in activation:
         large = cv2.resize(one.astype(np.float32), (px, px), interpolation=cv2.INTER_CUBIC)
-        heat = np.interp(large, (large.min(), large.max()), (0, 255)).round().astype(np.uint8)
+        heat = (large - large.min()) / max(np.ptp(large), 1e-12) * 255  # a constant map is blue
+        heat = heat.round().astype(np.uint8)
         colored = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
         tiles.append(cv2.addWeighted(crop, 0.5, colored, 0.5, 0))
     sheet = Image.new("RGB", ((px + 4) * len(tiles) - 4, px + CAPTION_PX), "white")

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.stats
 from ml_collections import ConfigDict
 
 from inception.data import paths, pipeline, progress, sources
@@ -64,6 +63,8 @@ class Evaluation:
     def error_interval(self, k: int) -> list[float]:
         """95% interval of the error in percent, after Wilson (1927), from the count alone."""
         wrong = self.count - int(self.correct(k).sum())
+        import scipy.stats  # takes half a second, which `predict` can do without
+
         interval = scipy.stats.binomtest(wrong, self.count).proportion_ci(method="wilson")
         return [100 * interval.low, 100 * interval.high]
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -71,7 +70,13 @@ def find(paths: Sequence[str]) -> list[str]:
     found: list[str] = []
     for path in map(pathlib.Path, paths):
         if path.is_dir():
-            inside = sorted(map(str, sources.images_below(epath.Path(path), SUFFIXES)))
+            inside = sorted(
+                str(p)
+                for p in path.rglob("*")
+                if p.suffix.lower() in SUFFIXES
+                and not any(part.startswith(".") for part in p.relative_to(path).parts)
+                and p.is_file()
+            )
             if not inside:
                 kinds = ", ".join(sorted(SUFFIXES))
                 raise UserError(f"{path}: no picture in this folder ({kinds})")

@@ -13,7 +13,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception import UserError
 from inception.data import imagenet, paths
-from inception.data.paths import all_or_nothing
 from inception.formats import caffe, torchvision
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
 from inception.runtime import checkpoint, workdir
@@ -177,7 +176,8 @@ def write(
     shapes = jax.eval_shape(init).raw_variables()
     variables = to_variables(weights, shapes)
     state = first_state(variables, tx, polyak_decay=config["optim"]["polyak_decay"])
-    with all_or_nothing(output) as folder:
+    written = paths.explained(f"`output`={output} cannot be written")
+    with written, paths.all_or_nothing(output) as folder:
         workdir.write_config(config, str(folder))
         checkpoint.write_classes(str(folder), names)
         checkpoints = checkpoint.Checkpoints(str(folder))

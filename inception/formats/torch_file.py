@@ -125,5 +125,5 @@ def read(path: str) -> dict[str, np.ndarray]:
         content, storages = (_read_zip if is_zip else _read_stream)(file)
     for key, value in content.items():
         if not isinstance(value, _Tensor):
-            raise ValueError(f"its '{key}' is no tensor")
+            raise UserError(f"is no state_dict: its '{key}' is no tensor. Save model.state_dict()")
     return {str(name): _array(tensor, storages) for name, tensor in content.items()}

@@ -144,6 +144,11 @@ def check(task: Mapping[str, Any]) -> Any:
             "`on=sky` needs SkyPilot: pip install -c requirements.txt -e '.[sky]', and your "
             f"cloud's part of it, as in pip install 'skypilot[gcp]' ({error})"
         ) from error
+    except OSError as error:  # it downloads the list of accelerators
+        raise UserError(
+            f"SkyPilot cannot look up `accelerators`={task['resources']['accelerators']}: "
+            f"{_line(error)}"
+        ) from error
     except Exception as error:  # of many kinds, AssertionError among them
         raise UserError(f"SkyPilot refuses the task: {_line(error)}") from error
 

@@ -44,7 +44,8 @@ class Writer:
         self._path = paths.at(workdir) / "metrics.jsonl"
         self._writes = processes.is_main()
         self.unwritten: list[str] = []  # warnings of another process than 0
-        rows = [row for row in read_metrics(workdir) if row["step"] <= start_step]
+        rows = read_metrics(workdir) if self._writes else []
+        rows = [row for row in rows if row["step"] <= start_step]
         if self._writes:
             self._lines = [json.dumps(row) + "\n" for row in rows]
             self._replace()

@@ -234,11 +234,12 @@ class Checkpoints:
 
         def move() -> None:
             for step in map(str, damaged if processes.is_main() else ()):
-                print(f"moving checkpoint {step} to {aside}", file=sys.stderr)
-                if (aside / step).exists():
-                    (aside / step).rmtree()
-                aside.mkdir(exist_ok=True)
-                (self._directory / step).rename(aside / step)
+                print(f"checkpoint {step} was moved to {aside}", file=sys.stderr)
+                with paths.explained(f"checkpoint {step} is damaged and cannot be moved aside"):
+                    if (aside / step).exists():
+                        (aside / step).rmtree()
+                    aside.mkdir(exist_ok=True)
+                    (self._directory / step).rename(aside / step)
 
         if damaged and not self._read_only:
             processes.together(move)

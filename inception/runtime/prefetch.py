@@ -1,6 +1,8 @@
 """Work in threads beside the main one: batches read ahead of their use, programs compiled."""
 
 import collections
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -46,10 +48,28 @@ class Prefetcher(Generic[T]):
     ):
         self.starved = 0.0  # of the last item: seconds in which it was not there and no device busy
         self._poll, self._busy = poll, busy
-        self._thread = futures.ThreadPoolExecutor(1)
-        iterator = iter(items)
-        self._read = lambda: put(next(iterator))
-        self._ready = collections.deque(self._thread.submit(self._read) for _ in range(size))
+        self._wanted: queue.SimpleQueue[futures.Future[T]] = queue.SimpleQueue()
+        self._ready: collections.deque[futures.Future[T]] = collections.deque()
+        self._closed = False
+        for _ in range(size):
+            self._ask()
+        # NOTE: a daemon, unlike an executor's threads: it may hang, and the process still ends.
+        threading.Thread(target=self._read, args=(iter(items), put), daemon=True).start()
+
+    def _ask(self) -> None:
+        self._ready.append(futures.Future())
+        self._wanted.put(self._ready[-1])
+
+    def _read(self, items: Iterator[Any], put: Callable[[Any], T]) -> None:
+        failure: BaseException | None = None  # or the end, after which nothing is read
+        while (future := self._wanted.get()) and not self._closed:
+            try:
+                if failure:
+                    raise failure
+                future.set_result(put(next(items)))
+            except BaseException as error:
+                failure = error
+                future.set_exception(error)
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -63,7 +83,7 @@ class Prefetcher(Generic[T]):
             now = time.monotonic()
             self.starved += 0.0 if busy else now - before
             if there:
-                self._ready.append(self._thread.submit(self._read))
+                self._ask()
                 return item.result()
             self._poll(now - start)
 
@@ -71,4 +91,5 @@ class Prefetcher(Generic[T]):
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+        self._ask()  # wakes the thread, which ends

@@ -53,7 +53,9 @@ def initialize(
     """
     _check_arguments(coordinator_address, num_processes, process_id, timeout_s)
     address = coordinator_address or "the address that the cluster gave"
-    failure = f"process 0 did not answer at {address}, or waits for others within {timeout_s} s"
+    failure = f"not all processes of the run came to {address} within {timeout_s} s"
+    if process_id != 0:
+        failure = f"process 0 did not answer at {address} within {timeout_s} s, or waits for others"
 
     def give_up(seconds: float) -> None:  # before JAX does: it aborts, which nothing can catch
         if seconds > timeout_s:

@@ -97,7 +97,8 @@ def _check_config(config: dict[str, Any], path: epath.Path, workdir: str) -> Non
     with paths.explained(f"{path} is damaged", "choose another `workdir`", ValueError):
         written = flatten_dict(json.loads(path.read_text()), sep=".")
     given = flatten_dict(config, sep=".")
-    begun = any(any(path.parent.glob(kept)) for kept in ("metrics.jsonl", "checkpoints/*"))
+    saved = path.with_name("checkpoints")  # NOTE: etils' glob would read [x] in a folder's name
+    begun = path.with_name("metrics.jsonl").exists() or (saved.exists() and any(saved.iterdir()))
     differing = [
         f"`{knob}` is {written.get(knob)} there and {given.get(knob)} here"
         for knob in sorted(written.keys() | given.keys())

@@ -3,6 +3,7 @@
 import hashlib
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> None:
     experiment, _, _ = summary.hparams(examples, dict.fromkeys(METRICS))
     output = pathlib.Path(folder) / "hparams"
     with paths.explained(f"{folder}/hparams cannot be written"):
+        output.mkdir(parents=True, exist_ok=True)
         _write_events(output, experiment, 0)
         for row in rows:
             knobs = {n: kinds[n](v) for n, v in row["knobs"].items() if n in kinds}
@@ -73,8 +75,12 @@ def _write_events(folder: pathlib.Path, content: summary_pb2.Summary, step: int)
     old = list(folder.glob("*tfevents*"))
     if [path.name.endswith(suffix) for path in old] == [True]:
         return
-    writer = FileWriter(folder, filename_suffix=suffix)
-    writer.add_summary(content, step)
-    writer.close()
+    with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+        writer = FileWriter(unfinished, filename_suffix=suffix)
+        writer.add_summary(content, step)
+        writer.close()
+        folder.mkdir(exist_ok=True)
+        for path in pathlib.Path(unfinished).iterdir():
+            path.replace(folder / path.name)
     for path in old:
         path.unlink(missing_ok=True)

@@ -56,8 +56,7 @@ def _coded(values: Sequence[Any], *, by_rank: bool) -> tuple[BaseDistribution, S
     def key(value: Any) -> Any:
         if numeric or value is None:
             return value
-        # In figures short, and with no formula that matplotlib would set.
-        return str(value) if by_rank else str(value)[-20:].replace("$", r"\$")
+        return str(value).replace("$", r"\$")  # or matplotlib would set a formula
 
     keys = [key(value) for value in values]
     order: list[Any] = sorted({key for key in keys if key is not None})

@@ -53,8 +53,10 @@ class Show:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._live.update(table(self._rows()))
-        self._live.stop()
+        try:
+            self._live.update(table(self._rows()))
+        finally:
+            self._live.stop()
 
     def __call__(self) -> None:
         """To be called often; looks at the files every LOOK_S."""

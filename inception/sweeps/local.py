@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from inception.sweeps.search import Search  # Optuna, which a grid does without
 
 POLL_S = 0.5
+LOOK_S = 2.0  # at a point's evaluations
 
 
 def run(study: "Grid | Search", *, launch: Sequence[str], workers: int) -> None:
@@ -54,10 +55,12 @@ def run(study: "Grid | Search", *, launch: Sequence[str], workers: int) -> None:
                     command = [*launch, *point.command]
                     child = children.start(command, cores=cores, stdout=log, stderr=log)
                 running[point.number] = "running"
-                pruned = False
+                pruned, looked = False, time.monotonic()
                 while child.poll() is None:
-                    if not pruned and (pruned := study.prune(point)):
-                        child.terminate()
+                    if not pruned and time.monotonic() > looked + LOOK_S:
+                        looked = time.monotonic()
+                        if pruned := study.prune(point):
+                            child.terminate()
                     yield True
                 del running[point.number]
                 stopped = child.returncode == Interrupted.status

@@ -44,7 +44,7 @@ def _means(rows: Sequence[dict[str, Any]]) -> str:
     """A table of the finished points' top-1 over seeds, where these differ."""
     knobs = differing(rows)
     names = [name for name in knobs if name.split(".")[-1] != "seed"]
-    if not names or len(names) == len(knobs):
+    if not names or len(names) == len(knobs) or not any(map(finished, rows)):
         return ""
     alike: dict[tuple, list[dict[str, Any]]] = {}
     for row in filter(finished, rows):
@@ -85,6 +85,7 @@ def _page(folder: epath.Path, rows: Sequence[dict[str, Any]], name: str) -> str:
     css = [UNFINISHED.get(row["state"], row["state"]) for row in rows]
     for row, line in zip(rows, lines, strict=True):
         line[1] = _state(row)
+        line[-4:-2] = fixed(line[-4], 0), fixed(line[-3], 1)
         report = f"{row['number']}/report.html"
         if (folder / report).exists():
             line[0] = Cell(f'<td class="n"><a href="{report}">{row["number"]}</a></td>')

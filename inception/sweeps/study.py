@@ -198,12 +198,16 @@ def differing(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """The knobs that differ between points: {name: its values}, None where a point has none."""
     names = dict.fromkeys(name for row in rows for name in row["knobs"])
     columns = {name: [row["knobs"].get(name) for row in rows] for name in names}
-    return {name: values for name, values in columns.items() if len({*map(str, values)}) > 1}
+
+    def key(value: Any) -> Any:  # 1 is 1.0
+        return str(value) if number(value) is None else number(value)
+
+    return {name: values for name, values in columns.items() if len({*map(key, values)}) > 1}
 
 
 def left(row: dict[str, Any]) -> str:
     """The time that a running point still takes, for people; '' where that is unknown."""
-    seconds = row["seconds_left"]
+    seconds = number(row["seconds_left"])
     if seconds is None:
         return ""
     return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"

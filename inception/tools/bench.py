@@ -97,8 +97,8 @@ def _noise(config: ConfigDict, mesh: Any) -> dict[str, jax.Array]:
     return sharding.shard_batch(batch, mesh)
 
 
-def compile_step(config: ConfigDict, mesh: Any, *, training: bool) -> tuple[Any, Callable, Any]:
-    """The program of a training step or of a forward pass, what makes its state, and a batch.
+def compile_step(config: ConfigDict, mesh: Any, *, training: bool) -> tuple[Any, Callable]:
+    """The program of a training step or of a forward pass, for shapes; what makes its state.
 
     Raises:
         UserError: a batch that does not fit the devices.
@@ -114,8 +114,12 @@ def compile_step(config: ConfigDict, mesh: Any, *, training: bool) -> tuple[Any,
         init = functools.partial(model.init, jax.random.key(config.seed), x, train=False)
         step = functools.partial(eval_step, model=model, normalization=config.data.normalization)
         program = compiling.CompiledStep(step, mesh, training=False)
-    batch = _noise(config, mesh)
-    return program.lower(sharding.replicated_shapes(init, mesh), batch).compile(), init, batch
+    shape = (config.optim.batch_size, config.input_px, config.input_px, 3)
+    batch = {
+        "image": jax.ShapeDtypeStruct(shape, np.uint8),
+        "label": jax.ShapeDtypeStruct(shape[:1], np.int32),
+    }
+    return program.lower(sharding.replicated_shapes(init, mesh), batch).compile(), init
 
 
 def _begun(config: ConfigDict, mesh: Any, what: str) -> tuple[Callable[[], Any], Any, float]:
@@ -132,9 +136,9 @@ def _begun(config: ConfigDict, mesh: Any, what: str) -> tuple[Callable[[], Any],
         )
         next(batches)
         return lambda: next(batches), None, time.perf_counter() - start
-    compiled, init, batch = compile_step(config, mesh, training=what == "train")
+    compiled, init = compile_step(config, mesh, training=what == "train")
     ready_seconds = time.perf_counter() - start
-    state = compiling.compute_replicated(init, mesh)
+    state, batch = compiling.compute_replicated(init, mesh), _noise(config, mesh)
 
     def step() -> None:
         nonlocal state

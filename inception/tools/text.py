@@ -5,6 +5,12 @@ from typing import Any
 from tabulate import tabulate
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}" if value >= 100 else f"{value:.3g}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else value
+
+
 def to_text(result: dict[str, Any]) -> str:
     """A line for each value; lists of rows as tables."""
     lines = []
@@ -14,6 +20,5 @@ def to_text(result: dict[str, Any]) -> str:
         elif isinstance(value, list):
             lines += ["", f"{name}:", tabulate(value, "keys", "plain", ".3g", ",", missingval="-")]
         else:
-            number = isinstance(value, (int, float))
-            lines.append(f"{name:<26}{f'{round(value, 3):,}' if number else value}")
+            lines.append(f"{name:<26}{_shown(value)}")
     return "\n".join(lines).lstrip()

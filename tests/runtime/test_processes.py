@@ -91,7 +91,7 @@ def test_a_workdir_that_is_not_shared(tmp_path: pathlib.Path) -> None:
 def test_a_coordinator_that_is_not_there(tmp_path: pathlib.Path) -> None:
     flags = ["--num_processes=2", "--initialization_timeout=3", f"--workdir={tmp_path / 'run'}"]
     (said,) = fails([[], flags])
-    assert re.search(r"did not answer at localhost:\d+, or waits for others within 3 s", said)
+    assert re.search(r"did not answer at localhost:\d+ within 3 s, or waits for others", said)
 
 
 @pytest.mark.parametrize(
