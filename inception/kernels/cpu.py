@@ -151,22 +151,28 @@ def _gradient_of_kernel(
 ) -> jax.Array:
     """One matrix product for each row of the kernel, of its pixels side by side."""
     kh, kw, c, f = kernel.shape
-    _, h, w, _ = gradient.shape
     # Not before the gradient is there, or the compiler may gather all pixels in the forward pass.
     x, gradient = lax.optimization_barrier((x, gradient))
     around = [(before, after, 0) for before, after in ((0, 0), *padding, (0, 0))]
     x = lax.pad(x, jnp.zeros((), x.dtype), around)
+    _, h, w, _ = gradient.shape
+    gradient = gradient.reshape(-1, f)
 
     def along(x: jax.Array, axis: int, start: int, count: int) -> jax.Array:
         stride = strides[axis - 1]
         return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
 
-    # [b, padded h, padded w, c] -> [b, padded h, w, kw * c]
-    x = jnp.concatenate([along(x, 2, j, w) for j in range(kw)], -1)
+    def side_by_side(x: jax.Array) -> jax.Array:  # [b, ..., padded w, c] -> [b, ..., w, kw * c]
+        return jnp.concatenate([along(x, 2, j, w) for j in range(kw)], -1)
+
+    once = strides[0] == 1  # else it would be twice what one row of the kernel reads, or more
+    if once:
+        x = side_by_side(x)
     rows = []
     for i in range(kh):
-        row = along(x, 1, i, h).reshape(-1, kw * c)
-        rows.append(jnp.tensordot(row, gradient.reshape(-1, f), (0, 0)))
+        row = along(x, 1, i, h)
+        row = (row if once else side_by_side(row)).reshape(-1, kw * c)
+        rows.append(jnp.tensordot(row, gradient, (0, 0)))
         # One row's pixels after the other, or the compiler holds those of all.
         x, rows[-1] = lax.optimization_barrier((x, rows[-1]))
     # Once, not in every kernel of the update that reads it: less to compile.
