@@ -41,12 +41,14 @@ def submit(args: flags.Args, resources: dict[str, Any]) -> list[str] | list[int]
 
         (task,) = sky.tasks([(command, args.workdir)], dry_run=args.dry_run, **resources)
         return [] if args.dry_run else sky.submit(task)
-    from inception.launching import local, slurm
+    from inception.launching import local
 
     whole = [*local.LAUNCH, *command]
     if args.dry_run:
         print(shlex.join(whole))
         return []
+    from inception.launching import slurm
+
     name, folder = pathlib.Path(args.workdir).name, f"{args.workdir}/slurm"
     return slurm.submit([whole], folder=folder, name=name, **slurm.resources(**resources))
 
