@@ -180,7 +180,10 @@ class Predictor:
         Of several networks the mean of their maps.
         """
         source = Pictures([prediction["image"]], max_megapixels=self._max_megapixels)
-        crop = self._networks.views([1]).of(Image.fromarray(source[0][0]))
+        pixels, _ = source[0]
+        if source.rejected:
+            raise UserError(source.rejected[0])
+        crop = self._networks.views([1]).of(Image.fromarray(pixels))
         maps = [
             cam.maps(c.model, v, crop, normalization=c.data.normalization)
             for c, v in zip(self._configs, self._variables, strict=True)

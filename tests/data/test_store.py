@@ -303,6 +303,7 @@ def about_with(**changes):
         (lambda root: (root / "train.npz").unlink(), r"damaged .*train\.npz.*prepare it again"),
         (lambda root: os.truncate(root / "train.npz", 0), r"damaged .*prepare it again"),
         (lambda root: os.truncate(root / "train.npz", 99), r"damaged .*prepare it again"),
+        (lambda root: np.savez(root / "train.npz", labels=[0]), r"damaged .*prepare it again"),
     ],
 )
 def test_what_is_no_whole_store_is_named_with_the_remedy(

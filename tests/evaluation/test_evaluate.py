@@ -265,6 +265,7 @@ def test_what_does_not_go_together_is_named(runs, tmp_path, capfd) -> None:
     [
         (["--predictions={}/no/p.jsonl"], "no/p.jsonl cannot be written: no such folder"),
         (["--per_class={}"], "cannot be written: a folder of that name"),
+        (["--predictions=."], "cannot be written: a folder of that name"),
         (["--predictions={0}/x", "--per_class={0}/x"], "--predictions and --per_class are both"),
     ],
 )

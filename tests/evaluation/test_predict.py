@@ -281,6 +281,15 @@ def test_drawn_maps(runs, picture: Image.Image, tmp_path, capfd) -> None:
     assert all((a != b).any() for a, b in itertools.pairwise(tiles))
 
 
+def test_a_picture_that_went_is_not_drawn(runs, picture: Image.Image, tmp_path) -> None:
+    predictor = predict.Predictor(runs[0])
+    picture.save(tmp_path / "one.png")
+    (prediction,) = predictor([tmp_path / "one.png"])
+    (tmp_path / "one.png").unlink()
+    with pytest.raises(UserError, match=r"one\.png: No such file"):
+        predictor.draw(prediction)
+
+
 def test_heat_is_blue_where_low_and_red_where_high() -> None:
     sheet = cam.draw(np.zeros((224, 224, 3), np.uint8), np.array([[[0.0, 1.0]]]), ["x" * 99, "y"])
     left, right = (np.asarray(sheet)[100, 228 + x].astype(int) for x in (3, 220))

@@ -58,7 +58,7 @@ def test_one_of_two_killed_and_both_started_again(
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4 " + faults.compile_fast(),
     }
     launcher = subprocess.Popen(
-        [*faults.LAUNCH, *faults.TRAIN, f"--workdir={workdir}", "--processes=2", "--restarts=1"],
+        [*faults.LAUNCH, *faults.TRAIN, f"--workdir={workdir}", "--processes=2", "--restarts=1", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     while max((r["step"] for r in faults.rows(workdir, "train")), default=0) < 5:
@@ -68,7 +68,7 @@ def test_one_of_two_killed_and_both_started_again(
         ["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True
     ).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
-    _, err = launcher.communicate(timeout=400)
+    out, err = launcher.communicate(timeout=400)
     assert launcher.returncode == 0, err
     assert "process 1 was killed by SIGKILL: starting again" in err
-    assert json.loads((workdir / "result.json").read_text())["params_digest"] == digest
+    assert json.loads(out.splitlines()[-1])["params_digest"] == digest

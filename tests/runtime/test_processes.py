@@ -201,14 +201,25 @@ def test_what_blocks_is_left_as_soon_as_the_poll_says_so() -> None:
 
 
 def test_reading_ahead_keeps_order_errors_and_the_end() -> None:
-    def items():
-        yield from range(3)
-        raise UserError("a damaged one")
+    """And reads nothing after an error, which comes again."""
 
-    with prefetch.Prefetcher(items(), lambda i: 10 * i) as prefetched:
+    def items():
+        for i in range(9):
+            read.append(i)
+            yield i
+
+    def put(i: int) -> int:
+        if i == 3:
+            raise UserError("a damaged one")
+        return 10 * i
+
+    read: list[int] = []
+    with prefetch.Prefetcher(items(), put) as prefetched:
         assert [next(prefetched) for _ in range(3)] == [0, 10, 20]
-        with pytest.raises(UserError, match="a damaged one"):
-            next(prefetched)
+        for _ in range(3):
+            with pytest.raises(UserError, match="a damaged one"):
+                next(prefetched)
+    assert read == [0, 1, 2, 3]
     with prefetch.Prefetcher(range(5), lambda i: i) as prefetched:
         assert list(prefetched) == list(range(5))
 
