@@ -215,12 +215,6 @@ class GoogLeNet(nn.Module):
     # keeping it: the same gradients.
     remat: bool = False
 
-    def check_input_px(self, px: int) -> None:
-        """Raises ValueError where the heads have no room in training."""
-        if self.heads and self.head_pool == "strided" and px < SMALLEST_PX_WITH_HEADS:
-            smallest = f"the smallest is {SMALLEST_PX_WITH_HEADS}, or `heads=False`"
-            raise ValueError(f"`input_px`={px} is too small for the auxiliary heads: {smallest}")
-
     @nn.nowrap
     def layers(self) -> tuple[Callable[..., Any], ...]:
         """Conv, Inception, AuxiliaryHead and nn.Dense with this network's choices."""
@@ -262,8 +256,10 @@ class GoogLeNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, rows: jax.Array | None = None) -> Logits:
         heads = HEADS_ON[self.heads_on] if self.heads and train else ()
-        if heads:
-            self.check_input_px(min(x.shape[1:3]))
+        px = min(x.shape[1:3])
+        if heads and self.head_pool == "strided" and px < SMALLEST_PX_WITH_HEADS:
+            smallest = f"the smallest is {SMALLEST_PX_WITH_HEADS}, or `heads=False`"
+            raise ValueError(f"`input_px`={px} is too small for the auxiliary heads: {smallest}")
         conv, inception, head, dense = self.layers()
         run = functools.partial(self.run, train=train)
         pool, norm = functools.partial(ops.max_pool, stride=2), NORMS[self.norm]

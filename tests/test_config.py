@@ -23,7 +23,7 @@ from inception.config import (
     load_config,
     run_config,
 )
-from inception.data import cropping, decoding, randaugment
+from inception.data import decoding, randaugment
 from inception.knobs import KNOBS, TRUNK
 from tests import tiny
 
@@ -140,7 +140,6 @@ def test_the_table_has_the_choices_that_the_code_has() -> None:
         ("data.normalization", pixels.NORMALIZATIONS),
         ("data.interpolations", decoding.INTERPOLATIONS),
         ("data.decoder", decoding.DECODERS),
-        ("data.resize", cropping.RESIZES),
     ):
         assert KNOBS[name].allowed.choices == tuple(known), name
     assert model.TRUNK == TRUNK and randaugment.HIGHEST == 10

@@ -19,7 +19,6 @@ ATTEMPTS = 10  # at a crop that fits into the image
 # interpolation.
 UNIFORMS = 2 * ATTEMPTS + 4
 VIEWS = (1, 10, 144)  # crops of one image in the paper's Table 3
-RESIZES = ("short", "squash", "central_crop")
 BILINEAR = Image.Resampling.BILINEAR
 
 

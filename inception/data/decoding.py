@@ -1,13 +1,11 @@
 """Bytes -> pixels: decoding and resizing, exactly or fast."""
 
-import collections
 import contextlib
 import functools
 import io
 import math
 import os
 import threading
-import weakref
 from collections.abc import Iterator
 
 import cv2
@@ -203,27 +201,3 @@ def _jpeg_stream(data: bytes, max_megapixels: float) -> "nvimgcodec.CodeStream |
 
 Picture = ExactPicture | FastPicture
 DECODERS: dict[str, type[Picture]] = {"fast": FastPicture, "exact": ExactPicture}
-
-
-class _Lease:
-    """Lends memory to an array; frees it when neither the array nor a view of it is in use."""
-
-    def __init__(self, memory: np.ndarray, free: collections.deque[np.ndarray]):
-        self.__array_interface__ = memory.__array_interface__
-        weakref.finalize(self, free.append, memory)
-
-
-class RecycledImages:
-    """Arrays of one shape in recycled memory: fresh pages cost more than resizing into them."""
-
-    def __init__(self, rows: int, px: int):
-        self._shape = (rows, px, px, 3)
-        self._free: collections.deque[np.ndarray] = collections.deque()  # append, pop: atomic
-
-    def take(self) -> np.ndarray:
-        """uint8, of any content; kept as long as a reference, a view or JAX's zero-copy array."""
-        try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = np.empty(self._shape, np.uint8)
-        return np.asarray(_Lease(memory, self._free))

@@ -41,8 +41,7 @@ def training_batches(
     """This process's share of the batches start_step ... total_steps - 1.
 
     Each is a function of (config.data.seed, step) only: a resumed run sees what the unbroken one
-    would have seen, on any number of processes. The next whole image replaces a damaged one. A
-    batch's memory is recycled once the batch is no longer in use.
+    would have seen, on any number of processes. The next whole image replaces a damaged one.
 
     Yields:
         {'image': uint8 [batch_size / processes, px, px, 3], 'label': int32 [the same]}, and a
@@ -67,7 +66,7 @@ class TrainingPipeline:
         self._classes = config.model.classes
         share = self._batch_size // processes
         self._rows = slice(process * share, (process + 1) * share)
-        self._images = decoding.RecycledImages(share, config.input_px)
+        self._shape = (share, config.input_px, config.input_px, 3)
         self._decoder = decoding.DECODERS[config.data.decoder]
         self._max_megapixels = config.data.max_megapixels
         self._cropping = {knob: config.data[knob] for knob in CROPPING}
@@ -79,7 +78,7 @@ class TrainingPipeline:
         # Drawn for the global batch, so that it does not depend on the number of processes.
         rng = np.random.default_rng((self._seed, 1, step))
         uniforms = rng.random((self._batch_size, cropping.UNIFORMS))
-        images = self._images.take()
+        images = np.empty(self._shape, np.uint8)
         damaged: list[str] = []
         rows = zip(indices[self._rows].tolist(), uniforms[self._rows], images, strict=True)
         labels = [self._whole_example(index, u, image, damaged) for index, u, image in rows]

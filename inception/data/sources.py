@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -126,13 +126,14 @@ def synthetic(split: str, examples: int, classes: int) -> Examples:
     return Examples(names, examples, image, lambda index: f"synthetic image {index}")
 
 
-def _images_below(folder: epath.Path) -> Iterator[epath.Path]:
+def images_below(folder: epath.Path, suffixes: Collection[str]) -> Iterator[epath.Path]:
+    """Files of these suffixes at any depth; names that begin with a dot are passed over."""
     for path in folder.iterdir():
         if path.name.startswith("."):  # macOS leaves ._photo.jpg beside photo.jpg
             continue
         if path.is_dir():
-            yield from _images_below(path)
-        elif path.suffix.lower() in SUFFIXES:
+            yield from images_below(path, suffixes)
+        elif path.suffix.lower() in suffixes:
             yield path
 
 
@@ -158,7 +159,7 @@ def folder(path: str, split: str) -> Examples:
     if not folders:
         raise UserError(f"`path`: {root} has no class folders in it")
     fewest = 1 if splits or split == ALL else 2
-    inside = [sorted(_images_below(p)) for p in folders]
+    inside = [sorted(images_below(p, SUFFIXES)) for p in folders]
     for class_folder, found in zip(folders, inside, strict=True):
         if len(found) < fewest:
             raise UserError(

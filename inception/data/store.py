@@ -99,12 +99,7 @@ class Encoding:
 
 
 def of_each(
-    source: sources.Source,
-    make: Callable[[int], T],
-    rejected: list[str],
-    *,
-    desc: str,
-    workers: int | str = "all",
+    source: sources.Source, make: Callable[[int], T], rejected: list[str], *, desc: str
 ) -> Iterator[T]:
     """make(index) of every image, in order; of each that is damaged a line joins `rejected`."""
 
@@ -115,7 +110,7 @@ def of_each(
             return str(error)
 
     count = len(source)
-    made = pipeline.in_threads(outcome, 0, count, workers=workers, ahead=16)
+    made = pipeline.in_threads(outcome, 0, count, workers="all", ahead=16)
     for item in progress.bar(made, desc=desc, total=count, unit="image"):
         if isinstance(item, str):
             rejected.append(item)
@@ -158,12 +153,7 @@ def _probe(source: sources.Source, encoding: Encoding) -> tuple[float, float]:
 
 
 def write_store(
-    splits: Mapping[str, sources.Source],
-    folder: pathlib.Path,
-    encoding: Encoding,
-    *,
-    origin: str,
-    workers: int | str = "all",
+    splits: Mapping[str, sources.Source], folder: pathlib.Path, encoding: Encoding, *, origin: str
 ) -> dict[str, Any]:
     """Writes a smaller copy of every image of the sources; prints size, time, effect on pixels.
 
@@ -190,7 +180,7 @@ def write_store(
         make = functools.partial(encoding.stored, source)
         index = []
         with open(folder / f"{split}.bin", "wb") as file:
-            for data, label, shape in of_each(source, make, rejected, desc=split, workers=workers):
+            for data, label, shape in of_each(source, make, rejected, desc=split):
                 file.write(data)
                 index.append((len(data), label, *shape))
             os.fsync(file.fileno())

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
 from inception import UserError
-from inception.data import decoding, imagenet, sources
+from inception.data import decoding, imagenet, paths, sources
 from inception.evaluation import cam
 from inception.evaluation.evaluate import load_alike
 from inception.evaluation.networks import Networks
@@ -59,7 +60,7 @@ class Pictures:
         return str(picture) if isinstance(picture, str | pathlib.Path) else f"picture {index}"
 
 
-def find(paths: Sequence[str]) -> list[str]:
+def find(names: Sequence[str]) -> list[str]:
     """Picture files from files, folders at any depth, and lists: .txt files, a path a line.
 
     Names in folders that begin with a dot are skipped.
@@ -68,25 +69,18 @@ def find(paths: Sequence[str]) -> list[str]:
         UserError: an unreadable or empty list, a folder without pictures.
     """
     found: list[str] = []
-    for path in map(pathlib.Path, paths):
+    for path in map(pathlib.Path, names):
         if path.is_dir():
-            inside = sorted(
-                str(p)
-                for p in path.rglob("*")
-                if p.suffix.lower() in SUFFIXES
-                and not any(part.startswith(".") for part in p.relative_to(path).parts)
-                and p.is_file()
-            )
+            inside = sorted(map(str, sources.images_below(epath.Path(path), SUFFIXES)))
             if not inside:
                 kinds = ", ".join(sorted(SUFFIXES))
                 raise UserError(f"{path}: no picture in this folder ({kinds})")
             found += inside
         elif path.suffix.lower() == ".txt":
-            try:
+            what = f"{path}: cannot be read as a list of pictures"
+            with paths.explained(what, errors=(OSError, UnicodeDecodeError)):
                 lines = path.read_text(encoding="utf-8-sig").splitlines()
-                listed = [line.strip() for line in lines if line.strip()]
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{path}: cannot be read as a list of pictures: {error}") from error
+            listed = [line.strip() for line in lines if line.strip()]
             if not listed:
                 raise UserError(f"{path}: an empty list")
             found += listed

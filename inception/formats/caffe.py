@@ -11,18 +11,12 @@ from inception.model import TABLE_1
 
 FILE = ".caffemodel"
 _BRANCHES = ("1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj")
-LAYERS = {  # the names in BVLC's train_val.prototxt
-    "conv1": "conv1/7x7_s2",
-    "conv2_reduce": "conv2/3x3_reduce",
-    "conv2": "conv2/3x3",
-    **{f"{row}/{branch}": f"inception_{row}/{branch}" for row in TABLE_1 for branch in _BRANCHES},
-    "classifier": "loss3/classifier",
-    **{
-        f"head_{row}/{layer}": f"{head}/{layer}"
-        for row, head in (("4a", "loss1"), ("4d", "loss2"))
-        for layer in ("conv", "fc", "classifier")
-    },
-}
+# The names in BVLC's train_val.prototxt.
+LAYERS = {"conv1": "conv1/7x7_s2", "conv2_reduce": "conv2/3x3_reduce", "conv2": "conv2/3x3"}
+LAYERS |= {f"{row}/{name}": f"inception_{row}/{name}" for row in TABLE_1 for name in _BRANCHES}
+LAYERS["classifier"] = "loss3/classifier"
+for _row, _head in (("4a", "loss1"), ("4d", "loss2")):
+    LAYERS |= {f"head_{_row}/{name}": f"{_head}/{name}" for name in ("conv", "fc", "classifier")}
 PARTS = {"Conv_0/kernel": ":0", "Conv_0/bias": ":1", "kernel": ":0", "bias": ":1"}
 KNOBS = {"data.normalization": "mean", "data.resize": "squash", "data.resize_px": 256}
 

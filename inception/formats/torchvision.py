@@ -22,22 +22,13 @@ _BRANCHES = {
     "5x5": "branch3.1",
     "pool_proj": "branch4.1",
 }
-LAYERS = {
-    "conv1": "conv1",
-    "conv2_reduce": "conv2",
-    "conv2": "conv3",
-    **{
-        f"{row}/{ours}": f"inception{row}.{theirs}"
-        for row in TABLE_1
-        for ours, theirs in _BRANCHES.items()
-    },
-    "classifier": "fc",
-    **{
-        f"head_{row}/{ours}": f"{head}.{theirs}"
-        for row, head in (("4a", "aux1"), ("4d", "aux2"))
-        for ours, theirs in (("conv", "conv"), ("fc", "fc1"), ("classifier", "fc2"))
-    },
-}
+_HEAD = {"conv": "conv", "fc": "fc1", "classifier": "fc2"}
+LAYERS = {"conv1": "conv1", "conv2_reduce": "conv2", "conv2": "conv3"}
+for _row in TABLE_1:
+    LAYERS |= {f"{_row}/{ours}": f"inception{_row}.{name}" for ours, name in _BRANCHES.items()}
+LAYERS["classifier"] = "fc"
+for _row, _head in (("4a", "aux1"), ("4d", "aux2")):
+    LAYERS |= {f"head_{_row}/{ours}": f"{_head}.{name}" for ours, name in _HEAD.items()}
 PARTS = {
     "Conv_0/kernel": ".conv.weight",
     "BatchNorm_0/scale": ".bn.weight",

@@ -31,7 +31,11 @@ def resources(*, cluster: str = "", **flags: Any) -> dict[str, Any]:
     Raises:
         UserError: no SLURM, a wrong file, a partition that the cluster lacks.
     """
-    check()
+    if not shutil.which("sbatch"):
+        raise UserError(
+            "`on=slurm`: there is no sbatch on this machine: run it on the cluster's login node; "
+            "apt install slurm-client on one whose cluster is configured"
+        )
     found = read_profile(cluster) if cluster else {}
     found |= {key: value for key, value in flags.items() if value is not None}
     done = subprocess.run(
@@ -146,15 +150,6 @@ def parameters(
         "stderr_to_stdout": True,
         "additional_parameters": more,
     }
-
-
-def check() -> None:
-    """Raises UserError where this machine belongs to no SLURM cluster."""
-    if not shutil.which("sbatch"):
-        raise UserError(
-            "`on=slurm`: there is no sbatch on this machine: run it on the cluster's login node; "
-            "apt install slurm-client on one whose cluster is configured"
-        )
 
 
 def _reason(text: str) -> str:

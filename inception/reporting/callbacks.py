@@ -44,7 +44,7 @@ class EvaluateAndSave(Callback):
     newest: Any = None  # the Evaluation
 
     def _evaluates(self, step: int) -> bool:
-        new = step > 0 and not self.writer.is_evaluated(step)
+        new = step > 0 and step not in self.writer.evaluated
         return step == self.steps.total or (new and self.steps.due(step, self.eval_epochs))
 
     def due(self, step: int) -> bool:
@@ -69,7 +69,7 @@ class EvaluateAndSave(Callback):
                 self.checkpoints.save(step, state)
             raise
         epoch, found = step / self.steps.per_epoch, self.newest.metrics()
-        if not self.writer.is_evaluated(step):
+        if step not in self.writer.evaluated:
             self.writer.write("eval", step, epoch=epoch, **found)
         say(
             f"step {step}, epoch {epoch:.1f}: top-1 {found['top1']:.2%}, "

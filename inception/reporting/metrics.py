@@ -48,23 +48,20 @@ class Writer:
         rows = [row for row in rows if row["step"] <= start_step]
         if self._writes:
             self._lines = [json.dumps(row) + "\n" for row in rows]
-            self._replace()
+            paths.write_whole(self._path, "".join(self._lines))
             self._file = None if paths.in_bucket(workdir) else self._path.open("a")
             self._uploaded = time.monotonic()
             events = str(paths.at(workdir))
             self._events = tensorboardX.SummaryWriter(events, purge_step=start_step + 1)
         notes = json.dumps([row for row in rows if row["kind"] != "train"])
         notes = json.loads(processes.gather_text(notes)[0])
-        self._evaluated = {row["step"] for row in notes if row["kind"] == "eval"}
+        self.evaluated = {row["step"] for row in notes if row["kind"] == "eval"}
         self._images = {row["images"] for row in notes if row["kind"] == "start"}
         self.damaged = {row["image"] for row in notes if row["kind"] == "damaged"}
 
-    def _replace(self) -> None:
-        paths.write_whole(self._path, "".join(self._lines))
-
     def write(self, kind: str, step: int, **values: Any) -> None:
         if kind == "eval":
-            self._evaluated.add(step)
+            self.evaluated.add(step)
         if not self._writes:
             return
         line = json.dumps({"kind": kind, "step": step, **values}) + "\n"
@@ -74,7 +71,7 @@ class Writer:
         else:
             self._lines.append(line)
             if kind != "train" or time.monotonic() - self._uploaded > UPLOAD_S:
-                self._replace()
+                paths.write_whole(self._path, "".join(self._lines))
                 self._uploaded = time.monotonic()
         for name, value in values.items():
             if isinstance(value, float):
@@ -98,17 +95,13 @@ class Writer:
                 "began: restore it, or choose another `workdir`"
             )
 
-    def is_evaluated(self, step: int) -> bool:
-        """Whether this start of the run or an earlier one has written an evaluation."""
-        return step in self._evaluated
-
     def close(self) -> None:
         if not self._writes:
             return
         if self._file:
             self._file.close()
         else:
-            self._replace()
+            paths.write_whole(self._path, "".join(self._lines))
         self._events.close()
 
 

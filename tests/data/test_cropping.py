@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from inception.data import cropping, decoding
+from inception.knobs import KNOBS
 from tests import tiny
 
 PAPER = {"area_range": (0.08, 1.0), "aspect_range": (3 / 4, 4 / 3)}
@@ -125,7 +126,7 @@ def test_the_middle_of_a_long_strip_is_seen(rng: np.random.Generator) -> None:
 @hypothesis.settings(deadline=None, max_examples=30)
 def test_views_have_their_size_whatever_the_images(width: int, height: int) -> None:
     image = Image.new("RGB", (width, height))
-    for resize in cropping.RESIZES:
+    for resize in KNOBS["data.resize"].allowed.choices:
         (view,) = all_views(image, 1, input_px=16, resize_px=17, resize=resize)
         assert view.shape == (16, 16, 3)
 

@@ -18,6 +18,7 @@ from inception.data import cropping, decoding, pipeline, sources
 from inception.evaluation import evaluate
 from inception.evaluation.evaluator import Evaluation, Evaluator, _outcomes
 from inception.evaluation.networks import Networks
+from inception.knobs import KNOBS
 from inception.model import GoogLeNet
 from inception.runtime import sharding
 from tests import tiny
@@ -68,7 +69,7 @@ def test_every_crop_count_and_the_ensemble_in_one_pass(photos: pathlib.Path) -> 
         np.testing.assert_allclose(evaluation.probabilities, -np.sort(-means, axis=1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("resize", cropping.RESIZES)
+@pytest.mark.parametrize("resize", KNOBS["data.resize"].allowed.choices)
 def test_ten_crops_with_each_way_to_resize(photos: pathlib.Path, resize: str) -> None:
     config = folder(photos, f"--config.data.resize={resize}")
     weights = tiny.variables(config, 0)

@@ -107,7 +107,7 @@ def test_a_partition_that_is_not_there(tmp_path: pathlib.Path) -> None:
 def test_no_slurm_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     with tiny.refused("no sbatch on this machine: run it on the cluster's login"):
-        slurm.check()
+        slurm.resources()
 
 
 @pytest.mark.parametrize("busy", [2, slurm.TRIES])
