@@ -39,6 +39,7 @@ TABLE_1 = {
 }
 CONV1, CONV2_REDUCE, CONV2 = 64, 64, 192  # the filters before 3a
 HEAD_ROWS = ("4a", "4d")
+POOLED = ("3b", "4e")  # a max pool follows
 TRUNK = ("conv1", "conv2_reduce", "conv2", *TABLE_1)  # all but the classifier and the heads
 HEAD_CONV, HEAD_HIDDEN = 128, 1024
 TOP_HIDDEN = 1024  # of 'fc': as many features as the average has
@@ -82,14 +83,14 @@ def scaled(filters: int, width: float) -> int:
     return max(1, round(filters * width))
 
 
-def named(name: str, operation: Callable[..., Any], x: jax.Array, **choices: Any) -> jax.Array:
-    """operation(x, **choices), under the name that `launch.py bench --profile` prints."""
+def named(name: str, operation: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """operation(x), under the name that `launch.py bench --profile` prints."""
     with jax.named_scope(name):
-        return operation(x, **choices)
+        return operation(x)
 
 
 class Conv(nn.Module):
-    """Convolution, BatchNorm if asked for, ReLU.
+    """Convolution, BatchNorm if asked for, ReLU unless it follows later.
 
     [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride), filters * width].
     """
@@ -102,6 +103,7 @@ class Conv(nn.Module):
     width: float = 1.0
     initializer: str = "he"
     dtype: str = "float32"
+    relu: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -125,36 +127,33 @@ class Conv(nn.Module):
             x = nn.BatchNorm(
                 use_running_average=not train, momentum=0.9, epsilon=1e-3, dtype=self.dtype
             )(x)
-        return ops.relu(x)
+        return ops.relu(x) if self.relu else x
 
 
 class Inception(nn.Module):
     """The Inception module, paper section 4 and figure 2: (b) with dimension reductions or
     (a) naive, where 3x3, 5x5 and the pool read the input itself and no projection follows.
 
-    [b, h, w, c] -> [b, h, w, sum of the four branches].
+    [b, h, w, c] -> [b, h, w, sum of the four branches], without the last ReLU unless `relu`.
     """
 
     filters: Filters
     conv: Callable[..., Conv]
     naive: bool = False
     conv5x5_px: int = 5
+    relu: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        f = self.filters
-
-        def reduce(filters: int, name: str) -> jax.Array:
-            return x if self.naive else self.conv(filters, 1, name=name)(x, train)
-
-        branch1x1 = self.conv(f.conv1x1, 1, name="1x1")(x, train)
-        branch3x3 = reduce(f.reduce3x3, "3x3_reduce")
-        branch3x3 = self.conv(f.conv3x3, 3, name="3x3")(branch3x3, train)
-        branch5x5 = reduce(f.reduce5x5, "5x5_reduce")
-        branch5x5 = self.conv(f.conv5x5, self.conv5x5_px, name="5x5")(branch5x5, train)
+        f, last = self.filters, functools.partial(self.conv, relu=self.relu)
+        reduce = {} if self.naive else {"3x3_reduce": f.reduce3x3, "5x5_reduce": f.reduce5x5}
+        branch1x1, *reduced = ops.side_by_side(self, x, train, {"1x1": f.conv1x1, **reduce})
+        branch3x3, branch5x5 = reduced or (x, x)
+        branch3x3 = last(f.conv3x3, 3, name="3x3")(branch3x3, train)
+        branch5x5 = last(f.conv5x5, self.conv5x5_px, name="5x5")(branch5x5, train)
         pool = ops.max_pool(x, stride=1)
         if not self.naive:
-            pool = self.conv(f.pool_proj, 1, name="pool_proj")(pool, train)
+            pool = last(f.pool_proj, 1, name="pool_proj")(pool, train)
         return jnp.concatenate([branch1x1, branch3x3, branch5x5, pool], axis=-1)
 
 
@@ -263,9 +262,10 @@ class GoogLeNet(nn.Module):
         conv, inception, head, dense = self.layers()
         run = functools.partial(self.run, train=train)
         pool, norm = functools.partial(ops.max_pool, stride=2), NORMS[self.norm]
-        # Shapes at 224 px and width 1.
-        x = run(conv(CONV1, 7, 2, name="conv1"), x)  # [b, 112, 112, 64]
-        x = named("pool1", pool, x)  # [b, 56, 56, 64]
+        # Shapes at 224 px and width 1. Before a max pool there is no ReLU but after it: the values
+        # are the same, and the gradient reads a quarter as many.
+        x = run(conv(CONV1, 7, 2, relu=False, name="conv1"), x)  # [b, 112, 112, 64]
+        x = ops.relu(named("pool1", pool, x))  # [b, 56, 56, 64]
         x = named("lrn1", norm, x)
         x = run(conv(CONV2_REDUCE, 1, name="conv2_reduce"), x)  # [b, 56, 56, 64]
         x = run(conv(CONV2, 3, name="conv2"), x)  # [b, 56, 56, 192]
@@ -273,13 +273,14 @@ class GoogLeNet(nn.Module):
         x = named("pool2", pool, x)  # [b, 28, 28, 192]
         logits = {}
         for row, filters in TABLE_1.items():
-            x = run(inception(filters, name=row), x)
+            x = run(inception(filters, relu=row not in POOLED, name=row), x)
             if row in heads:
                 logits[row] = head(name=f"head_{row}")(x, train, rows)
             if row == "3b":
-                x = named("pool3", pool, x)  # [b, 14, 14, 480]
+                x = ops.relu(named("pool3", pool, x))  # [b, 14, 14, 480]
             if row == "4e":
-                x = named("pool4", pool, x, window=self.pool4_px)  # [b, 7, 7, 832]
+                pool4 = functools.partial(pool, window=self.pool4_px)
+                x = ops.relu(named("pool4", pool4, x))  # [b, 7, 7, 832]
         if self.top == "average":
             x = x.mean(axis=(1, 2))  # [b, 1024]
         elif self.top == "fc":

@@ -4,6 +4,7 @@ Those marked `by_platform` are computed in another form where kernels/ has one o
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -72,6 +73,14 @@ def convolution(x: jax.Array, kernel: jax.Array, *args: Any, **choices: Any) -> 
 
 
 @by_platform
+def side_by_side(
+    module: Any, x: jax.Array, train: bool, filters: Mapping[str, int]
+) -> list[jax.Array]:
+    """The 1x1 convolutions `module.conv` of one input, {name: filters}."""
+    return [module.conv(n, 1, name=name)(x, train) for name, n in filters.items()]
+
+
+@by_platform
 def max_pool(x: jax.Array, *, stride: int, window: int = 3) -> jax.Array:
     """Max pool padded SAME, [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride), c].
 
@@ -130,3 +139,9 @@ class Dropout(nn.Module):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), rows)
         of_row = nn.Dropout(self.rate, deterministic=False)
         return jax.vmap(lambda row, key: of_row(row, rng=key))(x, keys)
+
+
+@by_platform
+def to_update(gradients: Any) -> Any:
+    """The gradients, as the optimizer reads them."""
+    return gradients

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from inception import optim, pixels
+from inception import ops, optim, pixels
 
 INIT, DROPOUT, COLOR, MIX = range(4)  # streams of random numbers
 
@@ -196,6 +196,7 @@ def train_step(
     )  # fmt: skip
     micro_batches = in_micro_batches(batch, accumulate, mixed=any(mixing.values()))
     grads, batch_stats, metrics = mean_gradient(loss, state, micro_batches)
+    grads = ops.to_update(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.average

@@ -17,9 +17,11 @@ import jax
 
 FORMS: dict[str, dict[str, str]] = {  # operation -> {platform: file}; elsewhere the plain form
     "convolution": {"cpu": "cpu"},
-    "max_pool": {"cpu": "cpu"},
-    "local_response_normalization": dict.fromkeys(("cpu", "gpu", "tpu"), "lean"),
-    "relu": dict.fromkeys(("cpu", "gpu", "tpu"), "lean"),
+    "max_pool": {"cpu": "cpu", "gpu": "gpu"},
+    "local_response_normalization": {"cpu": "lean", "gpu": "gpu", "tpu": "tpu"},
+    "relu": {"cpu": "lean", "gpu": "gpu", "tpu": "lean"},
+    "side_by_side": {"gpu": "gpu"},
+    "to_update": {"gpu": "gpu"},
 }
 _platform: contextvars.ContextVar[str] = contextvars.ContextVar("platform", default="")
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from inception.kernels.argmax import max_and_argmax
+
 LAYOUTS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -21,12 +23,12 @@ def max_pool(x: jax.Array, stride: int, window: int = 3) -> jax.Array:
     framework's forward pass is the faster one, where no gradient needs the argmax.
     """
     if stride == 1:
-        return _max_and_argmax(x, stride, window)[0]
+        return max_and_argmax(x, stride, window)[0]
     return nn.max_pool(x, (window, window), (stride, stride), "SAME")
 
 
 def _max_pool_forward(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, Any]:
-    maxima, argmax = _max_and_argmax(x, stride, window)
+    maxima, argmax = max_and_argmax(x, stride, window)
     return maxima, (argmax, jnp.zeros((0, *x.shape[1:3]), x.dtype))  # which carries the size
 
 
@@ -37,28 +39,6 @@ def _max_pool_backward(stride: int, window: int, saved: Any, gradient: jax.Array
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def _max_and_argmax(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, jax.Array]:
-    """The maxima, and which value of its window each of them is, int8, row by row."""
-    b, h, w, c = x.shape
-    out_h, out_w = -(-h // stride), -(-w // stride)
-    around = lax.padtype_to_pads((h, w), (window, window), (stride, stride), "SAME")
-    padding = [(before, after, 0) for before, after in ((0, 0), *around, (0, 0))]
-    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), padding)
-
-    def view(offset: int) -> jax.Array:
-        i, j = divmod(offset, window)
-        stop = (b, i + (out_h - 1) * stride + 1, j + (out_w - 1) * stride + 1, c)
-        return lax.slice(padded, (0, i, j, 0), stop, (1, stride, stride, 1))
-
-    maxima = view(0)
-    argmax = jnp.zeros(maxima.shape, jnp.int8)
-    for offset in range(1, window**2):
-        candidate = view(offset)
-        argmax = jnp.where(candidate > maxima, jnp.int8(offset), argmax)
-        maxima = jnp.maximum(maxima, candidate)
-    return maxima, argmax
 
 
 def _to_argmax(

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from inception import kernels, ops
+from inception.model import TABLE_1, Conv, Inception
+from tests import tiny
 
 LAYOUTS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
@@ -33,7 +35,7 @@ def computed(platform: str, function: Callable, *inputs: jax.Array) -> tuple[jax
 
 def test_every_form_is_tested_here() -> None:
     tested = {"max_pool", "convolution", "local_response_normalization", "relu"}
-    assert kernels.FORMS.keys() == tested
+    assert kernels.FORMS.keys() == tested | {"side_by_side", "to_update"}
 
 
 @platforms("max_pool")
@@ -113,8 +115,46 @@ def test_relu(rng: np.random.Generator, platform: str) -> None:
         np.testing.assert_array_equal(own, plain)
 
 
+@platforms("side_by_side")
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("naive", [False, True])
+def test_convolutions_of_one_input(
+    rng: np.random.Generator, batch_norm: bool, naive: bool, platform: str
+) -> None:
+    conv = functools.partial(Conv, batch_norm=batch_norm, width=0.3)
+    module = Inception(TABLE_1["4d"], conv, naive)
+    x = jnp.asarray(rng.normal(size=(3, 5, 4, 7)), jnp.float32)
+    variables = tiny.draw(jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=True)), 0)
+    params, others = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+
+    def output(params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        both = {"params": params, **others}
+        y, changed = module.apply(both, x, train=True, mutable=["batch_stats"])
+        return jnp.square(y).sum(), (y, changed)
+
+    results = []
+    for form in (platform, "any"):
+        with kernels.on(form):
+            results.append(jax.value_and_grad(output, (0, 1), has_aux=True)(params, x))
+    own, plain = results
+    assert jax.tree.structure(own) == jax.tree.structure(plain)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    jax.tree.map(close, own, plain)
+
+
+@platforms("to_update")
+def test_gradients_to_update_are_as_they_were(rng: np.random.Generator, platform: str) -> None:
+    shapes = {"kernel": (3, 3, 2, 4), "bias": (4,)}
+    gradients = {k: rng.normal(size=shape).astype("float32") for k, shape in shapes.items()}
+    with kernels.on(platform):
+        jax.tree.map(np.testing.assert_array_equal, jax.jit(ops.to_update)(gradients), gradients)
+
+
+ARRAYS = kernels.FORMS.keys() - {"side_by_side", "to_update"}
+
+
 @pytest.mark.parametrize(
-    ("operation", "platform"), [(o, p) for o, choices in kernels.FORMS.items() for p in choices]
+    ("operation", "platform"), [(o, p) for o in sorted(ARRAYS) for p in kernels.FORMS[o]]
 )
 def test_forms_keep_bfloat16(operation: str, platform: str) -> None:
     x, kernel = jnp.ones((1, 4, 4, 2), jnp.bfloat16), jnp.ones((3, 3, 2, 2), jnp.bfloat16)
@@ -137,7 +177,7 @@ def test_a_traced_function_takes_its_platform_into_any_thread() -> None:
     def lower(platform: str) -> None:
         programs.append(jax.jit(kernels.on(platform)(pool)).lower(x).as_text())
 
-    thread = threading.Thread(target=lower, args=("gpu",))
+    thread = threading.Thread(target=lower, args=("tpu",))
     thread.start()
     thread.join()
     lower("cpu")
