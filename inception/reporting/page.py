@@ -86,8 +86,8 @@ def _details(run: Run) -> str:
         "What the network sees in training": _readable(_crops, config),
         "First-layer filters": _filters(run),
         "Damaged images, skipped": markup.table(damaged, ("step", "image")) if damaged else "",
-        "Command": f"<pre>{html.escape(commands)}</pre>",
-        "Environment": markup.table(machine),
+        "Command": f"<pre>{html.escape(commands)}</pre>" if commands else "",
+        "Environment": markup.table(machine) if machine else "",
         "Config": f"<pre>{html.escape(str(ConfigDict(run.config)))}</pre>",
     }
     parts += [f"<h2>{title}</h2>{content}" for title, content in sections.items() if content]
