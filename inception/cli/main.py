@@ -28,7 +28,11 @@ COMMANDS = (
     "train", "eval", "sweep", "predict", "prepare", "convert", "export", "report", "audit",
     "bench", "plan", "knobs",
 )  # fmt: skip
-FAILED = {"predict": "rejected", "eval": "unwritten"}  # lines that make the exit status 1
+FAILED = {
+    "predict": "rejected",
+    "eval": "unwritten",
+    "plan": "too_large",
+}  # lines that make the exit status 1
 LESS_MEMORY = (
     "Give a smaller config.run.eval_batch_size; to train config.optim.accumulate=2 or more, or "
     "config.model.remat=true; to bench a smaller --batch_size"
@@ -94,7 +98,7 @@ def main(argv: list[str]) -> int:
     failed = result.get(FAILED.get(args.command, ""), ())
     if is_main_process():
         for line in failed:
-            print(f"launch.py {args.command}: {line}", file=sys.stderr)
+            print(f"launch.py {args.command}: {as_flags(line, vars(args))}", file=sys.stderr)
         if args.json:
             print(json.dumps(result))
     return 1 if failed else 0
