@@ -84,6 +84,10 @@ def main(argv: list[str]) -> int:
     own = [a for a in argv[1:] if a not in knobs]
     args, rest = parser(argv[0]).parse_known_intermixed_args(own)
     args.argv, overrides = argv, [*knobs, *rest]
+    if getattr(args, "on", "local") == "local":  # or a job would be told of this machine
+        from inception.runtime import platforms
+
+        platforms.choose()
     try:
         check_knobs(args, overrides)
         others = getattr(args, "processes", 1) > 1 or getattr(args, "restarts", 0)  # print it

@@ -1,0 +1,60 @@
+"""CPU alone, where the compilers for accelerators are installed and the accelerators are not there.
+
+JAX takes `.[compile]` for drivers: it warns that they find no device, and starts later.
+"""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+from collections.abc import Mapping
+
+GOOGLE = "0x1ae0"  # vendor on the PCI bus
+NO_TPUS = ("0x0042", "0x001f")  # of it: its virtual network card and disk
+DEVICES = ("nvidia*", "dxg", "kfd", "accel*", "vfio/[0-9]*")  # of GPUs and TPUs in /dev
+ANNOUNCED = ("TPU_", "JAX_FORCE_TPU_INIT", "CLOUD_TPU_", "MEGASCALE_", "JAX_PLATFORM", "PJRT_")
+OURS = "jax_plugins.xla_cuda"
+
+
+def choose() -> None:
+    """Sets JAX_PLATFORMS=cpu where JAX could find nothing else; to be called before JAX is imported.
+
+    NOTE: a process that the variable comes to, by a job elsewhere, would not look for its devices:
+    not to be called where one is submitted.
+    """
+    if compilers_alone() and not (announced(os.environ) or present(pathlib.Path("/"))):
+        os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def compilers_alone() -> bool:
+    """Whether CUDA's plugin or libtpu is installed, no other plugin, and no CUDA driver."""
+    plugins = {point.value for point in importlib.metadata.entry_points(group="jax_plugins")}
+    if not (plugins or importlib.util.find_spec("libtpu")):
+        return False
+    return all(value.startswith(OURS) for value in plugins) and not driver()
+
+
+def driver() -> bool:
+    """Whether CUDA's driver can be loaded, without which there is no GPU of NVIDIA's."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def announced(environment: Mapping[str, str]) -> bool:
+    """Whether the environment speaks of TPUs, or chooses a platform itself."""
+    return any(name.startswith(ANNOUNCED) for name in environment)
+
+
+def present(root: pathlib.Path) -> bool:
+    """Whether a device of a GPU or a TPU is under root/dev, or a TPU on the PCI bus in root/sys."""
+    if any(any((root / "dev").glob(pattern)) for pattern in DEVICES):
+        return True
+    for vendor in (root / "sys/bus/pci/devices").glob("*/vendor"):
+        if vendor.read_text().strip() == GOOGLE:
+            if (vendor.parent / "device").read_text().strip() not in NO_TPUS:
+                return True
+    return False
