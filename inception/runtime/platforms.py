@@ -18,7 +18,7 @@ OURS = "jax_plugins.xla_cuda"
 
 
 def choose() -> None:
-    """Sets JAX_PLATFORMS=cpu where JAX could find nothing else; to be called before JAX is imported.
+    """Sets JAX_PLATFORMS=cpu where JAX could find nothing else; to be called before its import.
 
     NOTE: a process that the variable comes to, by a job elsewhere, would not look for its devices:
     not to be called where one is submitted.
@@ -53,8 +53,8 @@ def present(root: pathlib.Path) -> bool:
     """Whether a device of a GPU or a TPU is under root/dev, or a TPU on the PCI bus in root/sys."""
     if any(any((root / "dev").glob(pattern)) for pattern in DEVICES):
         return True
-    for vendor in (root / "sys/bus/pci/devices").glob("*/vendor"):
-        if vendor.read_text().strip() == GOOGLE:
-            if (vendor.parent / "device").read_text().strip() not in NO_TPUS:
-                return True
-    return False
+    return any(
+        (device / "vendor").read_text().strip() == GOOGLE
+        and (device / "device").read_text().strip() not in NO_TPUS
+        for device in (root / "sys/bus/pci/devices").glob("*")
+    )

@@ -54,9 +54,9 @@ def estimate(parsed: Program, topology: Topology) -> dict[str, Any]:
     total = {
         key: sum(row[key] for _, row in parts) for key in ("seconds", "flops", "bytes", "kernels")
     }
-    cycles = sum(_cycles(i) * times for i, times in program.executed(parsed))
+    counted = sum(cycles(i) * times for i, times in program.executed(parsed))
     return total | {
-        "cycles": cycles or None,
+        "cycles": counted or None,
         "model": model(topology),
         "layers": _rows((names[0], row) for names, row in parts),
         "operations": _rows((names[1], row) for names, row in parts),
@@ -119,10 +119,11 @@ def _on_tpu(i: Instruction, _flops: int, topology: Topology) -> float:
         return _sending(i, topology)
     if i.opcode in _ASYNCHRONOUS:
         return 0.0
-    return _cycles(i) / topology.chip.clock_hz or i.moved_bytes / topology.chip.bandwidth
+    return cycles(i) / topology.chip.clock_hz or i.moved_bytes / topology.chip.bandwidth
 
 
-def _cycles(i: Instruction) -> int:
+def cycles(i: Instruction) -> int:
+    """What a TPU takes for an instruction, as its compiler estimates; 0 where it does not."""
     return int(i.attribute(r'"estimated_cycles":"(\d+)"') or 0)
 
 

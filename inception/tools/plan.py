@@ -127,26 +127,29 @@ def plan_for(
     text = compiled.as_text()
     if hlo:
         paths.write_output(hlo, text, flag="hlo")
-    result |= _found(compiled, text, devices)
-    rate = result["batch_size"] / result["estimated_seconds"]
+    parsed = program.parse(text)
+    found = estimate.estimate(parsed, devices)
+    rate = result["batch_size"] / found["seconds"]
     seen = images * config.optim.epochs if images and what == "train" else None
-    result |= {
+    result |= _found(compiled, parsed, found, devices.chip.memory_bytes) | {
         "images_per_second": rate,
         "hours": seen and seen / rate / 3600,
-        "epochs_a_day": rate * 86400 / images if seen else None,
+        "epochs_a_day": rate * 86400 / images if images and seen else None,
+        "model": found["model"],
+        "collectives": program.collectives(parsed),
+        "layers": found["layers"],
+        "operations": found["operations"],
     }
     if output:
         paths.write_output(output, plan_page.page(result))
     return result
 
 
-def _found(compiled: Any, text: str, devices: topology.Topology) -> dict[str, Any]:
-    """What a compiled program tells, as `plan_for` returns it."""
-    memory, parsed = compiled.memory_analysis(), program.parse(text)
-    found, peak = estimate.estimate(parsed, devices), bench.memory_bytes(compiled)
-    most, too_large = devices.chip.memory_bytes, []
-    if peak > most:
-        too_large = [_too_large(peak, most)]
+def _found(
+    compiled: Any, parsed: program.Program, found: dict[str, Any], most: int
+) -> dict[str, Any]:
+    """What a compiled program takes of a device, as `plan_for` returns it."""
+    memory, peak = compiled.memory_analysis(), bench.memory_bytes(compiled)
     # TPUs pad arrays and keep some of them on the chip: their compiler counts that itself, a loop's
     # body once.
     counted = (compiled.cost_analysis() or {}).get("bytes accessed")
@@ -155,17 +158,13 @@ def _found(compiled: Any, text: str, devices: topology.Topology) -> dict[str, An
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "memory_bytes": peak,
-        "fits": not too_large,
+        "fits": peak <= most,
+        "too_large": [_too_large(peak, most)] if peak > most else [],
         "flops": found["flops"],
         "moved_bytes": round(counted * found["bytes"] / once) if counted else found["bytes"],
         "kernels": found["kernels"],
         "cycles": found["cycles"],
         "estimated_seconds": found["seconds"],
-        "model": found["model"],
-        "too_large": too_large,
-        "collectives": program.collectives(parsed),
-        "layers": found["layers"],
-        "operations": found["operations"],
     }
 
 

@@ -29,7 +29,7 @@ def page(plan: dict[str, Any]) -> str:
         f"{plan['devices']} device(s)"
     )
     facts = [
-        [name, f"{plan[key] * factor:,.4g} {unit}"]
+        [name, f"{_number(plan[key] * factor)} {unit}"]
         for name, (key, factor, unit) in FACTS.items()
         if plan[key] is not None
     ]
@@ -42,7 +42,7 @@ def page(plan: dict[str, Any]) -> str:
         body += figures.bars(values, "ms of a step", caption)
     body += "</div>"
     for caption, rows in parts.items():
-        body += f"<h2>{caption}</h2>{markup.table([_cells(r) for r in rows], ('', *COLUMNS))}"
+        body += f"<h2>{caption}</h2>{_table(rows)}"
     if plan["collectives"]:
         sent = [list(row.values()) for row in plan["collectives"]]
         header = list(plan["collectives"][0])
@@ -50,6 +50,15 @@ def page(plan: dict[str, Any]) -> str:
     return markup.document(title, "th { text-align: right }", body)
 
 
-def _cells(row: dict[str, Any]) -> list[Any]:
-    values = (row["seconds"] * 1e3, row["share"] * 100, row["bytes"] / 1e9, row["flops"] / 1e9)
-    return [row["name"], *(f"{value:,.3f}" for value in values), row["kernels"]]
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    def cells(row: dict[str, Any]) -> list[Any]:
+        moved, flops = row["bytes"] / 1e9, row["flops"] / 1e9
+        values = (row["seconds"] * 1e3, row["share"] * 100, moved, flops)
+        return [row["name"], *(f"{value:,.3f}" for value in values), row["kernels"]]
+
+    numeric = range(1, 1 + len(COLUMNS))
+    return markup.table([cells(row) for row in rows], ("", *COLUMNS), numeric=numeric)
