@@ -48,13 +48,15 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
 
 def run_elsewhere(args: flags.Args, overrides: list[str]) -> flags.Result:
     """--topology: the program for devices that are not here."""
+    if args.images and args.what == "eval":
+        raise CommandLineError("--images is for the hours of --what=train")
     config = load_config(args.config, overrides, NETWORK)
-    from inception.tools import plan
+    from inception.tools import elsewhere
     from inception.tools.text import to_text
 
     names = ("what", "images", "hlo", "output")
-    result = plan.plan_for(config, args.topology, **flags.values(args, *names))
-    print(to_text({key: value for key, value in result.items() if value not in ([], "")}))
+    result = elsewhere.plan(config, args.topology, **flags.values(args, *names))
+    print(to_text({key: value for key, value in result.items() if value not in ([], None)}))
     if args.output and result["fits"]:
         print(f"wrote {args.output}")
     return result

@@ -23,7 +23,7 @@ COLUMNS = ("ms", "share, %", "GB", "GFLOP", "kernels")
 
 
 def page(plan: dict[str, Any]) -> str:
-    """The HTML of what `plan.plan_for` found."""
+    """The HTML of what `elsewhere.plan` found."""
     title = (
         f"{plan['what']} on {plan['topology']}: {plan['batch_size']} images on "
         f"{plan['devices']} device(s)"

@@ -116,13 +116,14 @@ def described(name: str) -> Topology:
     Raises:
         UserError: there are none of that name, or their compiler is not installed.
     """
-    kind, _, size = name.partition(":")
+    kind, colon, size = name.partition(":")
+    size = size if colon else "1"
     jax.config.update("jax_platforms", "cpu")
-    if kind in GPUS and (size or "1") in map(str, range(1, MOST_GPUS + 1)):
+    if kind in GPUS and size in map(str, range(1, MOST_GPUS + 1)):
         _check_compiler("jax-cuda13-plugin", jax.__version__)
         _check_compiler("jax-cuda13-pjrt", jax.__version__)
         devices = topologies.get_topology_desc(
-            platform="cuda", topology=f"1x1x{size or 1}", target_config=GPUS[kind].target
+            platform="cuda", topology=f"1x1x{size}", target_config=GPUS[kind].target
         ).devices
         return Topology(name, devices, GPUS[kind], NCCL_SECONDS)
     if kind in TPUS and size in SLICES[kind]:
