@@ -133,7 +133,7 @@ def test_a_program_that_a_tpu_has_no_room_for(
 
 def test_a_plan_for_these_devices(tmp_path, capfd, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole command, compiled for the tests' own eight devices as if they were a machine's."""
-    chip = topology.GPUS["h100"]._replace(memory_bytes=10**6)
+    chip = topology.GPUS["h100"]._replace(memory_bytes=10**5)
     here = topology.Topology("h100:8", jax.devices(), chip, 1e-5)
     monkeypatch.setattr(topology, "described", lambda _: here)
     files = [f"--hlo={tmp_path}/program.txt", f"--output={tmp_path}/page.html"]
