@@ -56,7 +56,8 @@ def run_elsewhere(args: flags.Args, overrides: list[str]) -> flags.Result:
 
     names = ("what", "images", "hlo", "output")
     result = elsewhere.plan(config, args.topology, **flags.values(args, *names))
-    print(to_text({key: value for key, value in result.items() if value not in ([], None)}))
+    known = {key: value for key, value in result.items() if value not in ([], None)}
+    print(to_text({key: value for key, value in known.items() if key != "too_large"}))
     if args.output and result["fits"]:
         print(f"wrote {args.output}")
     return result

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import pkgutil
 from collections.abc import Mapping
 
 GOOGLE = "0x1ae0"  # vendor on the PCI bus
@@ -29,10 +30,18 @@ def choose() -> None:
 
 def compilers_alone() -> bool:
     """Whether CUDA's plugin or libtpu is installed, no other plugin, and no CUDA driver."""
-    plugins = {point.value for point in importlib.metadata.entry_points(group="jax_plugins")}
-    if not (plugins or importlib.util.find_spec("libtpu")):
+    if not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
         return False
-    return all(value.startswith(OURS) for value in plugins) and not driver()
+    return all(name.startswith(OURS) for name in plugins()) and not driver()
+
+
+def plugins() -> set[str]:
+    """The plugins that JAX would load: modules of jax_plugins, and what packages announce."""
+    found = importlib.util.find_spec("jax_plugins")
+    folders = found.submodule_search_locations if found else ()
+    modules = {f"jax_plugins.{module.name}" for module in pkgutil.iter_modules(folders)}
+    announced = importlib.metadata.entry_points(group="jax_plugins")
+    return modules | {point.value for point in announced}
 
 
 def driver() -> bool:

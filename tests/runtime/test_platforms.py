@@ -1,9 +1,7 @@
 """When a machine is taken to have no accelerator: only where nothing speaks for one."""
 
-import importlib.metadata
 import os
 import pathlib
-import types
 
 import pytest
 
@@ -13,32 +11,40 @@ CUDA = "jax_plugins.xla_cuda13"
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """JAX's plugins as if they were installed; libtpu is not, nor CUDA's driver."""
-    plugins: list[str] = []
-
-    def points(group: str):
-        assert group == "jax_plugins"
-        return [types.SimpleNamespace(value=value) for value in plugins]
-
-    monkeypatch.setattr(importlib.metadata, "entry_points", points)
-    monkeypatch.setattr(platforms.importlib.util, "find_spec", lambda _: None)
+def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """JAX's plugins and libtpu as if they were installed; CUDA's driver is not."""
+    names: set[str] = set()
+    monkeypatch.setattr(platforms, "plugins", lambda: names - {"libtpu"})
+    monkeypatch.setattr(
+        platforms.importlib.util,
+        "find_spec",
+        lambda name: [n for n in names if n.startswith(name)] or None,
+    )
     monkeypatch.setattr(platforms, "driver", lambda: False)
-    return plugins
+    return names
 
 
-def test_compilers_alone(installed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compilers_alone(installed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert not platforms.compilers_alone()  # nothing to leave out
-    installed.append(CUDA)
+    installed.add("libtpu")
+    assert platforms.compilers_alone()
+    installed.add(CUDA)
     assert platforms.compilers_alone()
     monkeypatch.setattr(platforms, "driver", lambda: True)
     assert not platforms.compilers_alone()
     monkeypatch.setattr(platforms, "driver", lambda: False)
-    installed.append("jax_plugins.metal")  # of a device that is not looked for
+    installed.add("jax_plugins.metal")  # of a device that is not looked for
     assert not platforms.compilers_alone()
-    installed.clear()
-    monkeypatch.setattr(platforms.importlib.util, "find_spec", lambda name: name)
-    assert platforms.compilers_alone()  # libtpu
+
+
+def test_plugins_are_found_as_jax_finds_them(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jax_plugins/one").mkdir(parents=True)
+    (tmp_path / "jax_plugins/one/__init__.py").touch()
+    (tmp_path / "two.dist-info").mkdir()
+    (tmp_path / "two.dist-info/METADATA").write_text("Name: two\nVersion: 1\n")
+    (tmp_path / "two.dist-info/entry_points.txt").write_text("[jax_plugins]\nx = somewhere.two\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert platforms.plugins() >= {"jax_plugins.one", "somewhere.two"}
 
 
 @pytest.mark.parametrize(
@@ -80,9 +86,13 @@ def test_tpus_on_the_bus(vendor: str, device: str, there: bool, tmp_path: pathli
     assert platforms.present(tmp_path) == there
 
 
-def test_the_choice(installed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    installed.append(CUDA)
-    for announced, present, chosen in ((0, 0, "cpu"), (1, 0, "x"), (0, 1, "x")):
+def test_the_choice(installed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    installed.add(CUDA)
+    for announced, present, chosen in (
+        (False, False, "cpu"),
+        (True, False, "x"),
+        (False, True, "x"),
+    ):
         monkeypatch.setenv("JAX_PLATFORMS", "x")
         monkeypatch.setattr(platforms, "announced", lambda _, value=announced: value)
         monkeypatch.setattr(platforms, "present", lambda _, value=present: value)
