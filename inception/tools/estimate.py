@@ -11,7 +11,7 @@ from inception.tools.topology import Topology
 MATRIX_SHARE = 0.5  # assumed, of the peak that cuDNN reaches
 LAUNCH_SECONDS = 2e-6  # assumed, of a kernel
 # Of a step and outside of the network: by the file that the instruction was traced in.
-OUTSIDE = (
+PARTS = (
     ("input", r"pixels\.py"),
     ("loss", r"/optax/losses/"),
     ("optimizer", r"optim\.py|/optax/"),
@@ -47,7 +47,11 @@ def estimate(parsed: Program, topology: Topology) -> dict[str, Any]:
     seconds_of = _on_gpu if topology.chip.target else _on_tpu
     parts = []
     for i, times in program.executed(parsed):
-        row = {"bytes": i.moved_bytes, "flops": program.flops(parsed, i), "kernels": 1}
+        row: dict[str, Any] = {
+            "bytes": i.moved_bytes,
+            "flops": program.flops(parsed, i),
+            "kernels": 1,
+        }
         row["seconds"] = seconds_of(i, row["flops"], topology)
         names = labels(parsed, i, row["flops"])
         parts.append((names, {key: times * value for key, value in row.items()}))
@@ -95,7 +99,7 @@ def labels(parsed: Program, i: Instruction, flops: int) -> tuple[str, str]:
     of = next((part for part in named if part.path and not _IN_NO_LAYER.search(part.path)), None)
     layer, where = program.layer(of.path if of else "", set()), parsed.traced_in(of or i)
     if layer == program.OUTSIDE:
-        layer = next(name for name, pattern in OUTSIDE if re.search(pattern, where))
+        layer = next(name for name, pattern in PARTS if re.search(pattern, where))
         return layer, layer
     if flops:
         convolves = any("dim_labels" in part.attributes for part in inside)

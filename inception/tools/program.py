@@ -125,7 +125,9 @@ def bytes_of(shape: str) -> int:
     return total
 
 
-def executed(program: Program, computation: str = "", times: int = 1) -> Iterator[tuple]:
+def executed(
+    program: Program, computation: str = "", times: int = 1
+) -> Iterator[tuple[Instruction, int]]:
     """(instruction, how often it runs) of what costs anything, in order.
 
     A loop's body runs as often as the compiler knows (once where it does not), of a conditional the
@@ -142,10 +144,8 @@ def executed(program: Program, computation: str = "", times: int = 1) -> Iterato
         elif i.opcode == "call":
             yield from executed(program, i.attribute(r"to_apply=%([\w.\-]+)"), times)
         elif i.opcode == "conditional":
-            branches = re.findall(
-                r"%([\w.\-]+)", i.attribute(r"((?:branch_computations=\{|true_computation=).*)")
-            )
-            branches = [name for name in branches if name in program.computations]
+            named = re.findall(r"%([\w.\-]+)", i.attributes.partition("), ")[2])
+            branches = [name for name in named if name in program.computations]
             yield from executed(program, max(branches, key=moves), times)
         elif i.opcode not in _FREE and not i.opcode.endswith("-done"):
             yield i, times
