@@ -28,7 +28,11 @@ COMMANDS = (
     "train", "eval", "sweep", "predict", "prepare", "convert", "export", "report", "audit",
     "bench", "plan", "knobs",
 )  # fmt: skip
-FAILED = {"predict": "rejected", "eval": "unwritten"}  # lines that make the exit status 1
+FAILED = {
+    "predict": "rejected",
+    "eval": "unwritten",
+    "plan": "too_large",
+}  # lines that make the exit status 1
 LESS_MEMORY = (
     "Give a smaller config.run.eval_batch_size; to train config.optim.accumulate=2 or more, or "
     "config.model.remat=true; to bench a smaller --batch_size"
@@ -80,6 +84,10 @@ def main(argv: list[str]) -> int:
     own = [a for a in argv[1:] if a not in knobs]
     args, rest = parser(argv[0]).parse_known_intermixed_args(own)
     args.argv, overrides = argv, [*knobs, *rest]
+    if getattr(args, "on", "local") == "local":  # or a job would be told of this machine
+        from inception.runtime import platforms
+
+        platforms.choose()
     try:
         check_knobs(args, overrides)
         others = getattr(args, "processes", 1) > 1 or getattr(args, "restarts", 0)  # print it
@@ -94,7 +102,7 @@ def main(argv: list[str]) -> int:
     failed = result.get(FAILED.get(args.command, ""), ())
     if is_main_process():
         for line in failed:
-            print(f"launch.py {args.command}: {line}", file=sys.stderr)
+            print(f"launch.py {args.command}: {as_flags(line, vars(args))}", file=sys.stderr)
         if args.json:
             print(json.dumps(result))
     return 1 if failed else 0

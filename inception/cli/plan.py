@@ -1,7 +1,7 @@
 """steps, FLOPs, memory and hours of a run, before it"""
 
 from inception.cli import flags
-from inception.config import CommandLineError, load_config
+from inception.config import NETWORK, CommandLineError, load_config
 
 
 def add_flags(parser: flags.Parser) -> None:
@@ -11,9 +11,23 @@ def add_flags(parser: flags.Parser) -> None:
     add = parser.add_mutually_exclusive_group().add_argument
     add("--images_per_second", type=flags.positive, metavar="X", help="in training, for the hours")
     add("--measure", action="store_true", help="or at this machine's rate")
+    text = "or on devices that are not here: h100:8, v5e:4x4, ...; see docs/guide.md"
+    add("--topology", metavar="NAME", help=text)
+    add = parser.add_argument_group("with --topology").add_argument
+    text = "a training step (default), or a forward pass"
+    add("--what", choices=("train", "eval"), default="train", help=text)
+    add("--hlo", default="", metavar="FILE", help="write the optimised program")
+    add("--output", default="", metavar="FILE.html", help="write a page")
 
 
 def run(args: flags.Args, overrides: list[str]) -> flags.Result:
+    if args.topology:
+        return run_elsewhere(args, overrides)
+    for name in ("hlo", "output"):
+        if getattr(args, name):
+            raise CommandLineError(f"--{name} goes with --topology")
+    if args.what == "eval":
+        raise CommandLineError("--what=eval goes with --topology")
     if args.images and not any(o.startswith("--config.data.path=") for o in overrides):
         overrides = [*overrides, "--config.data.path=none"]
     try:
@@ -29,4 +43,21 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     print(to_text(result))
     if result["hours"] is None:
         print("For the hours give --images_per_second=N, or --measure")
+    return result
+
+
+def run_elsewhere(args: flags.Args, overrides: list[str]) -> flags.Result:
+    """--topology: the program for devices that are not here."""
+    if args.images and args.what == "eval":
+        raise CommandLineError("--images is for the hours of --what=train")
+    config = load_config(args.config, overrides, NETWORK)
+    from inception.tools import elsewhere
+    from inception.tools.text import to_text
+
+    names = ("what", "images", "hlo", "output")
+    result = elsewhere.plan(config, args.topology, **flags.values(args, *names))
+    known = {key: value for key, value in result.items() if value not in ([], None)}
+    print(to_text({key: value for key, value in known.items() if key != "too_large"}))
+    if args.output and result["fits"]:
+        print(f"wrote {args.output}")
     return result

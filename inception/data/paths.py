@@ -133,9 +133,9 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
         raise
 
 
-def write_output(output: str, content: str | bytes) -> None:
+def write_output(output: str, content: str | bytes, *, flag: str = "output") -> None:
     """Writes the file that `output` names, and its folder; UserError where that fails."""
-    with explained(f"`output`={output} cannot be written"):
+    with explained(f"`{flag}`={output} cannot be written"):
         path = at(output)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)

@@ -110,6 +110,20 @@ def curves(runs: list[Run]) -> str:
     )
 
 
+def bars(rows: Sequence[tuple[str, float]], label: str, caption: str) -> str:
+    """(name, value) as a bar each, the first at the top, with its value beside it."""
+    names, values = zip(*rows, strict=True)
+
+    def draw(ax: Axes) -> None:
+        ax.bar_label(ax.barh(names, values, color="C0"), fmt="%.3g", padding=3, fontsize=8)
+        ax.invert_yaxis()
+        ax.margins(x=0.12, y=0.01)
+        ax.set_xlabel(label)
+        ax.tick_params(labelsize=8)
+
+    return captioned(_svg(draw, size=(6.0, 0.8 + 0.19 * len(rows))), caption)
+
+
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
     """Counts [true, guessed], of as many names as there are, as a heat map with numbers."""
     from sklearn.metrics import ConfusionMatrixDisplay  # takes a second

@@ -1,6 +1,6 @@
 """The mesh of devices, and how arrays lie on it: the only file that says sharding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +11,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from inception import UserError
 
 
-def make_mesh() -> Mesh:
+def make_mesh(described: Sequence[Any] = ()) -> Mesh:
     """All devices of all processes on one axis, 'data', in the order of the processes.
+
+    Or `described` devices, that are not here: to compile for, not to run on.
 
     NOTE: the axis is Auto. JAX's default, Explicit, breaks Linen's Dropout. jax.make_mesh may
     order the devices of a TPU pod another way: then a process's rows would lie apart.
@@ -20,12 +22,12 @@ def make_mesh() -> Mesh:
     Raises:
         UserError: processes with different numbers of devices.
     """
-    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    devices = sorted(described or jax.devices(), key=lambda d: (d.process_index, d.id))
     counts = np.bincount([d.process_index for d in devices])
     if len(set(counts)) > 1:
         raise UserError(f"processes with different numbers of devices: {counts.tolist()}")
     mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
-    if len(counts) > 1:
+    if len(counts) > 1 and not described:
         # CPU devices must join a collective within 30 s of each other, but only the first time:
         # now that all are here, and not when one has compiled sooner than another.
         ones = shard_batch({"": np.ones(counts[0], np.float32)}, mesh)[""]

@@ -1,9 +1,8 @@
 """Where the time of a step goes, layer by layer: `launch.py bench --profile`."""
 
 import collections
-import math
+import itertools
 import pathlib
-import re
 import tempfile
 import timeit
 from collections.abc import Callable, Sequence
@@ -15,14 +14,11 @@ import numpy as np
 
 from inception import UserError
 from inception.model import GoogLeNet, frozen_modules
-from inception.tools import audit
+from inception.tools import audit, program
 
 STEPS = 3
 PRODUCT = 2048  # rows and columns of the matrices whose product is the machine's rate
 COPY_BYTES = 2**28
-BETWEEN = "between layers"  # what the compiler gave no name, copies mostly
-OUTSIDE = "input, loss, optimizer"
-_CONTAINERS = {"while", "conditional", "call"}  # their time is that of what they hold
 
 
 def measure(
@@ -106,41 +102,12 @@ def macs(model: GoogLeNet, input_px: int, *, train: bool) -> dict[str, int]:
 
 def _instructions(hlo: str, layers: set[str]) -> dict[str, tuple[str, int]]:
     """Of every instruction in a program's text: the layer it is of, and the bytes it moves."""
-    line = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.+?) ([\w\-]+)\((.*)$", re.MULTILINE)
-    sizes: dict[str, int] = {}
-    found = {}
-    for name, shape, kind, rest in line.findall(hlo):
-        sizes[name] = _bytes(shape)
-        if kind not in _CONTAINERS:
-            operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
-            path = re.search(r'op_name="([^"]*)"', rest)
-            moves = sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
-            found[name] = _layer(path[1] if path else "", layers), moves
-    return found
-
-
-def _bytes(shape: str) -> int:
-    """Of 'f32[32,7,7,64]{3,2,1,0}', or of a tuple of such."""
-    total = 0
-    for dtype, sides in re.findall(r"(\w+)\[([\d,]*)\]", shape):
-        bits = int(found[0]) if (found := re.search(r"\d+", dtype)) else 8  # pred
-        total += math.prod(int(n) for n in sides.split(",") if n) * bits // 8
-    return total
-
-
-def _layer(path: str, layers: set[str]) -> str:
-    """'jit(f)/transpose(jvp(GoogLeNet))/3a/1x1/Conv_0/dot_general' -> '3a/1x1'."""
-    if not path:
-        return BETWEEN
-    _, network, inside = path.partition("GoogLeNet")
-    if not network:
-        return OUTSIDE
-    # jax.checkpoint has names of its own on the way.
-    parts = [p for p in inside.split("/")[1:] if "checkpoint" not in p and "remat" not in p]
-    name = "/".join(parts[:2])
-    if name in layers:
-        return name
-    return parts[0] if len(parts) > 1 else "GoogLeNet"
+    computations = program.parse(hlo).computations.values()
+    return {
+        i.name: (program.layer(i.path, layers), i.moved_bytes)
+        for i in itertools.chain.from_iterable(computations)
+        if i.opcode not in program.CONTAINERS
+    }
 
 
 def _spans(step: Callable[[], Any]) -> list[tuple[str, float, float]]:

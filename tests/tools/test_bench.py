@@ -45,24 +45,6 @@ def test_a_profile_of_the_input_is_refused(capfd: pytest.CaptureFixture) -> None
     assert "has no layers" in capfd.readouterr().err
 
 
-def test_the_layer_and_the_bytes_of_an_instruction() -> None:
-    hlo = """
-  %x = f32[2,3]{1,0} parameter(0)
-  %y = bf16[4]{0} fusion(%x, %x), kind=kLoop, calls=%c, metadata={op_name="jit(f)/while/body/transpose(jvp(GoogLeNet))/3a/1x1/Conv_0/dot"}
-  %z = (f32[], pred[8]{0}) fusion(%y), kind=kLoop, calls=%d, metadata={op_name="jit(f)/GoogLeNet/pool1/max"}
-  %v = f32[]{0} add(%y, %y), metadata={op_name="jit(f)/transpose(jvp(GoogLeNet))/checkpoint/3a/rematted_computation/1x1/Conv_0/dot"}
-  ROOT %w = f32[2]{0} add(%z, %z), metadata={op_name="jit(f)/add"}
-"""
-    found = profiler._instructions(hlo, {"3a/1x1"})
-    assert found == {
-        "x": (profiler.BETWEEN, 24),
-        "y": ("3a/1x1", 8 + 24 + 24),
-        "z": ("pool1", 4 + 8 + 8),
-        "v": ("3a/1x1", 4 + 8 + 8),
-        "w": (profiler.OUTSIDE, 8 + 12 + 12),
-    }
-
-
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), max_size=20))
 def test_operations_at_once_share_the_time(spans: list[tuple[int, int]]) -> None:
     parts = profiler._parts([(begin, begin + length) for begin, length in spans])
