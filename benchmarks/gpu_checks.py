@@ -22,7 +22,10 @@ def correctness(sizes: Any, tell: Callable, _scratch: pathlib.Path) -> list[str]
     import jax
 
     jax.config.update("jax_default_matmul_precision", "highest")
-    return [*_forms(tell), *_step(sizes, tell), *_evaluation(sizes, tell)]
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:  # compiling takes a core each
+        checks = (_forms, _step, _evaluation)
+        found = threads.map(lambda check: check(sizes, tell), checks)
+    return [line for lines in found for line in lines]
 
 
 def _apart(found: Any, expected: Any) -> float:
@@ -78,7 +81,7 @@ def _form_apart(
     return values, max(gradients)
 
 
-def _forms(tell: Callable) -> list[str]:
+def _forms(_sizes: Any, tell: Callable) -> list[str]:
     """Each form of this platform against the plain one."""
     import jax
 
@@ -118,7 +121,7 @@ def _step(sizes: Any, tell: Callable) -> list[str]:
 
     kinds = [(place, dtype) for dtype in ("float32", "bfloat16") for place in ("CPU", "device")]
     places = {"CPU": jax.devices("cpu")[0], "device": jax.devices()[0]}
-    with concurrent.futures.ThreadPoolExecutor(4) as threads:  # compiling takes a core each
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
         futures = [begun(places[place], dtype) for place, dtype in kinds]
     results = [future.result() for future in futures]
     paths = [path for path in results[0] if path != "loss"]

@@ -49,7 +49,10 @@ def environment(_sizes: Any, tell: Callable, _scratch: pathlib.Path) -> list[str
 
 
 def rates(sizes: Any, tell: Callable, scratch: pathlib.Path) -> list[str]:
-    """Training and evaluation in images/s, beside torchvision's network, in turns."""
+    """Training and evaluation in images/s, beside torchvision's network, in turns.
+
+    Programs are compiled several at once, so that each is tuned while others are.
+    """
     names, wrong = ["ours", "torchvision"], []
     if not importlib.util.find_spec("torchvision"):
         names = ["ours"]
@@ -100,7 +103,7 @@ def _power(side: step.Side, steps: int) -> dict[str, float]:
         return {}
     read = []
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        running = thread.submit(side.ask, steps=3 * steps)  # watts are means over a second
+        running = thread.submit(side.ask, steps=4 * steps)  # watts are means over a second
         while not running.done():
             read.append(smi("power.draw", "clocks.sm"))
     try:
