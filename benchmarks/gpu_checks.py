@@ -135,7 +135,10 @@ def _step(sizes: Any, tell: Callable) -> list[str]:
         row |= {"gradient": _apart(whole, expected), "median": statistics.median(apart.values())}
         worst = max(apart, key=apart.__getitem__)
         rows.append(row | {"worst": apart[worst], "of": worst.removeprefix("velocity/")})
-    tell("A step's relative difference from the CPU's in float32; of a parameter's gradient", *rows)
+    tell(
+        "Relative difference of a step from the CPU's in float32; median, worst: of parameters",
+        *rows,
+    )
     _, exact, cpu, half = rows
     wrong = []
     if not (exact["loss"] < 1e-4 and exact["gradient"] < 1e-3 and exact["worst"] < 0.01):
