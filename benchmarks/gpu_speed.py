@@ -152,8 +152,9 @@ def layers(sizes: Any, tell: Callable, _scratch: pathlib.Path) -> list[str]:
     rows = []
     for name in dict.fromkeys([*measured, *expected]):
         ms, other = (1e3 * times.get(name, 0.0) for times in (measured, expected))
-        rows.append({"layer": name, "measured ms": ms, "share": ms / 1e3 / sum(measured.values())})
-        rows[-1] |= {"predicted ms": other, "measured/predicted": ms / other if other else None}
+        rows.append({"layer": name, "measured ms": ms, "share %": ms / 10 / sum(measured.values())})
+        if other:
+            rows[-1] |= {"predicted ms": other, "measured/predicted": ms / other}
     tell("By layer", *rows)
     return []
 
