@@ -53,7 +53,12 @@ class Side:
             env={**os.environ, **env},
         )
         self.name = name
+        self.ready: dict[str, Any] = {}
+
+    def wait(self) -> "Side":
+        """Until it has taken its first steps; itself."""
         self.ready = self._answer()
+        return self
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout
@@ -139,23 +144,30 @@ def judged(ratio: float, targets: tuple[float, float] | None) -> str:
 
 
 def measure(what: str, dtype: str, batch_size: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Times of every side in turn, and their memory."""
-    sides = [Side(name, what, dtype, batch_size, args) for name in args.sides.split(",")]
+    """`turns` of the sides, started one after the other."""
+    names = args.sides.split(",")
+    sides = [Side(name, what, dtype, batch_size, args).wait() for name in names]
+    result = turns(sides, args)
+    for s in sides:
+        s.close()
+    return result
+
+
+def turns(sides: list[Side], args: argparse.Namespace) -> dict[str, Any]:
+    """Times of every side in turn, and their memory; leaves them running."""
     steps = max(1, round(args.seconds / min(s.ready["seconds"] for s in sides)))
     times = {s.name: np.empty((2, args.rounds)) for s in sides}  # wall, processor
     for i in range(args.rounds):
         for s in sides[i % len(sides) :] + sides[: i % len(sides)]:
             times[s.name][:, i] = s.ask(steps=steps)["seconds"]
-    result = {
+    return {
         "times": times,
+        "steps": steps,
         "memory": {s.name: s.ask(memory=1) for s in sides},
         "product": max(s.ask(product=2048)["flops_per_second"] for s in sides),
         **{key: sides[0].ready[key] for key in ("device", "platform")},
         "first_step": {s.name: s.ready["first_step_seconds"] for s in sides},
     }
-    for s in sides:
-        s.close()
-    return result
 
 
 def report(what: str, dtype: str, batch_size: int, macs: int, found: dict[str, Any]) -> None:
@@ -208,7 +220,7 @@ def compile_times(dtype: str, batch_size: int, args: argparse.Namespace) -> None
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         for name, targets in zip(("cold", "cached"), COMPILE_TARGETS, strict=True):
-            side = Side("ours", "train", dtype, batch_size, args, **env)
+            side = Side("ours", "train", dtype, batch_size, args, **env).wait()
             seconds, first = (side.ready[f"{key}_seconds"] for key in ("compile", "first_step"))
             side.close()
             print(

@@ -107,11 +107,19 @@ class Ours:
                 self.state = out[0]
         self.jax.block_until_ready(out)
 
-    def computed(self) -> dict[str, np.ndarray]:
-        """Of one step: losses, logits, and the velocity by path, 'gradient + decay * weight'."""
+    def stepped(self) -> dict[str, np.ndarray]:
+        """Of one step: the loss, and the velocity by path, 'gradient + decay * weight'."""
         import optax
         from flax import traverse_util
 
+        self.state, metrics = self.function(self.state, self.batch)
+        trace = optax.tree_utils.tree_get(self.state.opt_state, "trace")
+        velocity = traverse_util.flatten_dict(trace, sep="/")
+        found = {f"velocity/{path}": np.asarray(values) for path, values in velocity.items()}
+        return {"loss": np.asarray(metrics["loss"]), **found}
+
+    def computed(self) -> dict[str, np.ndarray]:
+        """`stepped`, and logits, and the multiply-adds of an image."""
         from inception import pixels
         from inception.tools import audit
 
@@ -122,11 +130,7 @@ class Ours:
         logits = apply(variables, images, train=True, rngs=key)
         found = {f"logits/{head}": np.asarray(values) for head, values in logits.items()}
         found["logits/eval"] = np.asarray(apply(variables, images, train=False)["main"])
-        self.state, metrics = self.function(self.state, self.batch)
-        found["loss"] = np.asarray(metrics["loss"])
-        trace = optax.tree_utils.tree_get(self.state.opt_state, "trace")
-        velocity = traverse_util.flatten_dict(trace, sep="/")
-        found |= {f"velocity/{path}": np.asarray(values) for path, values in velocity.items()}
+        found |= self.stepped()
         macs = audit.layer_macs(*audit.trace(self.model, (1, *images.shape[1:])))
         found["macs"] = np.asarray(sum(macs.values()))
         return found

@@ -1,11 +1,16 @@
-"""What benchmarks/step_sides.py times beside PyTorch's is the network that PyTorch computed."""
+"""What benchmarks/step_sides.py times beside PyTorch's is the network that PyTorch computed; gpu.py."""
 
 import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
-from benchmarks import step_sides
+from benchmarks import gpu, step_sides
 from tests import record_plain_torch as recorded
 
 
@@ -20,3 +25,24 @@ def test_plain_v1_computes_what_pytorch_computed() -> None:
         scale = np.abs(values).max()
         tolerance = 1e-3 if "logits" in name or name == "loss" else 1e-2
         np.testing.assert_allclose(got[name], values, atol=tolerance * scale, rtol=0, err_msg=name)
+
+
+def test_a_step_on_a_gpu_ends_in_time_and_is_reported(tmp_path: pathlib.Path) -> None:
+    steps: dict[str, Any] = {}
+    gpu.run_step("correctness", 0.0, True, steps, tmp_path)
+    assert steps["correctness"]["failed"].startswith("cut off after")
+    assert "**Failed**: cut off" in (tmp_path / "gpu.md").read_text()
+
+
+def test_packed_wheels_are_of_the_pinned_set() -> None:
+    pins = (gpu.ROOT / "requirements.txt").read_text().splitlines()
+    assert set(gpu.PACKED) <= {line.split("==")[0] for line in pins}
+
+
+@pytest.mark.slow
+def test_what_is_checked_on_a_gpu_is_checked_on_a_cpu(tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "benchmarks/gpu.py", "--small", f"--output={tmp_path}"]
+    run = subprocess.run([*command, "--steps=environment,correctness"], cwd=gpu.ROOT)
+    steps = json.loads((tmp_path / "gpu.json").read_text())
+    assert run.returncode == 0, steps
+    assert [len(step["tables"]) for step in steps.values()] == [1, 3]
