@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import gpu, step_sides
+from benchmarks import accelerators, gpu, step_sides
 from tests import record_plain_torch as recorded
+from tests.tools import test_program
 
 
 def test_plain_v1_computes_what_pytorch_computed() -> None:
@@ -46,3 +47,13 @@ def test_what_is_checked_on_a_gpu_is_checked_on_a_cpu(tmp_path: pathlib.Path) ->
     steps = json.loads((tmp_path / "gpu.json").read_text())
     assert run.returncode == 0, steps
     assert [len(step["tables"]) for step in steps.values()] == [1, 3]
+
+
+def test_the_table_of_two_checkouts() -> None:
+    row = accelerators.ROWS["8_h100_train"]
+    found = {"temporary": 2e9, "accessed": None}
+    own = accelerators.quantities(row, test_program.GPU, found)
+    assert (own["instructions"], own["convolutions of cuDNN"], own["all-reduce f32"]) == (9, 3, 1)
+    lines = accelerators.compare("x", own, own | {"temporary memory, GB": 4.0})
+    assert ["x", "temporary memory, GB", 2.0, 4.0, 0.5] in lines
+    assert accelerators.compare("x", own, {})[1] == ["x", "temporary memory, GB", 2.0]

@@ -8,7 +8,7 @@ Each command is a module of this folder, inception/cli/COMMAND.py, whose docstri
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -85,9 +85,7 @@ def main(argv: list[str]) -> int:
     args, rest = parser(argv[0]).parse_known_intermixed_args(own)
     args.argv, overrides = argv, [*knobs, *rest]
     if getattr(args, "on", "local") == "local":  # or a job would be told of this machine
-        from inception.runtime import platforms
-
-        platforms.choose()
+        choose_platforms()
     try:
         check_knobs(args, overrides)
         others = getattr(args, "processes", 1) > 1 or getattr(args, "restarts", 0)  # print it
@@ -106,6 +104,14 @@ def main(argv: list[str]) -> int:
         if args.json:
             print(json.dumps(result))
     return 1 if failed else 0
+
+
+def choose_platforms() -> None:
+    """Before JAX is imported: CPU alone, where all that it would find are compilers."""
+    if any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
+        from inception.runtime import platforms
+
+        platforms.choose()
 
 
 def check_knobs(args: argparse.Namespace, overrides: Sequence[str]) -> None:

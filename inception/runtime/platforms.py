@@ -29,9 +29,7 @@ def choose() -> None:
 
 
 def compilers_alone() -> bool:
-    """Whether CUDA's plugin or libtpu is installed, no other plugin, and no CUDA driver."""
-    if not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
-        return False
+    """Whether JAX would find no plugin but CUDA's, and no driver for it."""
     return all(name.startswith(OURS) for name in plugins()) and not driver()
 
 
