@@ -34,6 +34,9 @@ def _apart(found: Any, expected: Any) -> float:
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
 
 
+OF_A_STEP = {"side_by_side", "to_update"}  # forms that `_step` compares
+
+
 def _cases() -> dict[str, list[tuple[Any, ...]]]:
     """operation -> functions, each with the shapes of its inputs, odd ones."""
     from inception import ops
@@ -88,7 +91,8 @@ def _forms(_sizes: Any, tell: Callable) -> list[str]:
     from inception import kernels
 
     here, cases, rows, wrong = jax.default_backend(), _cases(), [], []
-    for operation in [name for name, forms in kernels.FORMS.items() if here in forms]:
+    own = {name for name, forms in kernels.FORMS.items() if here in forms}
+    for operation in sorted(own - OF_A_STEP):
         if operation not in cases:
             wrong.append(f"{operation} has no case in {pathlib.Path(__file__).name}")
         for dtype, most in (("float32", 1e-5), ("bfloat16", 0.02)):
