@@ -18,6 +18,7 @@ temporary folder.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -153,7 +154,8 @@ def run_step(
 
         def end() -> None:
             cut.set()
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.killpg(process.pid, signal.SIGKILL)
 
         timer = threading.Timer(max(1.0, seconds), end)
         timer.start()

@@ -1,6 +1,7 @@
 """gpu.py's steps about the machine and about speed; gpu_checks.py says what a step is."""
 
 import argparse
+import collections
 import concurrent.futures
 import importlib.metadata
 import importlib.util
@@ -128,9 +129,11 @@ def _base(sizes: Any) -> tuple[str, ...]:
 
 
 def predicted(sizes: Any) -> dict[str, float]:
-    """Seconds by layer that `plan` expects of such a device; {} where it has no --topology."""
+    """Seconds by module that `plan` expects of such a device; {} of one that it does not know."""
     device = "".join(smi("name")).lower()
-    name = next((n for n in ("h200", "b200", "a100") if n in device), "h100")
+    name = next((n for n in ("h100", "h200", "b200", "a100") if n in device), "")
+    if not name:
+        return {}
     size = f"--config.optim.batch_size={sizes.batch}"
     argv = ["plan", *_base(sizes), size, f"--topology={name}", "--what=train", "--images=1281167"]
     try:
@@ -141,21 +144,28 @@ def predicted(sizes: Any) -> dict[str, float]:
 
 
 def layers(sizes: Any, tell: Callable, _scratch: pathlib.Path) -> list[str]:
-    """Measured time by layer of a training step, beside the predicted one."""
+    """Measured time by module of a training step, beside the predicted one."""
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         prediction = thread.submit(predicted, sizes)  # compiles meanwhile
         found = _launch("bench", *_base(sizes), f"--batch_size={sizes.batch}", "--profile")
-        measured = {row["name"]: row["seconds"] for row in found["profile"]["rows"]}
-        expected = prediction.result()
+        measured: collections.Counter[str] = collections.Counter()
+        for row in found["profile"]["rows"]:
+            measured[row["name"].split("/")[0]] += row["seconds"]
+        expected = collections.Counter(prediction.result())
+    outside = ("input", "loss", "optimizer")  # which a profile cannot tell apart
+    if expected:
+        expected["input, loss, optimizer"] = sum(expected.pop(name, 0.0) for name in outside)
     row = {"batch": sizes.batch, "measured ms": 1e3 * found["seconds_per_step"]}
     tell("A step", row | {"predicted ms": 1e3 * sum(expected.values()) or "none: see gpu.log"})
     rows = []
     for name in dict.fromkeys([*measured, *expected]):
         ms, other = (1e3 * times.get(name, 0.0) for times in (measured, expected))
-        rows.append({"layer": name, "measured ms": ms, "share %": ms / 10 / sum(measured.values())})
+        rows.append(
+            {"module": name, "measured ms": ms, "share %": ms / 10 / sum(measured.values())}
+        )
         if other:
             rows[-1] |= {"predicted ms": other, "measured/predicted": ms / other}
-    tell("By layer", *rows)
+    tell("By module", *rows)
     return []
 
 

@@ -134,7 +134,8 @@ class Inception(nn.Module):
     """The Inception module, paper section 4 and figure 2: (b) with dimension reductions or
     (a) naive, where 3x3, 5x5 and the pool read the input itself and no projection follows.
 
-    [b, h, w, c] -> [b, h, w, sum of the four branches], without the last ReLU unless `relu`.
+    [b, h, w, c] -> [b, h, w, sum of the four branches]. Without `relu` the last convolutions have
+    none: it follows a max pool.
     """
 
     filters: Filters
@@ -262,10 +263,10 @@ class GoogLeNet(nn.Module):
         conv, inception, head, dense = self.layers()
         run = functools.partial(self.run, train=train)
         pool, norm = functools.partial(ops.max_pool, stride=2), NORMS[self.norm]
-        # Shapes at 224 px and width 1. Before a max pool there is no ReLU but after it: the values
-        # are the same, and the gradient reads a quarter as many.
+        # Shapes at 224 px and width 1. ReLU follows pool1, pool3 and pool4 instead of preceding
+        # them: the values are the same, and the gradient reads a quarter as many.
         x = run(conv(CONV1, 7, 2, relu=False, name="conv1"), x)  # [b, 112, 112, 64]
-        x = ops.relu(named("pool1", pool, x))  # [b, 56, 56, 64]
+        x = named("pool1", lambda x: ops.relu(pool(x)), x)  # [b, 56, 56, 64]
         x = named("lrn1", norm, x)
         x = run(conv(CONV2_REDUCE, 1, name="conv2_reduce"), x)  # [b, 56, 56, 64]
         x = run(conv(CONV2, 3, name="conv2"), x)  # [b, 56, 56, 192]
@@ -277,10 +278,11 @@ class GoogLeNet(nn.Module):
             if row in heads:
                 logits[row] = head(name=f"head_{row}")(x, train, rows)
             if row == "3b":
-                x = ops.relu(named("pool3", pool, x))  # [b, 14, 14, 480]
+                x = named("pool3", lambda x: ops.relu(pool(x)), x)  # [b, 14, 14, 480]
             if row == "4e":
-                pool4 = functools.partial(pool, window=self.pool4_px)
-                x = ops.relu(named("pool4", pool4, x))  # [b, 7, 7, 832]
+                x = named(
+                    "pool4", lambda x: ops.relu(pool(x, window=self.pool4_px)), x
+                )  # [b, 7, 7, 832]
         if self.top == "average":
             x = x.mean(axis=(1, 2))  # [b, 1024]
         elif self.top == "fc":

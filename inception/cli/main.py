@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     own = [a for a in argv[1:] if a not in knobs]
     args, rest = parser(argv[0]).parse_known_intermixed_args(own)
     args.argv, overrides = argv, [*knobs, *rest]
-    if getattr(args, "on", "local") == "local":  # or a job would be told of this machine
+    if getattr(args, "on", "local") == "local":  # a submitted job would inherit the choice
         choose_platforms()
     try:
         check_knobs(args, overrides)
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
     failed = result.get(FAILED.get(args.command, ""), ())
     if is_main_process():
         for line in failed:
-            print(f"launch.py {args.command}: {as_flags(line, vars(args))}", file=sys.stderr)
+            print(f"launch.py {args.command}: {line}", file=sys.stderr)
         if args.json:
             print(json.dumps(result))
     return 1 if failed else 0

@@ -1,7 +1,7 @@
 """What GPUs compute in another form: what passes through their memory decides their time.
 
 What each form is worth in a training step of v1, batch 256, bfloat16, compiled for an H100:
-docs/performance.md.
+docs/accelerators.md.
 """
 
 import functools
@@ -37,7 +37,7 @@ def _max_pool_forward(x: jax.Array, stride: int, window: int) -> tuple[jax.Array
 
 def _max_pool_backward(stride: int, window: int, saved: Any, gradient: jax.Array) -> tuple:
     argmax, like = saved
-    # Written once: else the compiler computes both anew in each kernel that reads them.
+    # A barrier: otherwise each kernel that reads these arrays computes them again.
     argmax, gradient = lax.optimization_barrier((argmax, gradient))
     wide, zero = gradient.astype(jnp.float32), jnp.zeros((), jnp.float32)
     sizes = like.shape[1:]

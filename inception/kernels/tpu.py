@@ -12,6 +12,8 @@ def _sum_of_neighbours(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
     Channels lie along the lanes of a TPU's registers, and a shift along lanes is dear.
 
+    NOTE: an infinity makes every channel NaN, for 0 times infinity is NaN.
+
     Args:
         dtype: of the layer: factors of a bfloat16 layer are rounded to bfloat16.
     """

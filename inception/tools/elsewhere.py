@@ -122,5 +122,5 @@ def _too_large(needed: float, most: float) -> str:
     gigabytes = f"{needed / 1e9:.1f} GB, {(needed - most) / 1e9:.1f} GB more than a device has"
     return (
         f"the program needs {gigabytes}: fewer images a device need less, and to train "
-        "`optim.accumulate` or `model.remat`"
+        "config.optim.accumulate or config.model.remat"
     )

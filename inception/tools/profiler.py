@@ -5,7 +5,7 @@ import itertools
 import pathlib
 import tempfile
 import timeit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,17 +57,17 @@ def measure(
     spans = [span for span in _spans(step) if span[0] in instructions]
     if not spans:
         raise UserError("`profile`: JAX's profiler tells of no operation on these devices")
-    times: dict[str, float] = collections.defaultdict(float)
-    moved: dict[str, float] = collections.defaultdict(float)
+    times, moved = (collections.defaultdict[str, float](float) for _ in range(2))
     for (name, *_), part in zip(spans, _parts([span[1:] for span in spans]), strict=True):
         layer, moves = instructions[name]
         times[layer] += part / STEPS
         moved[layer] += moves / STEPS
+    work = by_row(of_layers, times)
     product, copy = _machine(model.dtype)
     rows: list[dict[str, Any]] = [
         {
             "name": name,
-            "flops": (flops := 2 * of_layers.get(name, 0) * images),
+            "flops": (flops := 2 * work[name] * images),
             "bytes": round(moved[name]),
             "seconds": times[name],
             "share": times[name] / sum(times.values()),
@@ -81,6 +81,14 @@ def measure(
         "flops_per_second": sum(row["flops"] for row in rows) / seconds,
         "rows": rows,
     }
+
+
+def by_row(of_layers: Mapping[str, int], rows: Container[str]) -> collections.Counter[str]:
+    """`macs` by row; of layers without a row, which are computed as one, in their module's."""
+    work: collections.Counter[str] = collections.Counter()
+    for layer, count in of_layers.items():
+        work[layer if layer in rows else layer.split("/")[0]] += count
+    return work
 
 
 def macs(model: GoogLeNet, input_px: int, *, train: bool) -> dict[str, int]:

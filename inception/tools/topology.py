@@ -39,7 +39,8 @@ class Topology(NamedTuple):
 
 # Memory, bandwidth, clock and the fields below: XLA's xla/backends/gpu/target_config/specs,
 # h100_sxm, h200, a100_sxm_80 and b200.txtpb. There too the peak: cores x 4 matrix units x
-# multiply-adds a cycle (A100 256, H100 512, B200 1,024) x 2 x their clock; TF32 has half.
+# multiply-adds a cycle (A100 256, H100 512, B200 1,024) x 2 x the units' clock (1.41, 1.83, 1.835
+# GHz); TF32 has half.
 # Links: NVLink of NVIDIA's data sheets, 600, 900 and 1,800 GB/s both ways together.
 _FIELDS = """
 gpu_device_info {{
@@ -118,16 +119,17 @@ def described(name: str) -> Topology:
     """
     kind, colon, size = name.partition(":")
     size = size if colon else "1"
-    jax.config.update("jax_platforms", "cpu")
     if kind in GPUS and size in map(str, range(1, MOST_GPUS + 1)):
         _check_compiler("jax-cuda13-plugin", jax.__version__)
         _check_compiler("jax-cuda13-pjrt", jax.__version__)
+        jax.config.update("jax_platforms", "cpu")
         devices = topologies.get_topology_desc(
             platform="cuda", topology=f"1x1x{size}", target_config=GPUS[kind].target
         ).devices
         return Topology(name, devices, GPUS[kind], NCCL_SECONDS)
     if kind in TPUS and size in SLICES[kind]:
         _check_compiler("libtpu", _libtpu_of_jax())
+        jax.config.update("jax_platforms", "cpu")
         for variable, value in QUIET.items():
             os.environ.setdefault(variable, value)
         one = {"chips_per_host_bounds": [1, 1, 1]} if size == "1x1" else {}

@@ -138,7 +138,7 @@ def test_convolutions_of_one_input(
             results.append(jax.value_and_grad(output, (0, 1), has_aux=True)(params, x))
     own, plain = results
     assert jax.tree.structure(own) == jax.tree.structure(plain)
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     jax.tree.map(close, own, plain)
 
 

@@ -57,3 +57,8 @@ def test_bench_names_a_batch_that_does_not_fit(capfd: pytest.CaptureFixture) -> 
     args = [f"--config={tiny.EXPERIMENT}", *tiny.OVERRIDES, "--what=train", "--batch_size=12"]
     assert launch.main(["bench", *args]) == 1
     assert "take 8 or 16" in capfd.readouterr().err
+
+
+def test_layers_computed_as_one_count_for_their_module() -> None:
+    work = profiler.by_row({"3a/1x1": 2, "3a/3x3_reduce": 3, "3a/3x3": 5}, {"3a", "3a/3x3"})
+    assert work == {"3a": 5, "3a/3x3": 5}
