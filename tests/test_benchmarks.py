@@ -40,7 +40,7 @@ def test_packed_wheels_are_of_the_pinned_set() -> None:
     assert set(gpu.PACKED) <= {line.split("==")[0] for line in pins}
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_what_is_checked_on_a_gpu_is_checked_on_a_cpu(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "benchmarks/gpu.py", "--small", f"--output={tmp_path}"]
     run = subprocess.run([*command, "--steps=environment,correctness"], cwd=gpu.ROOT)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from inception.kernels.argmax import max_and_argmax
+from inception.kernels.lean import max_and_argmax
 
 LAYOUTS = ("NHWC", "HWIO", "NHWC")
 

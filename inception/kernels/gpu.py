@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from inception.kernels.argmax import max_and_argmax
+from inception.kernels.lean import max_and_argmax
 from inception.ops import LRN_ALPHA, LRN_SIZE, energy, sum_of_neighbours, to_three_quarters
 
 
