@@ -154,6 +154,11 @@ KNOBS = {
         " The result is the same, rounding apart, but for BatchNorm: see inception/step.py.",
         AT_LEAST_1,
     ),
+    "optim.gradient_dtype": Knob(
+        "float32",
+        "In which several devices sum their gradients. bfloat16 sends half the bytes.",
+        one_of("float32", "bfloat16"),
+    ),
     "optim.epochs": Knob(90.0, "Intel's Caffe at batch 256: 68.74 / 89.06 top-1 / top-5."),
     "optim.learning_rate": Knob(
         0.01, "MindCV's at batch 256, for he; Intel's Caffe uses .04, for xavier."

@@ -67,7 +67,7 @@ NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
 # Fields that neither shape the trunk nor change what it computes in evaluation, rounding apart.
 FREE_KNOBS = frozenset((
     "heads", "heads_on", "head_pool", "dropout", "head_dropout", "initializer", "dtype",
-    "frozen_through", "remat",
+    "frozen_through", "remat", "batch_axis",
 ))  # fmt: skip
 
 Logits = dict[str, jax.Array]  # by head
@@ -103,6 +103,7 @@ class Conv(nn.Module):
     width: float = 1.0
     initializer: str = "he"
     dtype: str = "float32"
+    batch_axis: str | None = None
     relu: bool = True
 
     @nn.compact
@@ -122,11 +123,9 @@ class Conv(nn.Module):
             conv_general_dilated=ops.convolution,
         )(x)
         if self.batch_norm:
-            # The mean is over the global batch: under jit every device computes the same
-            # statistics. epsilon as in the TF-slim and torchvision networks.
-            x = nn.BatchNorm(
-                use_running_average=not train, momentum=0.9, epsilon=1e-3, dtype=self.dtype
-            )(x)
+            # The mean is over the global batch. epsilon as in the TF-slim and torchvision networks.
+            norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-3, dtype=self.dtype)
+            x = norm(use_running_average=not train, axis_name=self.batch_axis)(x)
         return ops.relu(x) if self.relu else x
 
 
@@ -214,6 +213,9 @@ class GoogLeNet(nn.Module):
     # In training the backward pass computes the inside of every module of the trunk anew instead of
     # keeping it: the same gradients.
     remat: bool = False
+    # Where each device is given its rows of the batch: the name of the mesh's axis, over which
+    # BatchNorm's statistics are averaged. No knob of a config: runs set it.
+    batch_axis: str | None = None
 
     @nn.nowrap
     def layers(self) -> tuple[Callable[..., Any], ...]:
@@ -226,6 +228,7 @@ class GoogLeNet(nn.Module):
             width=self.width,
             initializer=self.initializer,
             dtype=self.dtype,
+            batch_axis=self.batch_axis,
         )
         dense = functools.partial(
             nn.Dense, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype

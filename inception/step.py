@@ -124,7 +124,7 @@ def in_micro_batches(
 
 
 def mean_gradient(
-    loss: Callable[..., Any], state: TrainState, micro_batches: dict[str, Any]
+    loss: Callable[..., Any], params: Any, batch_stats: Any, micro_batches: dict[str, Any]
 ) -> tuple[Any, Any, dict[str, jax.Array]]:
     """(gradient of the mean loss, the next batch_stats, mean metrics), micro-batch by micro-batch.
 
@@ -140,11 +140,11 @@ def mean_gradient(
     def add(carry: Any, micro_batch: Any) -> tuple[Any, dict[str, jax.Array]]:
         total, batch_stats = carry
         gradient = jax.grad(share_of_loss, has_aux=True)
-        grads, (batch_stats, metrics) = gradient(state.params, batch_stats, micro_batch)
+        grads, (batch_stats, metrics) = gradient(params, batch_stats, micro_batch)
         return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
 
-    zeros = jax.tree.map(jnp.zeros_like, state.params)  # float32, whatever the network computes in
-    (grads, batch_stats), metrics = jax.lax.scan(add, (zeros, state.batch_stats), micro_batches)
+    zeros = jax.tree.map(jnp.zeros_like, params)  # float32, whatever the network computes in
+    (grads, batch_stats), metrics = jax.lax.scan(add, (zeros, batch_stats), micro_batches)
     return grads, batch_stats, {name: values.mean() for name, values in metrics.items()}
 
 
@@ -163,6 +163,7 @@ def train_step(
     label_smoothing: float,
     polyak_decay: float,
     accumulate: int = 1,
+    over_devices: Callable[[Callable], Callable] = lambda function: function,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of SGD, its gradient summed over `accumulate` micro-batches.
 
@@ -177,6 +178,7 @@ def train_step(
             devices divides b.
         mixing: {'mixup', 'cutmix'}, see `pixels.own_share`; above 0 each image is mixed with the
             one before it in the batch. Accuracy is then the target weight of the predicted class.
+        over_devices: see `sharding.over_devices`; the model's batch_axis belongs to it.
 
     Returns:
         The next state, and scalars: 'loss', 'grad_norm'; 'loss_HEAD' and 'top1_HEAD' for main,
@@ -195,7 +197,8 @@ def train_step(
         dropout_key=dropout_key, head_weight=head_weight, label_smoothing=label_smoothing,
     )  # fmt: skip
     micro_batches = in_micro_batches(batch, accumulate, mixed=any(mixing.values()))
-    grads, batch_stats, metrics = mean_gradient(loss, state, micro_batches)
+    gradient = over_devices(functools.partial(mean_gradient, loss))
+    grads, batch_stats, metrics = gradient(state.params, state.batch_stats, micro_batches)
     grads = ops.to_update(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -35,7 +35,7 @@ class Training(NamedTuple):
 
 def build(config: ConfigDict, mesh: Any, *, steps_per_epoch: float, total_steps: int) -> Training:
     """The network, its optimiser and its train step, as a config says."""
-    model = GoogLeNet(**config.model)
+    model = GoogLeNet(**config.model, batch_axis=sharding.batch_axis(mesh))
     schedule = optim.learning_rate_schedule(
         config.optim.schedule,
         learning_rate=config.optim.learning_rate,
@@ -75,6 +75,7 @@ def build(config: ConfigDict, mesh: Any, *, steps_per_epoch: float, total_steps:
         normalization=config.data.normalization,
         polyak_decay=config.optim.polyak_decay,
         accumulate=config.optim.accumulate,
+        over_devices=sharding.over_devices(mesh, gradient_dtype=config.optim.gradient_dtype),
         **config.loss,
     )
     compiled = compiling.CompiledStep(step, mesh, training=True)

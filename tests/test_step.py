@@ -32,17 +32,21 @@ def steps_on(
     polyak_decay: float = 0.9,
     accumulate: int = 1,
     mixing: Mapping[str, float] = types.MappingProxyType({}),
+    gradient_dtype: str = "float32",
 ):
     """State and metrics after a few steps of a tiny network on so many devices; the program."""
     mesh = jax.sharding.Mesh(
         np.asarray(jax.devices()[:devices]), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
     )
-    model = GoogLeNet(classes=5, width=0.05, norm=norm, remat=remat)
+    model = GoogLeNet(
+        classes=5, width=0.05, norm=norm, remat=remat, batch_axis=sharding.batch_axis(mesh)
+    )
     tx = optim.sgd(optax.constant_schedule(0.005), momentum=0.9, weight_decay=1e-4)
     state = sharding.replicate(tiny.state(model, tx, polyak_decay=polyak_decay), mesh)
     train = functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, mixing=mixing, normalization="symmetric",
         head_weight=0.3, label_smoothing=0.1, polyak_decay=polyak_decay, accumulate=accumulate,
+        over_devices=sharding.over_devices(mesh, gradient_dtype=gradient_dtype),
     )  # fmt: skip
     batches = []
     for i in range(count):

@@ -84,12 +84,51 @@ def jit_replicated(function: Callable, mesh: Mesh, *, options: Any = None, **mor
     return jax.jit(function, out_shardings=_along(mesh), compiler_options=options, **more)
 
 
+def batch_axis(mesh: Mesh) -> str | None:
+    """The axis whose devices share a batch; None on one device."""
+    return "data" if mesh.devices.size > 1 else None
+
+
+def over_devices(mesh: Mesh, *, gradient_dtype: str) -> Callable[[Callable], Callable]:
+    """Spreads a mean gradient over the devices: each computes that of its rows.
+
+    So the sum over devices has the dtype that was asked for. jit alone would add the gradients
+    where the network's dtype still holds, before they become float32.
+
+    Args:
+        gradient_dtype: in which the gradients are summed; the result is float32.
+
+    Returns:
+        What makes function(params, batch_stats, micro_batches) -> (gradients, batch_stats,
+        metrics) of a device's rows, micro_batches [n, rows, ...], one of all rows.
+    """
+    axis = batch_axis(mesh)
+    if axis is None:
+        return lambda function: function
+
+    def mean(gradient: jax.Array) -> jax.Array:
+        total = jax.lax.psum(gradient.astype(gradient_dtype), axis)
+        return total.astype(gradient.dtype) / mesh.devices.size
+
+    def spread(function: Callable) -> Callable:
+        def on_each(params: Any, batch_stats: Any, micro_batches: Any) -> Any:
+            grads, batch_stats, metrics = function(params, batch_stats, micro_batches)
+            return jax.tree.map(mean, grads), batch_stats, jax.lax.pmean(metrics, axis)
+
+        alike, rows = PartitionSpec(), PartitionSpec(None, axis)
+        # Unchecked: the check would add the gradients itself, in the network's dtype.
+        return jax.shard_map(
+            on_each, mesh=mesh, in_specs=(alike, alike, rows), out_specs=alike, check_vma=False
+        )
+
+    return spread
+
+
 def jit_over_batch(function: Callable, mesh: Mesh, *, donate_state: bool, options: Any) -> Any:
     """`jit_replicated` of function(state, batch), whose batch is split over the devices.
 
-    Under jit a mean over the batch is the mean over all devices: gradients and BatchNorm
-    statistics come out the same everywhere. With `donate_state` the result takes the state's
-    memory.
+    Under jit a mean over the batch is the mean over all devices. With `donate_state` the result
+    takes the state's memory.
     """
     shardings = (_along(mesh), _along(mesh, "data"))
     donated = (0,) if donate_state else ()

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from inception import UserError
 from inception.data import paths
+from inception.knobs import KNOBS
 from inception.runtime import processes
 
 SHARED_S = 20.0  # what process 0 wrote is seen by all within this, or the folder is not shared
@@ -97,6 +98,9 @@ def _check_config(config: dict[str, Any], path: epath.Path, workdir: str) -> Non
     with paths.explained(f"{path} is damaged", "choose another `workdir`", ValueError):
         written = flatten_dict(json.loads(path.read_text()), sep=".")
     given = flatten_dict(config, sep=".")
+    # A version without a knob of today's computed what its default does.
+    defaults = {name: knob.default for name, knob in KNOBS.items() if name in given}
+    written = json.loads(json.dumps(defaults)) | written  # lists for tuples
     saved = path.with_name("checkpoints")  # NOTE: etils' glob would read [x] in a folder's name
     begun = path.with_name("metrics.jsonl").exists() or (saved.exists() and any(saved.iterdir()))
     differing = [

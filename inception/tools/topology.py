@@ -112,11 +112,13 @@ QUIET = {  # libtpu's: look for no TPU, warn of none, let a second process load 
 def described(name: str) -> Topology:
     """The devices that a name stands for: 'h100', 'h100:8', 'v5e:4x4'.
 
-    Afterwards JAX computes on the CPU in this process.
+    Afterwards JAX computes on the CPU in this process, and caches no program.
 
     Raises:
         UserError: there are none of that name, or their compiler is not installed.
     """
+    # It writes such programs to its folder, and cannot read them back.
+    jax.config.update("jax_enable_compilation_cache", False)
     kind, colon, size = name.partition(":")
     size = size if colon else "1"
     if kind in GPUS and size in map(str, range(1, MOST_GPUS + 1)):

@@ -10,6 +10,7 @@ import tensorboardX
 from etils.epath import backend
 
 from inception.data import paths, sources
+from inception.knobs import KNOBS
 from inception.reporting import metrics, page
 from inception.runtime import checkpoint, workdir
 from tests import tiny
@@ -37,6 +38,20 @@ def test_a_runs_files_in_a_bucket(bucket: pathlib.Path) -> None:
     with tiny.refused("belongs to another config"):
         workdir.write_config({**config, "seed": 7}, run)
     assert (bucket / "runs" / "one" / "classes.txt").read_text() == "a\nb\nc\n"
+
+
+@pytest.mark.parametrize("knob", ["optim.gradient_dtype", "data.area_range"])
+def test_a_run_of_a_version_without_a_knob_goes_on_at_its_default(
+    tmp_path: pathlib.Path, knob: str
+) -> None:
+    default = json.loads(tiny.config(f"--config.{knob}={KNOBS[knob].default}").to_json())
+    group, name = knob.split(".")
+    of_older = {**default, group: {k: v for k, v in default[group].items() if k != name}}
+    workdir.write_config(of_older, str(tmp_path))
+    (tmp_path / "metrics.jsonl").touch()
+    workdir.write_config(default, str(tmp_path))
+    with tiny.refused(f"{knob} is .* there and other here"):
+        workdir.write_config({**default, group: {**default[group], name: "other"}}, str(tmp_path))
 
 
 def test_metrics_and_the_page_in_a_bucket(

@@ -1,29 +1,60 @@
 """What a training step sends between devices: the gradients once, and next to nothing besides."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
-from benchmarks import communication
 from inception.runtime import compiling, sharding
+from inception.tools import bench, program
 from tests import tiny
+
+
+def sent_by(config: ConfigDict) -> tuple[list[dict[str, Any]], Any]:
+    """What the tests' eight devices send in a step; the shapes of its state."""
+    step, init = bench.compile_step(config, sharding.make_mesh(), training=True)
+    return program.collectives(program.parse(step.as_text())), jax.eval_shape(init)
+
+
+def nbytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 @pytest.mark.parametrize("norm", ["lrn", pytest.param("batch", marks=pytest.mark.slow)])
 def test_a_step_sends_the_gradients_once(norm: str) -> None:
-    config = tiny.config(f"--config.model.norm={norm}")
-    compiled, param_bytes = communication.compile_step(config, jax.devices())
-    sent = communication.collectives(compiled.as_text())
-    assert {s.kind for s in sent} == {"all-reduce"}  # nothing of the batch goes anywhere
-
-    kept = jax.tree.leaves(tiny.variables(config, seed=0)["batch_stats"])
-    statistics = sum(x.nbytes for x in kept)  # two a feature
+    sent, state = sent_by(tiny.config(f"--config.model.norm={norm}"))
+    assert {row["kind"] for row in sent} == {"all-reduce"}  # nothing of the batch goes anywhere
+    assert {row["dtype"] for row in sent} == {"f32"}
+    statistics = nbytes(state.batch_stats)  # two a feature
     assert (statistics > 0) == (norm == "batch")
     # BatchNorm adds two sums a feature forwards and up to two backwards.
-    scalars = 40 * 4
-    total = sum(s.bytes for s in sent)
-    assert param_bytes + statistics <= total <= param_bytes + 2 * statistics + scalars
-    assert sum(s.bytes for s in sent if "forward" in s.purpose) == statistics
+    scalars, total = 40 * 4, sum(row["bytes"] for row in sent)
+    gradients = nbytes(state.params)
+    assert gradients + statistics <= total <= gradients + 2 * statistics + scalars
+    if norm == "lrn":
+        assert [row["count"] for row in sent] == [1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_are_summed_in_the_dtype_asked_for(dtype: str) -> None:
+    """CPUs' own compiler makes every sum float32: this is the program before it."""
+    mesh = sharding.make_mesh()
+
+    def gradient(params: jax.Array, stats: dict, rows: jax.Array) -> tuple:
+        return params + rows.mean(), stats, {"loss": rows.mean()}
+
+    spread = jax.jit(sharding.over_devices(mesh, gradient_dtype=dtype)(gradient))
+    rows = jnp.arange(16, dtype=jnp.float32).reshape(2, 8) + 0.001
+    text = spread.lower(jnp.ones(7), {}, rows).as_text()
+    kind = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    assert f"-> tensor<7x{kind}>" in text and "-> tensor<f32>" in text
+    grads, _, metrics = spread(jnp.ones(7), {}, rows)
+    assert grads.dtype == jnp.float32
+    assert metrics["loss"] == pytest.approx(7.501)
+    assert grads[0] == pytest.approx(8.501, abs=1e-6 if dtype == "float32" else 0.05)
+    assert (grads[0] == pytest.approx(8.501, abs=1e-4)) == (dtype == "float32")
 
 
 @pytest.mark.slow
@@ -31,31 +62,17 @@ def test_a_step_sends_the_gradients_once(norm: str) -> None:
 def test_mixing_sends_one_image_to_the_next_device(accumulate: int) -> None:
     config = tiny.config("--config.data.mixup=0.2", f"--config.optim.accumulate={accumulate}",
                          "--config.model.norm=none")  # fmt: skip
-    compiled, _ = communication.compile_step(config, jax.devices())
-    sent = communication.collectives(compiled.as_text())
-    moved = [s for s in sent if s.kind != "all-reduce"]
-    image = config.input_px**2 * 3
-    assert [s.kind for s in moved if s.bytes >= image] == ["collective-permute"]
-    assert sum(s.bytes for s in moved) <= image + 64  # and labels and numbers
+    sent, _ = sent_by(config)
+    images = [row for row in sent if row["dtype"] == "u8"]
+    assert [(row["kind"], row["count"]) for row in images] == [("collective-permute", 1)]
+    assert images[0]["bytes"] == config.input_px**2 * 3
+    others = [row for row in sent if row["kind"] != "all-reduce" and row["dtype"] != "u8"]
+    assert sum(row["bytes"] for row in others) <= 64  # labels and numbers
 
 
 def test_a_gathered_batch_would_be_seen() -> None:
     mesh = sharding.make_mesh()
     batch = jax.ShapeDtypeStruct((16, 5), jnp.uint8)
     compiled = compiling.CompiledStep(lambda _, x: x + 1, mesh, training=False).lower(0, batch)
-    (sent,) = communication.collectives(compiled.compile().as_text())
-    assert (sent.kind, sent.bytes) == ("all-gather", 16 * 5 // len(jax.devices()))
-
-
-def test_a_collective_in_two_halves_counts_once() -> None:
-    """As GPUs and TPUs have them, with tiled layouts and several arrays in one."""
-    hlo = """
-  %a = bf16[3,64]{1,0:T(8,128)(2,1)} fusion(%p.1), metadata={op_name="transpose(jvp(N))/dot"}
-  %b = f32[]{:T(128)} fusion(%p.2), metadata={op_name="jit(step)/jvp()/neg"}
-  %start = (bf16[3,64]{1,0:T(8,128)(2,1)}, f32[]{:T(128)}) all-reduce-start(%a, /*index=1*/%b), to_apply=%add
-  %done = (bf16[3,64]{1,0:T(8,128)(2,1)}, f32[]{:T(128)}) all-reduce-done(%start)
-"""
-    sent = communication.collectives(hlo)
-    assert [(s.collective, s.purpose, s.bytes) for s in sent] == [
-        ("start", "gradients", 3 * 64 * 2), ("start", "metrics", 4)
-    ]  # fmt: skip
+    (sent,) = program.collectives(program.parse(compiled.compile().as_text()))
+    assert (sent["kind"], sent["bytes"]) == ("all-gather", 16 * 5 // len(jax.devices()))
