@@ -17,6 +17,7 @@ from collections.abc import Iterator
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TRAIN = (
     "train", "--config=experiments/digits.py", "--config.model.width=0.05",
+    "--config.model.norm=lrn",
     "--config.model.classes=3", "--config.data.source=synthetic", "--config.data.examples=32",
     "--config.optim.batch_size=16", "--config.optim.epochs=1.", "--config.run.eval_batch_size=16",
 )  # fmt: skip

@@ -24,7 +24,7 @@ from inception.tools import profiler
 from tests import tiny
 
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("[!_]*.py"))
-LONGEST = ("ablations",)  # four minutes: of `make faults`
+LONGEST = ("ablations", "photos_small")  # four minutes each: of `make faults`
 YOURS = {"config.data.path": "x", "config.init_from": "x", "config.model.classes": "10"}
 SMALL = {"model.classes": 3, "input_px": 65, "optim.batch_size": 8}
 

@@ -26,6 +26,7 @@ from tests.test_train import interrupt_at
 
 FINETUNE = "experiments/finetune.py"
 TINY = GoogLeNet(classes=3, width=0.05, norm="batch")
+BATCH = "--config.model.norm=batch"
 COLOURS = ("colour 0", "colour 1", "colour 2")
 
 
@@ -33,7 +34,7 @@ COLOURS = ("colour 0", "colour 1", "colour 2")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A tiny run with BatchNorm, heads and an average, on three classes."""
     workdir = tmp_path_factory.mktemp("trained")
-    train.run(tiny.config("--config.optim.epochs=1."), str(workdir))
+    train.run(tiny.config(BATCH, "--config.optim.epochs=1."), str(workdir))
     return workdir
 
 
@@ -139,7 +140,7 @@ def test_a_run_starts_from_the_checkpoint_its_average_too(
     trained: pathlib.Path, theirs, tmp_path: pathlib.Path
 ) -> None:
     """The warm-up starts at rate 0: the first step changes statistics, and no parameter."""
-    config = tiny.config(f"--config.init_from={trained}", "--config.optim.batch_size=32",
+    config = tiny.config(BATCH, f"--config.init_from={trained}", "--config.optim.batch_size=32",
                          "--config.optim.epochs=2.", "--config.optim.warmup_epochs=1.")  # fmt: skip
     train.run(config, str(tmp_path))
     saved = checkpoint.Checkpoints(str(tmp_path), read_only=True)
@@ -263,7 +264,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one_and_needs_the_checkpoint_no_more
 ) -> None:
     source = tmp_path / "source"
     shutil.copytree(trained, source)
-    config = tiny.config(f"--config.init_from={source}", "--config.model.frozen_through=3a",
+    config = tiny.config(BATCH, f"--config.init_from={source}", "--config.model.frozen_through=3a",
                          "--config.optim.trunk_lr_mult=0.5")  # fmt: skip
     unbroken = train.run(config, str(tmp_path / "unbroken"))
     with monkeypatch.context() as patch:
@@ -285,7 +286,9 @@ def test_a_resumed_run_ends_as_the_unbroken_one_and_needs_the_checkpoint_no_more
 def test_a_checkpoint_that_was_trained_otherwise_names_the_flags_that_make_it_fit(
     trained: pathlib.Path, tmp_path: pathlib.Path, capfd
 ) -> None:
-    args = train_args(tmp_path / "run", f"--config.init_from={trained}", "--config.optim.epochs=1.")
+    args = train_args(
+        tmp_path / "run", BATCH, f"--config.init_from={trained}", "--config.optim.epochs=1."
+    )
     wrong = [
         "--config.model.norm=none",
         "--config.model.width=0.1",
@@ -310,7 +313,9 @@ def test_a_checkpoint_that_was_trained_otherwise_names_the_flags_that_make_it_fi
 def test_a_checkpoint_that_is_not_one(trained: pathlib.Path, tmp_path: pathlib.Path, capfd) -> None:
     def message(init_from: pathlib.Path, *more: str) -> str:
         return fails(
-            capfd, train_args(tmp_path / "run", f"--config.init_from={init_from}", *more), status=1
+            capfd,
+            train_args(tmp_path / "run", BATCH, f"--config.init_from={init_from}", *more),
+            status=1,
         )
 
     nowhere = tmp_path / "nowhere"
@@ -324,7 +329,7 @@ def test_a_checkpoint_that_is_not_one(trained: pathlib.Path, tmp_path: pathlib.P
 
 def test_another_number_of_classes_than_the_set_has(photos: pathlib.Path, tmp_path, capfd) -> None:
     for classes in (2, 4):
-        args = train_args(tmp_path / "run", "--config.data.source=folder", f"--config.data.path={photos}",
+        args = train_args(tmp_path / "run", BATCH, "--config.data.source=folder", f"--config.data.path={photos}",
                           "--config.data.eval_split=val", f"--config.model.classes={classes}")  # fmt: skip
         line = fails(capfd, args, status=1)
         assert line.endswith("the set has 3 classes: give --config.model.classes=3")
