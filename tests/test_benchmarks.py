@@ -15,6 +15,7 @@ from tests import record_plain_torch as recorded
 from tests.tools import test_program
 
 
+@pytest.mark.slow
 def test_plain_v1_computes_what_pytorch_computed() -> None:
     """Logits, loss, gradients and multiply-adds of tests/recorded/plain.json, made by torch."""
     auto = (jax.sharding.AxisType.Auto,)

@@ -45,6 +45,7 @@ REFUSALS = (
     ("model.width=0.0", "must be above 0"),
     ("model.dropout=1.0", "must be at least 0 and below 1"),
     ("model.head_dropout=1.5", "must be at least 0 and below 1"),
+    ("optim.gradient_dtype=float16", "choose one of float32, bfloat16"),
     ("optim.schedule=linear", "choose one of polynomial, exponential, cosine"),
     ("optim.momentum_style=x", "choose one of optax, caffe"),
     ("optim.batch_size=0", "must be at least 1"),

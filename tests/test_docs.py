@@ -51,7 +51,7 @@ def commands(page: pathlib.Path, *, inline: bool = False) -> list[list[str]]:
 
 RUN = [p for p in PAGES if p.parent.name == "docs" and p.stem != "export" and commands(p)]
 RUN += [ROOT / "README.md"]
-LONG = ("guide", "README")  # minutes each
+LONG = ("guide", "README", "reproduce")  # minutes each
 RUN = [pytest.param(p, marks=pytest.mark.faults if p.stem in LONG else ()) for p in RUN]
 
 

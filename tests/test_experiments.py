@@ -211,6 +211,7 @@ def test_initial_weights_suit_the_inputs(path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ablations", "photos_small"])
+@pytest.mark.slow
 def test_the_naive_modules_cost_as_much_as_the_reduced(name: str) -> None:
     path = EXPERIMENTS[0].with_name(f"{name}.py")
     points = experiment(str(path))["sweep_module"]()

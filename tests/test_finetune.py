@@ -24,6 +24,7 @@ from tests import tiny
 from tests.cli.test_cli import fails, process, train_args
 from tests.test_train import interrupt_at
 
+pytestmark = pytest.mark.slow
 FINETUNE = "experiments/finetune.py"
 TINY = GoogLeNet(classes=3, width=0.05, norm="batch")
 BATCH = "--config.model.norm=batch"

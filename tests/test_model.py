@@ -250,6 +250,7 @@ def test_width_multiplies_every_number_of_filters() -> None:
 
 
 @pytest.mark.parametrize("initializer", ["he", "xavier"])
+@pytest.mark.slow
 def test_initialisation(initializer: str) -> None:
     """Kernels by their spread; biases are Caffe's .2 everywhere but in the classifiers."""
     conv = Conv(384, 3, initializer=initializer)
@@ -297,6 +298,7 @@ def test_an_unknown_choice_takes_no_other_branch(choice: dict) -> None:
         init(GoogLeNet(**choice), 65)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_logits() -> None:
     model = GoogLeNet(dtype="bfloat16", width=0.25, classes=10)
     variables = init(model, 65)

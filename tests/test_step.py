@@ -174,6 +174,7 @@ def test_gradients_are_summed_in_float32() -> None:
     assert {v.aval.shape for v in stacked} == {(2,)}
 
 
+@pytest.mark.slow
 def test_remat_computes_the_same_in_less_memory(on_eight) -> None:
     state, history, compiled = on_eight
     other_state, other_history, other = steps_on(8, remat=True)

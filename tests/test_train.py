@@ -79,6 +79,7 @@ def test_evaluating_the_run_again_gives_its_result(unbroken) -> None:
     assert [row["models"] for row in again["table"]] == [1]
 
 
+@pytest.mark.slow
 def test_the_same_command_on_a_finished_run_repeats_its_result(unbroken) -> None:
     result, workdir = unbroken
     before = (workdir / "metrics.jsonl").read_text()
@@ -273,6 +274,7 @@ def test_a_dead_head_raises_a_loud_warning_once(log, tmp_path: pathlib.Path, cap
     assert "*** WARNING: head main" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_does_not_resume_on_a_set_that_changed(unbroken, tmp_path: pathlib.Path) -> None:
     shutil.copytree(unbroken[1], tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"

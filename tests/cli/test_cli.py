@@ -233,6 +233,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, pathlib.Pat
     return json.loads(done.stdout), workdir
 
 
+@pytest.mark.slow
 def test_train(trained) -> None:
     result, _ = trained
     assert result.keys() >= {
@@ -240,6 +241,7 @@ def test_train(trained) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_eval_needs_no_config_and_takes_a_split_and_the_best(trained, capfd) -> None:
     result, workdir = trained
     for more, count in (([], 32), (["--best"], 32), (["--split=train"], 32)):
@@ -257,6 +259,7 @@ def test_eval_needs_no_config_and_takes_a_split_and_the_best(trained, capfd) -> 
     assert not nowhere.exists()
 
 
+@pytest.mark.slow
 def test_report_of_one_run_and_of_two(trained, tmp_path, capfd) -> None:
     _, workdir = trained
     page = tmp_path / "pages" / "two.html"
@@ -274,6 +277,7 @@ def test_report_of_one_run_and_of_two(trained, tmp_path, capfd) -> None:
     assert "is not a run" in fails(capfd, ["report", str(tmp_path), "--output=x.html"], status=1)
 
 
+@pytest.mark.slow
 def test_runs_of_one_recipe_are_a_line_of_the_table(trained, tmp_path, capfd) -> None:
     """Three that differ in their seeds, one of another rate, one on other classes; as a study."""
     _, workdir = trained

@@ -41,6 +41,7 @@ def test_in_a_file_what_takes_long_is_a_line_now_and_then(capfd, monkeypatch, le
     assert 4 <= len(lines) <= 40 and all("/500 [" in line or "/4 [" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_in_a_file_a_short_command_says_nothing(tmp_path, capfd) -> None:
     run = tiny.write_run(
         tmp_path / "run",

@@ -51,6 +51,7 @@ def by_hand(config, networks, crops: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(means), np.asarray(labels)
 
 
+@pytest.mark.slow
 def test_every_crop_count_and_the_ensemble_in_one_pass(photos: pathlib.Path) -> None:
     """An image's 144 crops lie in several batches, and a batch has crops of two images."""
     config = folder(photos, "--config.run.eval_batch_size=56")
@@ -194,6 +195,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_eval_of_an_ensemble_writes_what_is_asked_for(runs, tmp_path, capfd) -> None:
     files = [f"--predictions={tmp_path}/p.jsonl", f"--per_class={tmp_path}/c.csv"]
     args = ["eval", f"--checkpoints={','.join(runs)}", "--crops=1,10", *files, "--json"]
@@ -216,6 +218,7 @@ def test_eval_of_an_ensemble_writes_what_is_asked_for(runs, tmp_path, capfd) -> 
     assert right == pytest.approx(100 - result["top1_error"], abs=0.01)
 
 
+@pytest.mark.slow
 def test_eval_of_one_run_keeps_its_result_for_the_page(runs, capfd) -> None:
     written = pathlib.Path(runs[0]) / "eval.json"
     assert launch.main(["eval", f"--workdir={runs[0]}", "--crops=10", "--json"]) == 0
@@ -237,6 +240,7 @@ def fails(capfd, *args: str, status: int = 1) -> str:
     return err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_what_does_not_go_together_is_named(runs, tmp_path, capfd) -> None:
     other = tmp_path / "other"
     shutil.copytree(runs[1], other)

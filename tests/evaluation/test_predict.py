@@ -166,6 +166,7 @@ def command(capfd, *args: str) -> tuple[int, str, str]:
     return status, out, err
 
 
+@pytest.mark.slow
 def test_files_folders_and_lists(runs, photos: pathlib.Path, tmp_path, capfd) -> None:
     files = sorted(str(p) for p in photos.rglob("*") if p.is_file())
     (photos / "bee" / "._0.jpg").write_bytes(b"macOS")
@@ -266,6 +267,7 @@ def test_a_map_points_at_what_is_there(rng: np.random.Generator) -> None:
     assert change[:2].sum() > 2 * change[3:].sum()  # above, not below
 
 
+@pytest.mark.slow
 def test_drawn_maps(runs, picture: Image.Image, tmp_path, capfd) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

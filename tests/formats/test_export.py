@@ -266,6 +266,7 @@ def test_onnx_says_what_it_is(narrow, tmp_path, capfd) -> None:
     assert json.loads(metadata["config"])["input_px"] == PX
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run(narrow, tmp_path, monkeypatch, capfd) -> None:
     page = (ROOT / "docs/export.md").read_text()
     monkeypatch.chdir(tmp_path)

@@ -87,6 +87,7 @@ def save(arrays: dict[str, np.ndarray], path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+@pytest.mark.slow
 def test_torchvisions_names_and_numbers_as_they_were_recorded(tmp_path, capfd) -> None:
     """Three heads, without PyTorch; at 80 px the pools of the two networks agree."""
     path, output = save(state_dict(), tmp_path / "googlenet.safetensors"), tmp_path / "out"
@@ -158,6 +159,7 @@ def test_the_classes_of_the_weights_may_be_named(tmp_path, capfd, files) -> None
     assert "cannot be read" in line
 
 
+@pytest.mark.slow
 def test_heads_may_be_left_out_and_must_where_they_have_other_classes(tmp_path, capfd) -> None:
     arrays = state_dict(classes=10) | {"extra.weight": np.zeros(3, np.float32)}
     path, output = save(arrays, tmp_path / "ten.safetensors"), tmp_path / "out"
@@ -176,6 +178,7 @@ def test_heads_may_be_left_out_and_must_where_they_have_other_classes(tmp_path, 
 # What may be done with the result
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_a_whole_train_state(tmp_path, capfd) -> None:
     output = tmp_path / "out"
     path = save(state_dict(heads=False, classes=10), tmp_path / "ten.safetensors")
@@ -342,6 +345,7 @@ def evaluate(capfd, workdir: pathlib.Path, photos: pathlib.Path) -> dict:
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_bvlc_googlenet_gives_the_reference_logits(
     shared_data, bvlc, tmp_path, capfd, every: int
 ) -> None:

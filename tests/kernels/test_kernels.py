@@ -117,7 +117,7 @@ def test_relu(rng: np.random.Generator, platform: str) -> None:
 
 @platforms("side_by_side")
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("naive", [False, True])
+@pytest.mark.parametrize("naive", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_convolutions_of_one_input(
     rng: np.random.Generator, batch_norm: bool, naive: bool, platform: str
 ) -> None:

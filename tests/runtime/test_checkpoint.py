@@ -150,6 +150,7 @@ def test_a_step_saved_before_its_evaluation_may_still_be_the_best(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_found_before_training(saved: pathlib.Path) -> None:
     folder = str(saved / "checkpoints")
     done = subprocess.run(

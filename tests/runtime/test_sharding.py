@@ -22,7 +22,8 @@ def nbytes(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("norm", ["lrn", pytest.param("batch", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["lrn", "batch"])
 def test_a_step_sends_the_gradients_once(norm: str) -> None:
     sent, state = sent_by(tiny.config(f"--config.model.norm={norm}"))
     assert {row["kind"] for row in sent} == {"all-reduce"}  # nothing of the batch goes anywhere

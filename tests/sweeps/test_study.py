@@ -233,6 +233,7 @@ def test_a_trial_of_a_dead_worker_is_taken_up(tmp_path: pathlib.Path) -> None:
     assert next(alive.points()).knobs == knobs
 
 
+@pytest.mark.slow
 def test_halving_stops_the_worse(tmp_path: pathlib.Path, monkeypatch) -> None:
     rates = iter([80.0, 60.0, 70.0, 2.0, 1.0])
     space = {"rate": experiments.uniform(0, 100)}

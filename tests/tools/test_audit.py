@@ -79,6 +79,7 @@ def test_text_has_every_number(result: dict) -> None:
     assert "separable 7x7" in text
 
 
+@pytest.mark.slow
 def test_other_networks_are_counted_too() -> None:
     wide = audit.audit(GoogLeNet(width=1.2, heads=False, norm="batch"), input_px=128)
     assert wide["total"]["params"] == wide["total"]["params_with_heads"] > 6_998_552 * 1.3

@@ -12,6 +12,7 @@ from tests import tiny
 
 
 @pytest.mark.parametrize(("what", "batch_size"), [("train", 16), ("eval", 8), ("input", 6)])
+@pytest.mark.slow
 def test_bench(what: str, batch_size: int, capfd: pytest.CaptureFixture, monkeypatch) -> None:
     monkeypatch.setattr(bench, "ENOUGH_S", 0.0)
     args = [f"--config={tiny.EXPERIMENT}", *tiny.OVERRIDES, "--config.model.norm=lrn"]

@@ -22,6 +22,7 @@ def plan(capfd: pytest.CaptureFixture, *flags: str) -> dict:
     return json.loads(capfd.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_the_run_will_do(capfd: pytest.CaptureFixture) -> None:
     found = plan(capfd, "--images_per_second=10")
     # 32 images in steps of 16 for 3 epochs, and 32 evaluated after each; noise is 256 px wide.
@@ -131,6 +132,7 @@ def test_a_program_that_a_tpu_has_no_room_for(
     assert "needs 22.0 GB, 5.1 GB more than a device has" in last and "config.model.remat" in last
 
 
+@pytest.mark.slow
 def test_a_plan_for_these_devices(tmp_path, capfd, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole command, compiled for the tests' own eight devices as if they were a machine's."""
     chip = topology.GPUS["h100"]._replace(memory_bytes=10**5)
