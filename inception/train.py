@@ -214,6 +214,8 @@ def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str
     writer = metrics.Writer(workdir, start_step=steps.start)
     writer.check_images(images)
     writer.write("start", steps.start, command=command, images=images, **processes.environment())
+    if over := getattr(source, "passed_over", ""):
+        metrics.say(f"passed over, for they are no pictures: {over}")
     metrics.say(
         f"{images} images, {steps.total} steps of {steps.batch_size} on {len(devices)} device(s) "
         f"of kind {devices[0].device_kind}"

@@ -51,8 +51,5 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     names = ("split", "best", "crops", "predictions", "per_class")
     result = evaluate.run(configs, workdirs, **flags.values(args, *names))
     print(evaluate.table_3(result["table"]))
-    print(
-        f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "
-        f"{result['count']} images"
-    )
+    print(flags.errors(result, configs[0].model.classes))
     return result

@@ -29,14 +29,27 @@ def values(args: Args, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
+def errors(result: Result, classes: int) -> str:
+    """The line about an evaluation; of five classes or fewer each is among the top five."""
+    top5 = f", top-5 error {result['top5_error']:.2f}%" if classes > 5 else ""
+    return f"top-1 error {result['top1_error']:.2f}%{top5} on {result['count']} images"
+
+
 # Types for argparse: what they raise ends the command with exit status 2.
 
 
 def folders(text: str) -> list[str]:
-    """'a,b' -> ['a', 'b']."""
-    if not (names := [name for name in text.split(",") if name]):
+    """'a,b' -> ['a', 'b']; commas may be in the name of a folder that is there."""
+    names, rest = [], text.split(",")
+    while rest:
+        starts = range(len(rest), 1, -1)
+        whole = (n for n in starts if os.path.isdir(os.path.expanduser(",".join(rest[:n]))))
+        count = next(whole, 1)
+        names.append(",".join(rest[:count]))
+        del rest[:count]
+    if not any(names):
         raise argparse.ArgumentTypeError("give a folder")
-    return names
+    return [name for name in names if name]
 
 
 def views(text: str) -> int:
@@ -110,7 +123,7 @@ def join_processes(args: Args) -> None:
     together = args.command == "train"
     processes.initialize(**place, timeout_s=args.initialization_timeout, stop_together=together)
     if not processes.is_main():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def add_launchers(parser: Parser) -> None:

@@ -9,6 +9,7 @@ Each command is a module of this folder, inception/cli/COMMAND.py, whose docstri
 import argparse
 import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -77,6 +78,9 @@ def name_a_command(argv: list[str]) -> int:
 
 def main(argv: list[str]) -> int:
     """Runs one command; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale; names as they are
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     if not argv or argv[0] not in COMMANDS:
         return name_a_command(argv)
     # Without the knobs: after a flag that it does not know argparse takes no positional argument.

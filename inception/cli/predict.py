@@ -1,7 +1,10 @@
 """what is in pictures: the likeliest classes"""
 
+import collections
 import itertools
+import os
 import pathlib
+import sys
 
 from inception.cli import flags
 from inception.config import CommandLineError, run_config
@@ -22,9 +25,10 @@ def add_flags(parser: flags.Parser) -> None:
 
 
 def free_name(stem: str, taken: set[str]) -> str:
-    """STEM.png, or where that is taken STEM-2.png, ...; it is taken from now on."""
+    """STEM.png, or where that is taken, or a file, STEM-2.png, ...; it is taken from now on."""
     endings = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
-    name = next(n for e in endings if (n := f"{stem}{e}.png") not in taken)
+    names = (f"{stem}{ending}.png" for ending in endings)
+    name = next(n for n in names if n not in taken and not os.path.lexists(n))
     taken.add(name)
     return name
 
@@ -38,7 +42,10 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
 
     if "://" in args.cam:
         raise CommandLineError(f"--cam={args.cam}: draw into a local folder, then copy it there")
-    paths = predict.find(args.images)
+    paths = predict.find(args.images, others := collections.Counter[str]())
+    if others:
+        counts = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common())
+        print(f"passed over, for they are no pictures: {counts}", file=sys.stderr)
     configs = [run_config(workdir, overrides) for workdir in args.checkpoint]
     flags.join_processes(args)
     predictor = predict.Predictor(*args.checkpoint, best=args.best, configs=configs)
@@ -66,4 +73,6 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
             drawing = predictor.draw(prediction)  # by all processes: their devices take part
             if processes.is_main():
                 drawing.save(prediction["cam"])
+    if drawn:
+        print(f"{len(drawn)} maps: {args.cam}", file=sys.stderr)
     return {"predictions": predictions, "rejected": rejected}

@@ -73,8 +73,7 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result | int:
     command_line = shlex.join(["python", "launch.py", *args.argv])
     result = train.run(config, args.workdir, command=command_line)
     print(
-        f"top-1 error {result['top1_error']:.2f}%, top-5 error {result['top5_error']:.2f}% on "
-        f"{result['count']} images after {result['steps']} steps, "
+        f"{flags.errors(result, config.model.classes)} after {result['steps']} steps, "
         f"{result['images_per_second']:.0f} images/s. Page: {args.workdir}/report.html"
     )
     return result

@@ -18,6 +18,12 @@ INTERPOLATIONS = {  # Pillow's and OpenCV's
     "nearest": (Image.Resampling.NEAREST, cv2.INTER_NEAREST_EXACT),
     "cubic": (Image.Resampling.BICUBIC, cv2.INTER_CUBIC),
 }
+FORMATS = {"JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF"}
+SUFFIXES = {  # of the files in a folder that are pictures: those of FORMATS that this Pillow reads
+    suffix
+    for suffix, name in Image.registered_extensions().items()
+    if name in FORMATS and name in Image.OPEN
+}
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, with the knob's name
 cv2.setNumThreads(1)  # the loader's threads are many already
 
@@ -33,7 +39,7 @@ class DamagedImageError(Exception):
 def _silent_stderr() -> Iterator[None]:
     """Within it C code's stderr is dropped."""
     saved = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield

@@ -8,7 +8,7 @@ two classes share the first. Two classes are just "crane", the bird and the mach
 import pathlib
 from collections.abc import Iterable
 
-_LINES = pathlib.Path(__file__).with_suffix(".txt").read_text().splitlines()
+_LINES = pathlib.Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").splitlines()
 _NAMES = dict(line.split("\t") for line in _LINES)
 CLASSES = tuple(_NAMES)  # WordNet ids; the index is the label
 

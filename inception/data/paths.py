@@ -15,6 +15,7 @@ from etils import epath
 
 from inception import UserError
 
+UTF8: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # of text in files
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what fsspec needs for each
 
 
@@ -122,11 +123,16 @@ def read_lines(path: epath.Path) -> list[Any]:
     return rows
 
 
+def read_text(path: Any) -> str:
+    """A UTF-8 file, whatever the locale; bytes that are none stay as in names of files."""
+    return path.read_bytes().decode(**UTF8)
+
+
 def write_whole(path: epath.Path, content: str | bytes) -> None:
     """Writes a file, or replaces it, atomically: readers never see a part of it."""
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        unfinished.write_bytes(content.encode(**UTF8) if isinstance(content, str) else content)
         unfinished.replace(path)
     except OSError:
         unfinished.unlink(missing_ok=True)  # makes room on a full disk

@@ -1,8 +1,10 @@
 """Where examples come from, one interface for all kinds: random access to (image, label)."""
 
+import collections
 import dataclasses
 import importlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,10 +12,12 @@ from etils import epath
 
 from inception import UserError
 from inception.data import paths
-from inception.data.decoding import DamagedImageError, Record
+from inception.data.decoding import FORMATS, SUFFIXES, DamagedImageError, Record
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 SPLITS = {"train", "val", "validation", "test"}  # a folder with one of these has splits
+# What operating systems, storage and archives leave in folders of pictures.
+STRAY_FOLDERS = {"lost+found", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"}
+STRAY_FILES = {"Thumbs.db", "desktop.ini", "Icon\r"}
 ALL = "all"  # a split of every set that comes without splits
 
 
@@ -40,6 +44,7 @@ class Examples:
     read: Callable[[int], tuple[Record, int]]
     name_of: Callable[[int], str]
     left_out: int = 0  # images of a set without splits that belong to the other split
+    passed_over: str = ""  # what is no picture in a folder of them, by suffix
 
     def __len__(self) -> int:
         return self.count
@@ -126,19 +131,39 @@ def synthetic(split: str, examples: int, classes: int) -> Examples:
     return Examples(names, examples, image, lambda index: f"synthetic image {index}")
 
 
-def images_below(folder: epath.Path, suffixes: Collection[str]) -> Iterator[epath.Path]:
-    """Files of these suffixes at any depth; names that begin with a dot are passed over."""
+def folders_in(folder: epath.Path) -> list[epath.Path]:
+    """The folders in a folder, by name; hidden ones and STRAY_FOLDERS are passed over."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name not in STRAY_FOLDERS and path.is_dir()
+    )
+
+
+def pictures_below(
+    folder: epath.Path, others: collections.Counter[str], above: frozenset[str] = frozenset()
+) -> Iterator[epath.Path]:
+    """Files with a picture's suffix at any depth; names that begin with a dot are passed over.
+
+    Args:
+        others: counts the suffixes of the files that are no pictures.
+        above: the folders that this one is in: a link back to one of them is not followed.
+    """
+    above |= {os.path.realpath(folder)}
     for path in folder.iterdir():
-        if path.name.startswith("."):  # macOS leaves ._photo.jpg beside photo.jpg
-            continue
+        if path.name.startswith(".") or path.name in STRAY_FOLDERS | STRAY_FILES:
+            continue  # macOS leaves ._photo.jpg beside photo.jpg
         if path.is_dir():
-            yield from images_below(path, suffixes)
-        elif path.suffix.lower() in suffixes:
+            if os.path.realpath(path) not in above:
+                yield from pictures_below(path, others, above)
+        elif path.suffix.lower() in SUFFIXES:
             yield path
+        else:
+            others[path.suffix.lower() or "no suffix"] += 1
 
 
 def folder(path: str, split: str) -> Examples:
-    """A folder of class folders of JPEG, PNG and WebP files, at any depth below the class.
+    """A folder of class folders of pictures, decoding.SUFFIXES, at any depth below the class.
 
     PATH/SPLIT/CLASS/... if PATH has a folder train, val, validation or test; otherwise
     PATH/CLASS/..., and of each class a fifth is split 'val', the rest 'train', both 'all'. Classes
@@ -150,33 +175,36 @@ def folder(path: str, split: str) -> Examples:
     root = paths.at(path)
     if not root.is_dir():
         raise UserError(f"`path`={path}: no such folder")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    splits = [p.name for p in folders if p.name in {*SPLITS, split}]
-    if splits:
-        check_split(split, splits, f" in {path}")
+    folders = folders_in(root)
+    named = [p.name for p in folders if p.name in {*SPLITS, split}]
+    if named:
+        check_split(split, [p.name for p in folders], f" in {path}")
         root = root / split
-        folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        folders = folders_in(root)
     if not folders:
-        raise UserError(f"`path`: {root} has no class folders in it")
-    fewest = 1 if splits or split == ALL else 2
-    inside = [sorted(images_below(p, SUFFIXES)) for p in folders]
+        as_split = f"; a folder of the name {split} is taken for a split: rename the class"
+        raise UserError(f"`path`: {root} has no class folders in it{as_split * bool(named)}")
+    fewest = 1 if named or split == ALL else 2
+    others: collections.Counter[str] = collections.Counter()
+    inside = [sorted(pictures_below(p, others)) for p in folders]
     for class_folder, found in zip(folders, inside, strict=True):
         if len(found) < fewest:
             raise UserError(
                 f"`path`: class folder {class_folder} has {'one' if found else 'no'} image "
-                f"({', '.join(sorted(SUFFIXES))}): add some, or remove it"
+                f"({', '.join(sorted(FORMATS))}): add some, or remove it"
                 + (", make train and val folders, or evaluate split 'all'" if found else "")
             )
     files = [file for found in inside for file in found]
     labels = np.repeat(np.arange(len(folders)), [len(found) for found in inside])
     names = ("train", "val")
-    chosen = np.arange(len(files)) if splits else held_out_fifth(labels, split, names=names)
+    chosen = np.arange(len(files)) if named else held_out_fifth(labels, split, names=names)
     return Examples(
         tuple(p.name for p in folders),
         len(chosen),
         lambda index: (files[chosen[index]].read_bytes(), int(labels[chosen[index]])),
         lambda index: str(files[chosen[index]]),
         left_out=len(files) - len(chosen),
+        passed_over=", ".join(f"{n} {suffix}" for suffix, n in others.most_common()),
     )
 
 

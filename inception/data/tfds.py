@@ -1,8 +1,11 @@
 """Sets that TFDS has prepared, read without TensorFlow; source=tfds imports this."""
 
+import concurrent.futures
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_datasets
+from array_record.python import array_record_module
 
 from inception import UserError
 from inception.data import paths
@@ -23,6 +26,33 @@ def builder(path: str, name: str) -> Any:
         found = f"there is {', '.join(inside[:20])}" if inside else "no such folder, or empty"
         where = f"`path`={path} `data.name`={name}"
         raise UserError(f"{where}: no prepared TFDS set of that name; {found}") from error
+
+
+def _check_shards(shards: Sequence[Any]) -> None:
+    """Raises UserError unless each file of a split is there, whole, with as many records as noted.
+
+    TFDS opens a split without a look at its files.
+    """
+
+    def fault(shard: Any) -> str:
+        try:
+            reader = array_record_module.ArrayRecordReader(str(shard.filename))
+            records = reader.num_records()  # 0, and no error, where it is cut between two blocks
+            reader.close()
+        except (OSError, RuntimeError, ValueError) as error:
+            return " ".join(str(error).split())[:200] or "cut short"
+        noted = shard.examples_in_shard
+        return "" if records == noted else f"{records} records, and {noted} are noted"
+
+    with concurrent.futures.ThreadPoolExecutor(16) as threads:
+        faults = zip(shards, threads.map(fault, shards), strict=True)
+        broken = [(shard.filename, text) for shard, text in faults if text]
+    if broken:
+        name, text = broken[0]
+        raise UserError(
+            f"{name}: {text}; {len(broken)} of {len(shards)} files of the split are missing or "
+            "damaged: copy them again, or prepare the set anew"
+        )
 
 
 def open_tfds(path: str, name: str, split: str) -> Examples:
@@ -52,6 +82,8 @@ def open_tfds(path: str, name: str, split: str) -> Examples:
         raise UserError(
             f"split '{split}' does not exist in {where}: it has {', '.join(info.splits)}"
         ) from error
+
+    _check_shards(info.splits[split].file_instructions)
 
     def record(index: int) -> tuple[bytes, int]:
         try:

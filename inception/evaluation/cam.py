@@ -62,20 +62,24 @@ def _maps(variables: Any, images: jax.Array, *, model: GoogLeNet, normalization:
 
 
 def draw(crop: np.ndarray, activation: np.ndarray, captions: Sequence[str]) -> Image.Image:
-    """The crop, then each map over it from blue (lowest) to red, captions below.
+    """The crop, then each map over it from blue to red, captions below.
 
     Args:
         crop: uint8 [px, px, 3].
-        activation: [n, h, w], any range; each is stretched to its own.
+        activation: [n, h, w], any range; blue is the least of all, red the most.
         captions: n + 1; the first is the crop's.
     """
     px = max(TILE_PX, len(crop))
     crop = cv2.resize(crop, (px, px), interpolation=cv2.INTER_CUBIC)
     tiles = [crop]
-    for one in activation:
-        large = cv2.resize(one.astype(np.float32), (px, px), interpolation=cv2.INTER_CUBIC)
-        heat = (large - large.min()) / max(np.ptp(large), 1e-12) * 255  # a constant map is blue
-        heat = heat.round().astype(np.uint8)
+    large = np.stack(
+        [
+            cv2.resize(one.astype(np.float32), (px, px), interpolation=cv2.INTER_CUBIC)
+            for one in activation
+        ]
+    )
+    heats = (large - large.min()) / max(np.ptp(large), 1e-12) * 255  # a constant map is blue
+    for heat in heats.round().astype(np.uint8):
         colored = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
         tiles.append(cv2.addWeighted(crop, 0.5, colored, 0.5, 0))
     sheet = Image.new("RGB", ((px + 4) * len(tiles) - 4, px + CAPTION_PX), "white")

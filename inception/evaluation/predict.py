@@ -6,6 +6,7 @@ predictor = Predictor("weights/bvlc")  # or several folders: an ensemble
 predictions = predictor(["cat.jpg"])  # [{'image': ..., 'classes': [{'id', 'name', ...}]}]
 """
 
+import collections
 import json
 import os
 import pathlib
@@ -26,7 +27,6 @@ from inception.runtime import processes, sharding
 from inception.runtime.workdir import read_config
 
 Picture = str | pathlib.Path | Image.Image | np.ndarray
-SUFFIXES = sources.SUFFIXES | {".bmp", ".gif", ".tif", ".tiff"}
 
 
 class Pictures:
@@ -60,26 +60,28 @@ class Pictures:
         return str(picture) if isinstance(picture, str | pathlib.Path) else f"picture {index}"
 
 
-def find(names: Sequence[str]) -> list[str]:
+def find(names: Sequence[str], others: collections.Counter[str] | None = None) -> list[str]:
     """Picture files from files, folders at any depth, and lists: .txt files, a path a line.
 
-    Names in folders that begin with a dot are skipped.
+    Names in folders that begin with a dot are skipped; `others` counts the suffixes of files there
+    that are no pictures.
 
     Raises:
         UserError: an unreadable or empty list, a folder without pictures.
     """
     found: list[str] = []
+    others = collections.Counter() if others is None else others
     for path in map(pathlib.Path, names):
         if path.is_dir():
-            inside = sorted(map(str, sources.images_below(epath.Path(path), SUFFIXES)))
+            inside = sorted(map(str, sources.pictures_below(epath.Path(path), others)))
             if not inside:
-                kinds = ", ".join(sorted(SUFFIXES))
+                kinds = ", ".join(sorted(decoding.FORMATS))
                 raise UserError(f"{path}: no picture in this folder ({kinds})")
             found += inside
         elif path.suffix.lower() == ".txt":
             what = f"{path}: cannot be read as a list of pictures"
             with paths.explained(what, errors=(OSError, UnicodeDecodeError)):
-                lines = path.read_text(encoding="utf-8-sig").splitlines()
+                lines = path.read_text("utf-8-sig", "surrogateescape").splitlines()
             listed = [line.strip() for line in lines if line.strip()]
             if not listed:
                 raise UserError(f"{path}: an empty list")

@@ -20,16 +20,20 @@ for _row, _head in (("4a", "loss1"), ("4d", "loss2")):
 PARTS = {"Conv_0/kernel": ":0", "Conv_0/bias": ":1", "kernel": ":0", "bias": ":1"}
 KNOBS = {"data.normalization": "mean", "data.resize": "squash", "data.resize_px": 256}
 
-# The part of Caffe's caffe.proto that holds weights.
+# The part of Caffe's caffe.proto that holds weights; raw_data is NVCaffe's, as in DIGITS.
 MESSAGES = {
     "BlobShape": "repeated int64 dim = 1",
     "BlobProto": "optional int64 num = 1; optional int64 channels = 2; optional int64 height = 3;"
     "optional int64 width = 4; repeated float data = 5; optional BlobShape shape = 7;"
-    "repeated double double_data = 8",
+    "repeated double double_data = 8; optional int32 raw_data_type = 10;"
+    "optional bytes raw_data = 12",
     "V1LayerParameter": "optional string name = 4; repeated BlobProto blobs = 6",
     "LayerParameter": "optional string name = 1; repeated BlobProto blobs = 7",
     "NetParameter": "repeated V1LayerParameter layers = 2; repeated LayerParameter layer = 100",
 }
+
+
+RAW = ("<f8", "<f4", "<f2")  # dtypes of raw_data, by raw_data_type
 
 
 def net_parameter() -> Any:
@@ -57,7 +61,10 @@ def _array(blob: Any, *, bias: bool) -> np.ndarray:
 
     Old blobs always have four axes, in their own fields or in `shape`: the first ones are 1.
     """
-    values = np.asarray(blob.data or blob.double_data, np.float32)
+    if blob.HasField("raw_data"):
+        values = np.frombuffer(blob.raw_data, RAW[blob.raw_data_type]).astype(np.float32)
+    else:
+        values = np.asarray(blob.data or blob.double_data, np.float32)
     shape = list(blob.shape.dim) or [blob.num, blob.channels, blob.height, blob.width]
     return values if bias else values.reshape(shape[2:] if shape[:2] == [1, 1] else shape)
 

@@ -50,10 +50,13 @@ def safetensors_file(trained: Trained) -> bytes:
     return safetensors.numpy.save(contiguous, metadata(trained))
 
 
-def stablehlo_file(trained: Trained) -> bytes:
-    """`jax.export`'s serialisation of the inference function, for any batch size."""
+def stablehlo_file(trained: Trained, batch_size: int | None = None) -> bytes:
+    """`jax.export`'s serialisation of the inference function, for any batch size or for one.
+
+    NOTE: for any size, jax 0.10 reads what a later one wrote and fails when it calls it.
+    """
     px = trained.config["input_px"]
-    shape = export.symbolic_shape(f"batch, {px}, {px}, 3")
+    shape = export.symbolic_shape(f"{batch_size or 'batch'}, {px}, {px}, 3")
     function = jax.jit(kernels.on("any")(inference_function(trained)))
     exported = export.export(function, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, np.uint8))
     return bytes(exported.serialize())
@@ -74,10 +77,12 @@ def onnx_file(trained: Trained) -> bytes:
 FORMATS = {".safetensors": safetensors_file, ".stablehlo": stablehlo_file, ".onnx": onnx_file}
 
 
-def run(checkpoint_dir: str, output: str, *, best: bool = False) -> dict[str, Any]:
+def run(
+    checkpoint_dir: str, output: str, *, best: bool = False, batch_size: int | None = None
+) -> dict[str, Any]:
     """Writes the newest checkpoint's network, or the best's, to a file: FORMATS by its suffix.
 
-    An existing file is replaced once the new one is whole.
+    An existing file is replaced once the new one is whole. `batch_size`: of .stablehlo.
 
     Returns:
         {'file', 'format', 'parameters': how many the file holds}; of ONNX also 'opset'.
@@ -89,7 +94,8 @@ def run(checkpoint_dir: str, output: str, *, best: bool = False) -> dict[str, An
     path = paths.at(output)
     suffix = path.suffix.lower()
     trained = load_network(checkpoint_dir, best=best)
-    content = FORMATS[suffix](trained)
+    one_size = functools.partial(stablehlo_file, batch_size=batch_size)
+    content = (one_size if batch_size else FORMATS[suffix])(trained)
     paths.write_output(output, content)
     layers = trained.variables["params"]  # inference does not read the auxiliary heads
     held = [layers[n] for n in layers if suffix == ".safetensors" or not n.startswith("head_")]

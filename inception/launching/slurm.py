@@ -52,7 +52,7 @@ def resources(*, cluster: str = "", **flags: Any) -> dict[str, Any]:
 def read_profile(file: str) -> dict[str, Any]:
     """A cluster's TOML file; UserError where it is none, or has other keys than RESOURCES."""
     with paths.explained(f"`cluster`={file} cannot be read", errors=(OSError, ValueError)):
-        profile = tomllib.loads(pathlib.Path(file).expanduser().read_text())
+        profile = tomllib.loads(pathlib.Path(file).expanduser().read_text(encoding="utf-8"))
     for key, value in profile.items():
         if not (kind := RESOURCES.get(key)):
             raise UserError(f"`cluster`={file}: {key} is none of {', '.join(RESOURCES)}")

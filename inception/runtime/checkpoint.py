@@ -52,7 +52,7 @@ def _first_line(error: BaseException) -> str:
 
 def write_classes(workdir: str, classes: tuple[str, ...]) -> None:
     """WORKDIR/classes.txt: what the labels 0, 1, ... stand for, a line each."""
-    (paths.at(workdir) / "classes.txt").write_text("".join(f"{c}\n" for c in classes))
+    paths.write_whole(paths.at(workdir) / "classes.txt", "".join(f"{c}\n" for c in classes))
 
 
 class _Manager(ocp.CheckpointManager):

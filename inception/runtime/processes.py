@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 from inception import UserError
+from inception.data import paths
 from inception.runtime import prefetch
 
 T = TypeVar("T")
@@ -76,17 +78,38 @@ def initialize(
         prefetch.run_in_thread(join, give_up)
     except SystemExit as error:  # a signal
         os._exit(error.code)  # type: ignore[arg-type]
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:  # a cluster's own library raises what it likes
         # Without a cluster, or where JAX is in use already, this process is the only one.
         signs = ("coordinator_address should", "must be called before")
-        if coordinator_address or not any(sign in str(error) for sign in signs):
-            raise UserError(
-                f"the processes cannot be joined ({str(error).splitlines()[0]}): check "
-                "`coordinator_address`, `num_processes` and `process_id`; alone it is "
-                "`coordinator_address=localhost:8476` `num_processes=1` `process_id=0`"
-            ) from error
+        if not coordinator_address and any(sign in str(error) for sign in signs):
+            return
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if _in_detection(error) and not _are_several():
+            print(
+                f"WARNING: JAX's look for other processes failed ({reason}): this one goes on "
+                "alone; with others give --coordinator_address, --num_processes and --process_id",
+                file=sys.stderr,
+            )
+            return
+        raise UserError(
+            f"the processes cannot be joined ({reason}): check "
+            "`coordinator_address`, `num_processes` and `process_id`; alone it is "
+            "`coordinator_address=localhost:8476` `num_processes=1` `process_id=0`"
+        ) from error
     else:
         _check_counts(num_processes)
+
+
+def _in_detection(error: Exception) -> bool:
+    """Whether JAX raised it when it looked which cluster this is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any("clusters" in pathlib.Path(frame.filename).parts for frame in frames)
+
+
+def _are_several() -> bool:
+    """Whether SLURM, Open MPI or a Job of Kubernetes started this process as one of several."""
+    counts = (os.environ.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+    return "JOB_COMPLETION_INDEX" in os.environ or any(n not in ("", "1") for n in counts)
 
 
 def _check_arguments(address: Any, count: Any, process: Any, timeout_s: int) -> None:
@@ -120,12 +143,12 @@ def gather_text(text: str) -> list[str]:
     """The text of each process, in the order of the processes. All must call it."""
     if jax.process_count() == 1:
         return [text]
-    data = np.frombuffer(text.encode(), np.uint8)
+    data = np.frombuffer(text.encode(**paths.UTF8), np.uint8)
     lengths = multihost_utils.process_allgather(np.asarray(len(data), np.int32))
     padded = np.zeros(1 << int(lengths.max()).bit_length(), np.uint8)  # few sizes: few programs
     padded[: len(data)] = data
     rows = multihost_utils.process_allgather(padded)
-    return [bytes(row[:n]).decode() for row, n in zip(rows, lengths, strict=True)]
+    return [bytes(row[:n]).decode(**paths.UTF8) for row, n in zip(rows, lengths, strict=True)]
 
 
 def together(action: Callable[[], T]) -> T:

@@ -36,7 +36,7 @@ def load_trained(workdir: str, *, best: bool = False) -> Trained:
     """
     config = read_config(workdir)
     with paths.explained(f"{workdir} has no readable classes.txt, which train writes"):
-        classes = tuple((paths.at(workdir) / "classes.txt").read_text().splitlines())
+        classes = tuple(paths.read_text(paths.at(workdir) / "classes.txt").splitlines())
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
     if not checkpoints.steps():
         raise UserError(f"{workdir} has no checkpoint: train first")

@@ -55,7 +55,7 @@ def _lock(workdir: str, token: str, closing: contextlib.ExitStack) -> None:
     if paths.in_bucket(workdir):
         path.write_text(token)
         return
-    file = closing.enter_context(open(path, "a+"))  # noqa: SIM115
+    file = closing.enter_context(open(path, "a+", **paths.UTF8))  # noqa: SIM115
     try:
         paths.lock(file, path)
     except BlockingIOError as error:

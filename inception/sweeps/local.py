@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from inception import Interrupted, UserError
+from inception.data import paths
 from inception.launching.local import Children
 from inception.sweeps.live import Show
 from inception.sweeps.study import Grid, Point, exclusive
@@ -51,7 +52,7 @@ def run(study: "Grid | Search", *, launch: Sequence[str], workers: int) -> None:
                 if children.signals:
                     return
                 point.unmark()
-                with open(point.log(), "a") as log:
+                with open(point.log(), "a", **paths.UTF8) as log:
                     command = [*launch, *point.command]
                     child = children.start(command, cores=cores, stdout=log, stderr=log)
                 running[point.number] = "running"

@@ -51,7 +51,7 @@ class Point:
     def mark(self, name: str, text: str = "") -> None:
         """Notes in a file that the run 'failed', was 'pruned', or is a 'job' of this id."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / name).write_text(text + "\n")
+        (self.folder / name).write_text(text + "\n", **paths.UTF8)
 
     def unmark(self) -> None:
         """Forgets a failure, before the run starts again."""
@@ -59,7 +59,7 @@ class Point:
 
     def fail(self, why: str, log: pathlib.Path) -> None:
         """Notes the failure: launch.py's own line at the end of the log, or `why` and the log."""
-        printed = log.read_text(errors="replace").strip() if log.exists() else ""
+        printed = paths.read_text(log).strip() if log.exists() else ""
         last = (printed.splitlines() or [""])[-1].strip()
         self.mark("failed", last if last.startswith("launch.py ") else f"{why}; see {log}")
 
@@ -88,7 +88,7 @@ class Grid:
 
 def _read_json(path: pathlib.Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(paths.read_text(path))
     except (OSError, json.JSONDecodeError):
         return None
 
@@ -110,7 +110,7 @@ def create(folder: str, definition: dict[str, Any]) -> None:
         raise UserError(f"`workdir`={folder} has runs of no study: choose another `workdir`")
     with paths.explained(f"`workdir`={folder} cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+") as file:
+        with open(path, "a+", **paths.UTF8) as file:
             paths.lock(file, path, wait=True)  # of several that begin at once one is the first
             file.seek(0)
             if not (text := file.read()):
@@ -137,7 +137,7 @@ def exclusive(folder: str) -> Iterator[None]:
     """Within it no other process works on this folder; InUse if one does."""
     path = pathlib.Path(folder) / "worker"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
+    with open(path, "a", **paths.UTF8) as file:
         try:
             paths.lock(file, path)
         except BlockingIOError as error:

@@ -129,6 +129,21 @@ def test_a_wrong_flag_is_named_with_what_it_takes(
     assert line.endswith(message)
 
 
+def test_commas_in_the_name_of_a_folder(tmp_path: pathlib.Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "lr=.1,width=.5"):
+        (tmp_path / name).mkdir()
+    assert flags.folders("lr=.1,width=.5") == ["lr=.1,width=.5"]
+    assert flags.folders("a,lr=.1,width=.5,b") == ["a", "lr=.1,width=.5", "b"]
+    assert flags.folders("a,,c") == ["a", "c"]
+
+
+def test_of_five_classes_no_top_5_is_printed() -> None:
+    result = {"top1_error": 12.5, "top5_error": 0.0, "count": 8}
+    assert flags.errors(result, 5) == "top-1 error 12.50% on 8 images"
+    assert flags.errors(result, 6) == "top-1 error 12.50%, top-5 error 0.00% on 8 images"
+
+
 def test_a_config_that_is_not_there_or_is_none(tmp_path, capfd) -> None:
     line = fails(capfd, ["audit", "--config=experiments/x.py"], status=2)
     assert "no such file; there are" in line

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from inception.data import decoding, imagenet, sources
 from tests import tiny
@@ -63,6 +63,75 @@ def test_broken_folders_are_named(photos: pathlib.Path, spoil, message: str) -> 
         sources.open_source("folder", path=str(photos), split="train")
     with tiny.refused(r"config\.data\.path is empty"):
         sources.open_source("folder", path="", split="train")
+
+
+def test_a_class_with_the_name_of_a_split_is_told_why(photos: pathlib.Path) -> None:
+    (photos / "bee").rename(photos / "train")
+    with tiny.refused(r"train has no class folders in it; a folder of the name train is taken for"):
+        sources.folder(str(photos), "train")
+    (photos / "train").rename(photos / "trains")  # the remedy
+    assert len(sources.folder(str(photos), "all")) == 30
+
+
+def test_splits_of_other_names_are_named(photos: pathlib.Path) -> None:
+    root = photos.parent / "set"
+    for split in ("train", "valid"):
+        shutil.copytree(photos, root / split)
+    with tiny.refused(r"there is no split 'val' in .*; there are train, valid"):
+        sources.folder(str(root), "val")
+    assert len(sources.folder(str(root), "valid")) == 30
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        (".tif", "TIFF"),
+        (".BMP", "BMP"),
+        (".gif", "GIF"),
+        (".jfif", "JPEG"),
+        (".jp2", "JPEG2000"),
+        (".avif", "AVIF"),
+    ],
+)
+def test_whatever_pillow_reads_is_a_picture(photos: pathlib.Path, suffix: str, kind: str) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    Image.new("RGB", (30, 20), "red").save(photos / f"ant/one{suffix}", kind)
+    source = sources.open_source("folder", path=str(photos), split="all")
+    assert len(source) == 31
+    (index,) = (i for i in range(31) if source.name(i).endswith(suffix))
+    image = decoding.decode(source[index][0], "one", max_megapixels=1.0)
+    assert image.size == (30, 20) and np.asarray(image)[0, 0, 0] > 200
+
+
+def test_what_is_no_picture_is_counted(photos: pathlib.Path) -> None:
+    for name in ("ant/film.mp4", "bee/film.mp4", "bee/README", "cat/Thumbs.db", "cat/.hidden.mp4"):
+        (photos / name).touch()
+    source = sources.folder(str(photos), "train")
+    assert source.passed_over == "2 .mp4, 1 no suffix"
+    assert sources.folder(str(photos), "all").passed_over == source.passed_over
+
+
+def test_what_systems_leave_is_no_class(photos: pathlib.Path) -> None:
+    for name in ("lost+found", "@eaDir", "__MACOSX", ".ipynb_checkpoints"):
+        (photos / name).mkdir()
+        (photos / "ant" / name).mkdir()
+        shutil.copy(photos / "ant/0.jpeg", photos / name)
+        shutil.copy(photos / "ant/0.jpeg", photos / "ant" / name)
+    source = sources.folder(str(photos), "all")
+    assert source.classes == ("ant", "bee", "cat") and len(source) == 30
+
+
+def test_links_in_a_circle_count_no_picture_twice(photos: pathlib.Path) -> None:
+    (photos / "ant/latest").symlink_to(".")
+    (photos / "ant/deep").mkdir()
+    (photos / "ant/deep/up").symlink_to("..")
+    shutil.copy(photos / "ant/0.jpeg", photos / "ant/deep/one.jpeg")
+    (photos / "shared").mkdir()
+    shutil.copy(photos / "ant/0.jpeg", photos / "shared/two.jpeg")
+    shutil.move(photos / "shared", photos.parent / "shared")
+    (photos / "ant/elsewhere").symlink_to(photos.parent / "shared")  # a link of another kind
+    assert len(sources.folder(str(photos), "all")) == 32
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +204,25 @@ def test_a_damaged_record_is_an_oserror(prepared: pathlib.Path, tmp_path: pathli
     lines = [damage(i) for i in range(len(source))]
     assert any(lines) and not all(lines)
     assert not any("\n" in line for line in lines)
+
+
+@pytest.mark.parametrize("spoil", ["missing", "cut", "another"])
+def test_a_file_of_a_split_that_is_missing_or_cut_is_an_error(
+    prepared: pathlib.Path, tmp_path: pathlib.Path, spoil: str
+) -> None:
+    shutil.copytree(prepared / "colors" / "1.0.0", tmp_path / "set")
+    (file,) = (tmp_path / "set").glob("*-train.array_record*")
+    (other,) = (tmp_path / "set").glob("*-validation.array_record*")
+    data = file.read_bytes()
+    file.unlink()
+    if spoil == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    elif spoil == "another":
+        shutil.copy(other, file)
+    fault = "7 records, and 20 are noted" if spoil == "another" else ""
+    with tiny.refused(rf"{file.name}.*{fault}.*1 of 1 files of the split.*copy them again"):
+        sources.open_source("tfds", path=str(tmp_path / "set"), split="train[:50%]")
+    assert len(sources.open_source("tfds", path=str(tmp_path / "set"), split="validation")) == 7
 
 
 def test_tfds_that_is_not_there_is_named(prepared: pathlib.Path) -> None:

@@ -281,6 +281,14 @@ def test_drawn_maps(runs, picture: Image.Image, tmp_path, capfd) -> None:
     assert sheet.size == (3 * 224 + 2 * 4, 224 + cam.CAPTION_PX)
     tiles = [np.asarray(sheet)[:224, i * 228 : i * 228 + 224] for i in range(3)]
     assert all((a != b).any() for a, b in itertools.pairwise(tiles))
+    # Once more, and among the pictures themselves: nothing that is there is drawn over.
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    for cams in (tmp_path / "cam", tmp_path / "b"):
+        status, out, err = command(capfd, *args, f"--cam={cams}", str(tmp_path / "b"))
+        assert status == 0 and f"2 maps: {cams}" in err
+        again = {pathlib.Path(p["cam"]) for p in json.loads(out)["predictions"]}
+        assert len(again) == 2 and not again & before.keys()
+    assert all(path.read_bytes() == data for path, data in before.items())
 
 
 def test_a_picture_that_went_is_not_drawn(runs, picture: Image.Image, tmp_path) -> None:
@@ -296,6 +304,16 @@ def test_heat_is_blue_where_low_and_red_where_high() -> None:
     sheet = cam.draw(np.zeros((224, 224, 3), np.uint8), np.array([[[0.0, 1.0]]]), ["x" * 99, "y"])
     left, right = (np.asarray(sheet)[100, 228 + x].astype(int) for x in (3, 220))
     assert left[2] > left[0] and right[0] > right[2]
+
+
+def test_maps_of_a_picture_share_one_range() -> None:
+    """A class that was hardly seen is not as red as the winner."""
+    maps = np.stack([np.linspace(0, 1, 9).reshape(3, 3), np.full((3, 3), 0.1)])
+    sheet = np.asarray(cam.draw(np.zeros((224, 224, 3), np.uint8), maps, ["", "a", "b"])).astype(
+        int
+    )
+    winner, other = sheet[:224, 228:452], sheet[:224, 456:]
+    assert (winner[..., 0] - winner[..., 2]).max() > 50 > (other[..., 0] - other[..., 2]).max()
 
 
 def test_names_are_words_for_wordnet_ids_alone() -> None:

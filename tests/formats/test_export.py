@@ -13,6 +13,7 @@ import sys
 from typing import NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import onnx
@@ -176,6 +177,16 @@ def test_onnx_agrees_in_any_batch(network, tmp_path, capfd) -> None:
     for count in (1, 3, 32):
         (got,) = running.run(None, {"images": network.images[:count]})
         agree(got, network.probabilities[:count])
+
+
+def test_stablehlo_of_one_batch_size_has_no_symbol(narrow, tmp_path, capfd) -> None:
+    path = tmp_path / "x.stablehlo"
+    command = ["export", f"--checkpoint={narrow.folder}", "--batch_size=2"]
+    assert launch.main([*command, f"--output={path}"]) == 0
+    file = jax.export.deserialize(bytearray(path.read_bytes()))
+    assert file.in_avals[0].shape == (2, *narrow.images.shape[1:])
+    assert launch.main([*command, f"--output={tmp_path}/x.safetensors"]) == 2
+    assert "--batch_size is for --output=FILE.stablehlo" in capfd.readouterr().err
 
 
 def test_stablehlo_agrees_in_a_process_that_knows_jax_alone(network, tmp_path, capfd) -> None:

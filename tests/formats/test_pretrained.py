@@ -226,9 +226,13 @@ def test_training_goes_on_from_it(tmp_path, capfd) -> None:
 # Caffe
 
 
-def blob(blobs, array: np.ndarray, *, legacy: bool, double: bool) -> None:
+def blob(blobs, array: np.ndarray, *, legacy: bool, double: bool, raw: str = "") -> None:
     added = blobs.add()
-    (added.double_data if double else added.data).extend(array.ravel().tolist())
+    if raw:
+        added.raw_data_type = {"float32": 1, "float16": 2}[raw]
+        added.raw_data = array.astype(raw).tobytes()
+    else:
+        (added.double_data if double else added.data).extend(array.ravel().tolist())
     if legacy:
         shape = (1,) * (4 - array.ndim) + array.shape
         added.num, added.channels, added.height, added.width = shape
@@ -248,15 +252,22 @@ def caffe_shapes(*, heads: bool) -> dict[str, tuple[int, ...]]:
 
 
 def caffemodel(
-    path: pathlib.Path, *, heads: bool, v1: bool = False, legacy: bool = False, double: bool = False
+    path: pathlib.Path,
+    *,
+    heads: bool,
+    v1: bool = False,
+    legacy: bool = False,
+    double: bool = False,
+    raw: str = "",
 ) -> dict[str, list[np.ndarray]]:
     """Writes a .caffemodel of drawn numbers; returns them, by layer."""
     net, weights = caffe.net_parameter()(), {}
     for name, shape in caffe_shapes(heads=heads).items():
-        weights[name] = [recorded.draw(name, shape), recorded.draw(f"{name} bias", shape[:1])]
+        drawn = recorded.draw(name, shape), recorded.draw(f"{name} bias", shape[:1])
+        weights[name] = [a.astype(raw or "float32").astype("float32") for a in drawn]
         layer = (net.layers if v1 else net.layer).add(name=name)
         for array in weights[name]:
-            blob(layer.blobs, array, legacy=legacy, double=double)
+            blob(layer.blobs, array, legacy=legacy, double=double, raw=raw)
         (net.layers if v1 else net.layer).add(name=f"{name} relu")
     path.write_bytes(net.SerializeToString())
     return weights
@@ -268,6 +279,8 @@ def caffemodel(
         {"v1": True, "legacy": True, "heads": True},
         {"legacy": True, "heads": False},
         {"double": True, "heads": False},
+        {"raw": "float32", "heads": False},  # as DIGITS writes them
+        {"raw": "float16", "heads": False},
     ],
     ids=str,
 )  # fmt: skip

@@ -111,6 +111,32 @@ def test_an_impossible_combination_of_flags(flags: dict) -> None:
         processes.initialize(**flags)
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_cluster_that_cannot_be_asked_leaves_one_process_alone(
+    tmp_path: pathlib.Path, several: bool
+) -> None:
+    """A notebook's pod of Kubernetes has no token, and that package raises what it likes."""
+    (tmp_path / "kubernetes.py").write_text("""
+class config:
+    def load_incluster_config():
+        raise type("ConfigException", (Exception,), {})("Service token file does not exist.")
+""")
+    begin = (
+        "from inception.runtime import processes; processes.initialize(timeout_s=9); print('on')"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:.", "KUBERNETES_SERVICE_HOST": "x"}
+    environment |= {"JOB_COMPLETION_INDEX": "0"} if several else {}
+    ended = subprocess.run(
+        [sys.executable, "-c", begin], env=environment, capture_output=True, text=True, check=False
+    )
+    last = ended.stderr.strip().splitlines()[-1]
+    assert "ConfigException: Service token file does not exist." in last
+    if several:
+        assert ended.returncode == 1 and "the processes cannot be joined" in last
+    else:
+        assert ended.stdout == "on\n" and "goes on alone; with others give --coord" in last
+
+
 def test_a_signal_ends_the_wait_for_the_others(tmp_path: pathlib.Path) -> None:
     alone = subprocess.Popen(
         [*faults.LAUNCH, *faults.TRAIN, f"--workdir={tmp_path}", "--num_processes=2",
