@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from inception import kernels, ops
-from inception.model import TABLE_1, Conv, Inception
+from inception.model import TABLE_1, Conv, GoogLeNet, Inception
 from tests import tiny
 
 LAYOUTS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
@@ -201,3 +201,25 @@ for platform in ("gpu", "cpu"):
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert run.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_a_whole_network(platform: str) -> None:
+    """In a platform's forms all together: logits of three heads, and every gradient."""
+    model = GoogLeNet(classes=5, width=0.1)
+    variables = tiny.state(model).raw_variables()
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 65, 65, 3)), jnp.float32)
+
+    def loss(params: Any) -> tuple[jax.Array, Any]:
+        rngs = {"dropout": jax.random.key(0)}
+        logits = model.apply({"params": params}, images, train=True, rngs=rngs)
+        return sum(jnp.square(head).mean() for head in logits.values()), logits
+
+    found, plain = (
+        jax.jit(kernels.on(p)(jax.value_and_grad(loss, has_aux=True)))(variables["params"])
+        for p in (platform, "any")
+    )
+    for own, expected in zip(*map(jax.tree.leaves, (found, plain)), strict=True):
+        scale = float(np.abs(expected).max()) or 1.0
+        np.testing.assert_allclose(own, expected, rtol=1e-3, atol=1e-4 * scale)
