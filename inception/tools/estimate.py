@@ -13,6 +13,7 @@ LAUNCH_SECONDS = 2e-6  # assumed, of a kernel
 # Of a step and outside of the network: by the file that the instruction was traced in.
 PARTS = (
     ("input", r"pixels\.py"),
+    ("sums over devices", r"sharding\.py"),  # joining the arrays and taking them apart
     ("loss", r"/optax/losses/"),
     ("optimizer", r"optim\.py|/optax/"),
     ("loss", ""),
