@@ -107,12 +107,14 @@ def in_micro_batches(accumulate: int):
 
 
 @pytest.mark.parametrize("accumulate", [pytest.param(2, marks=pytest.mark.faults), 4])
+@pytest.mark.slow
 def test_micro_batches_give_the_run_of_the_whole_batch(accumulate: int) -> None:
     (state, history, _), (other_state, other_history, _) = map(in_micro_batches, (1, accumulate))
     assert_close(history, other_history, rtol=1e-5)
     assert_close(state.params, other_state.params, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_micro_batches_take_less_memory_and_move_no_image() -> None:
     whole, quarter = (in_micro_batches(accumulate)[2] for accumulate in (1, 4))
     assert temporary_bytes(quarter) < 0.5 * temporary_bytes(whole)
@@ -122,6 +124,7 @@ def test_micro_batches_take_less_memory_and_move_no_image() -> None:
 
 
 @pytest.mark.parametrize("mixing", [{"mixup": 0.3}, {"cutmix": 1.0}], ids=str)
+@pytest.mark.slow
 def test_a_mixed_image_has_the_labels_of_both(mixing: dict[str, float]) -> None:
     """Each with the one before it, by the share of pixels; the loss written out in numpy."""
     knobs = {"mixup": 0.0, "cutmix": 0.0, **mixing}
@@ -199,6 +202,7 @@ def test_a_batch_that_cannot_be_split(batch_size: int, accumulate: int, message:
         sharding.check_batch_size(batch_size, accumulate, sharding.make_mesh())
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_every_head(on_eight) -> None:
     _, history, _ = on_eight
     assert history[0].keys() == {
@@ -209,6 +213,7 @@ def test_metrics_are_those_of_every_head(on_eight) -> None:
         np.testing.assert_allclose(row["loss"], total, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_average_lags_behind_the_parameters(on_eight) -> None:
     state, _, _ = on_eight
     assert state.eval_variables() is state.average

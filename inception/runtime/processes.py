@@ -79,31 +79,32 @@ def initialize(
     except SystemExit as error:  # a signal
         os._exit(error.code)  # type: ignore[arg-type]
     except Exception as error:  # a cluster's own library raises what it likes
-        # Without a cluster, or where JAX is in use already, this process is the only one.
-        signs = ("coordinator_address should", "must be called before")
-        if not coordinator_address and any(sign in str(error) for sign in signs):
-            return
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if _in_detection(error) and not _are_several():
-            print(
-                f"WARNING: JAX's look for other processes failed ({reason}): this one goes on "
-                "alone; with others give --coordinator_address, --num_processes and --process_id",
-                file=sys.stderr,
-            )
-            return
-        raise UserError(
-            f"the processes cannot be joined ({reason}): check "
-            "`coordinator_address`, `num_processes` and `process_id`; alone it is "
-            "`coordinator_address=localhost:8476` `num_processes=1` `process_id=0`"
-        ) from error
+        _go_on_alone(error, given=coordinator_address is not None)
     else:
         _check_counts(num_processes)
 
 
-def _in_detection(error: Exception) -> bool:
-    """Whether JAX raised it when it looked which cluster this is."""
+def _go_on_alone(error: Exception, *, given: bool) -> None:
+    """After a join that failed: returns where this process is the only one, or raises UserError."""
+    # Without a cluster, or where JAX is in use already.
+    signs = ("coordinator_address should", "must be called before")
+    if not given and any(sign in str(error) for sign in signs):
+        return
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     frames = traceback.extract_tb(error.__traceback__)
-    return any("clusters" in pathlib.Path(frame.filename).parts for frame in frames)
+    in_detection = any("clusters" in pathlib.Path(frame.filename).parts for frame in frames)
+    if in_detection and not _are_several():
+        print(
+            f"WARNING: JAX's look for other processes failed ({reason}): this one goes on "
+            "alone; with others give --coordinator_address, --num_processes and --process_id",
+            file=sys.stderr,
+        )
+        return
+    raise UserError(
+        f"the processes cannot be joined ({reason}): check "
+        "`coordinator_address`, `num_processes` and `process_id`; alone it is "
+        "`coordinator_address=localhost:8476` `num_processes=1` `process_id=0`"
+    ) from error
 
 
 def _are_several() -> bool:

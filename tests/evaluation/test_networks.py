@@ -75,6 +75,7 @@ def test_weights_of_another_network_are_named_by_every_command(
     assert not (tmp_path / "x.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_list_of_other_classes_is_named_by_every_command(changed, tmp_path, capfd) -> None:
     workdir = changed()
     pathlib.Path(workdir, "classes.txt").write_text("colour 0\n")

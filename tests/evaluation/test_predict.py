@@ -45,7 +45,7 @@ def probabilities(prediction: dict) -> np.ndarray:
     return np.asarray([by_id[i] for i in range(len(by_id))])
 
 
-@pytest.mark.parametrize("crops", [1, 10, 144])
+@pytest.mark.parametrize("crops", [1, 10, pytest.param(144, marks=pytest.mark.slow)])
 def test_a_prediction_is_the_mean_of_softmax(runs, picture: Image.Image, crops: int) -> None:
     (got,) = predict.Predictor(*runs)([picture], crops=crops)
     view = cropping.Views((crops,), PX, 40, "short").of(picture)

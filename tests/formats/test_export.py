@@ -312,6 +312,7 @@ def test_an_unknown_suffix_names_the_three(tmp_path, capfd, name: str) -> None:
     assert all(f".{known}" in line for known in FORMATS) and name in line
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_and_a_suffix_in_capitals(tmp_path, capfd) -> None:
     config = tiny.config("--config.input_px=33", "--config.model.heads=False")
     folder = tiny.write_run(tmp_path / "run", config)

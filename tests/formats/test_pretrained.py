@@ -135,6 +135,7 @@ def test_torchvisions_own_module_gives_the_same_logits(
     close(logits(output, batch, heads=True), recorded.torch_logits(module, batch))
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_network_of_ten_classes_without_heads(tmp_path, capfd) -> None:
     arrays = state_dict(heads=False, classes=10)
     path, output = save(arrays, tmp_path / "ten.SAFETENSORS"), tmp_path / "out"
