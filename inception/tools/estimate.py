@@ -102,7 +102,7 @@ def labels(parsed: Program, i: Instruction, flops: int) -> tuple[str, str]:
     if layer == program.OUTSIDE:
         layer = next(name for name, pattern in PARTS if re.search(pattern, where))
         return layer, layer
-    if flops:
+    if flops and not layer.startswith("lrn"):  # on TPUs a product
         convolves = any("dim_labels" in part.attributes for part in inside)
         return layer, "convolution" if convolves else "product"
     text = " ".join([of.path if of else "", where, *(part.opcode for part in inside)])
