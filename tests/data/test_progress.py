@@ -47,10 +47,11 @@ def test_in_a_file_a_short_command_says_nothing(tmp_path, capfd) -> None:
         tmp_path / "run",
         tiny.config("--config.input_px=33", "--config.data.resize_px=40", "--noconfig.model.heads"),
     )
+    (tmp_path / "pictures").mkdir()
     for i in range(12):
-        Image.new("RGB", (40, 40)).save(tmp_path / f"{i}.png")
+        Image.new("RGB", (40, 40)).save(tmp_path / f"pictures/{i}.png")
     for command in (
-        ["predict", f"--checkpoint={run}", str(tmp_path)],
+        ["predict", f"--checkpoint={run}", f"{tmp_path}/pictures"],
         ["eval", f"--workdir={run}"],
     ):
         assert launch.main(command) == 0
