@@ -1,59 +1,71 @@
-# `make demo` and `make test` set everything up in .venv first; nothing else is needed.
+# `make demo` and `make test` set up what they need; with uv, where it is installed, in seconds.
 PYTHON ?= python3
 PYTHON312 ?= python3.12
-BIN := .venv/bin
+UV ?= $(shell command -v uv)
+DEV := .venv-dev/bin
+PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-newest compile-checks faults check format clean
+.PHONY: demo test environments compile-checks test-newest faults check format clean
 
 demo: .venv/installed  ## train experiments/digits.py and write its page
-	$(BIN)/python launch.py train --config=experiments/digits.py --workdir=runs/digits
+	.venv/bin/python launch.py train --config=experiments/digits.py --workdir=runs/digits
 
-test: check  ## format, lint, types, and the tests, the slow ones too; not those of make faults
-	$(BIN)/python -m pytest -m "not faults" -n 3 --dist loadfile --no-loadscope-reorder
+test: check environments  ## format, lint, types, and the tests, the slow ones too; not those of make faults
+	$(DEV)/$(PYTEST) -m "not faults" $(addprefix --ignore=,$(BASE) $(EXPORT) $(PREPARE) $(SKY))
+
+# What the pages' commands need is what the pages say to install: these tests have that and pytest.
+BASE := tests/test_docs.py
+EXPORT := tests/formats/test_export.py
+PREPARE := tests/data/test_prepare.py
+SKY := tests/launching/test_sky.py
+environments: .venv/installed .venv-export/installed .venv-prepare/installed .venv-sky/installed .venv-pytest/installed
+	PYTHONPATH=.venv-pytest .venv/bin/$(PYTEST) -m "not faults" $(BASE)
+	PYTHONPATH=.venv-pytest .venv-export/bin/$(PYTEST) -m "not faults" $(EXPORT)
+	PYTHONPATH=.venv-pytest .venv-prepare/bin/$(PYTEST) -m "not faults" $(PREPARE)
+	PYTHONPATH=.venv-pytest .venv-sky/bin/$(PYTEST) -m "not faults" $(SKY)
+
+compile-checks: .venv-compile/installed .venv-pytest/installed  ## what the compilers of GPUs and TPUs make of the programs
+	PYTHONPATH=.venv-pytest .venv-compile/bin/python -m pytest tests/tools/test_compiled.py
 
 # What TFDS's builders and SkyPilot run on does not depend on jax.
-NEWEST ?= tests --ignore=tests/data/test_prepare.py --ignore=tests/launching/test_sky.py
+NEWEST ?= tests --ignore=$(PREPARE) --ignore=$(SKY)
 test-newest: .venv-newest/installed  ## the fast tests, or NEWEST, with the newest jax, flax and optax
-	.venv-newest/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(NEWEST)
-
-compile-checks: .venv-compile/installed  ## what the compilers of GPUs and TPUs make of the programs
-	.venv-compile/bin/python -m pytest tests/tools/test_compiled.py
+	.venv-newest/bin/$(PYTEST) $(NEWEST)
 
 faults: check  ## the longest: several processes, kills, full disks
-	$(BIN)/python -m pytest -m faults
+	$(DEV)/python -m pytest -m faults
 
-check: .venv/installed-dev
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+check: .venv-dev/installed
+	$(DEV)/ruff format --check .
+	$(DEV)/ruff check .
+	$(DEV)/mypy
 
-format: .venv/installed-dev
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+format: .venv-dev/installed
+	$(DEV)/ruff format .
+	$(DEV)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-newest .venv-compile runs
+	rm -rf .venv .venv-* runs
+
+# An environment in folder 1, of Python 2, with what arguments 3 of pip name.
+define environment
+	@$(2) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(if $(UV),$(UV) venv --quiet --seed --allow-existing --python $(2) $(1),$(2) -m venv $(1))
+	$(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check) $(3)
+	@touch $(1)/installed
+endef
 
 .venv/installed: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
-	@touch $@
-
-.venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[dev]'
-	@touch $@
+	$(call environment,.venv,$(PYTHON),-r requirements.txt -e .)
 
 .venv-newest/installed: requirements.txt pyproject.toml
-	$(PYTHON312) -m venv .venv-newest
-	grep -vE '^(jax|jaxlib|flax|optax)==' requirements.txt > .venv-newest/others.txt
-	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-newest/others.txt -e '.[test]'
+	grep -vE '^(jax|jaxlib|flax|optax)==' requirements.txt > .venv-newest.txt
+	$(call environment,.venv-newest,$(PYTHON312),-c .venv-newest.txt -e '.[test]')
+
+.venv-pytest/installed: .venv/installed pyproject.toml
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --target .venv-pytest pytest pytest-xdist
 	@touch $@
 
-# A place for the compilers alone, 1.1 GB: all else is .venv's.
-.venv-compile/installed: .venv/installed-dev
-	$(BIN)/python -m venv .venv-compile
-	$(BIN)/python -c 'import site; print(*site.getsitepackages())' \
-		> "$$(.venv-compile/bin/python -c 'import site; print(*site.getsitepackages())')/venv.pth"
-	.venv-compile/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[compile]'
-	@touch $@
+# By extra: dev, export, prepare, sky, compile.
+.venv-%/installed: requirements.txt pyproject.toml
+	$(call environment,.venv-$*,$(PYTHON),-c requirements.txt -e '.[$*]')

@@ -62,7 +62,7 @@ def compile_fast() -> str:
     environment, for the processes of this one.
     """
     if "COMPILE_FAST" not in os.environ:
-        flags = ["--xla_backend_optimization_level=0"]
+        flags = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
         dropped_by_jax_0_11 = "--xla_cpu_use_fusion_emitters=false"
         environment = {**os.environ, "XLA_FLAGS": dropped_by_jax_0_11, "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, "-c", "import jax; jax.devices()"]

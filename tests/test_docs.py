@@ -1,9 +1,11 @@
 """Every command of the pages and experiments has flags and knobs that are; the pages' lines run.
 
 On small networks and few images; trainings that differ in folders or seeds alone are copied, sweeps and
-jobs elsewhere end with the plan. Lines with "..." are not looked at.
+jobs elsewhere end with the plan. Lines with "..." are not looked at. `make test` runs this file where
+requirements.txt alone is installed: there a line that needs an extra must end with the extra's name.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -21,6 +23,7 @@ from inception.cli.main import COMMANDS, module
 from inception.config import experiment, load_config
 from inception.runtime import checkpoint
 from tests import tiny
+from tests.formats import test_pretrained
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,10 +52,7 @@ def commands(page: pathlib.Path, *, inline: bool = False) -> list[list[str]]:
     return [argv for argv in split if argv]
 
 
-RUN = [p for p in PAGES if p.parent.name == "docs" and p.stem != "export" and commands(p)]
-RUN += [ROOT / "README.md"]
-LONG = ("guide", "README", "reproduce")  # minutes each
-RUN = [pytest.param(p, marks=pytest.mark.faults if p.stem in LONG else ()) for p in RUN]
+RUN = [p for p in PAGES if p.parent != ROOT / "experiments" and commands(p)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -88,6 +88,9 @@ def world(
     (tmp_path / "holiday").mkdir()
     for name in ("PICTURE", "cat.jpg", "holiday/1.jpg"):
         shutil.copy(tmp_path / "PHOTOS/ant/0.jpeg", tmp_path / name)
+    test_pretrained.caffemodel(tmp_path / "bvlc_googlenet.caffemodel", heads=False)
+    weights = test_pretrained.state_dict(heads=False)
+    test_pretrained.save(weights, tmp_path / "googlenet-1378be20.safetensors")
     (tmp_path / "list.txt").write_text("cat.jpg\n")
     (tmp_path / "weights").mkdir()
     published = load_config(str(ROOT / BASE_CONFIG), [*SMALL, *FOLDER])
@@ -104,16 +107,21 @@ def world(
 
 def small(argv: list[str]) -> list[str]:
     """The same on few images; of sweeps and of jobs elsewhere the plan."""
+    replaced = {
+        "--source=DATA": "--source=PHOTOS",
+        "--output=weights/bvlc": "--output=weights/caffe",
+    }
+    argv = [replaced.get(a, a).replace(".pth", ".safetensors") for a in argv]
     argv = ["--config.model.classes=3" if "model.classes=" in a else a for a in argv]
+    if argv[0] in ("train", "plan", "bench"):
+        argv += [a for a in SMALL if argv[0] == "train" or "batch_size" not in a]
     if argv[0] == "train":
         digits = any("digits" in a for a in argv)
-        argv += [*SMALL, f"--config.optim.epochs={0.02 if digits else 1}"]
-        if "--config.data.path=DATA" in argv:
-            argv += [*FOLDER, "--config.model.classes=3"]
-        if "--config.data.source=store" in argv:
-            argv += ["--config.data.eval_split=val", "--config.model.classes=3"]
-    if argv[0] == "eval" and "--config.data.path=DATA" in argv:
-        argv += FOLDER
+        argv += [f"--config.optim.epochs={0.02 if digits else 1}"]
+    if "--config.data.path=DATA" in argv:
+        argv += [*FOLDER, "--config.model.classes=3"][: 4 if argv[0] in ("train", "bench") else 3]
+    if "--config.data.source=store" in argv and argv[0] in ("train", "bench"):
+        argv += ["--config.data.eval_split=val", "--config.model.classes=3"]
     if argv[0] == "sweep" or any(a.startswith("--on=") for a in argv):
         argv.append("--dry_run")
     return argv
@@ -149,33 +157,44 @@ def supply(argv: list[str]) -> None:
             (point.parent / "worker").mkdir(exist_ok=True)
 
 
-# With tests of their own, which export.md has too: test_pretrained.py, test_export.py, test_cost.py,
-# test_bench.py. So have the others: test_prepare.py, test_study.py, test_sky.py.
-ELSEWHERE = ("convert", "export", "plan", "bench")
-NEEDING = ("--tars=", "--source=DATA", "--search=", "--workdir=gs://BUCKET/runs/ensemble")
+NEEDING = (
+    "--search=",
+    "--workdir=gs://BUCKET/runs/ensemble",
+)  # tested in test_study.py, test_sky.py
+EXTRAS = {"--output=googlenet.onnx": "export", "--tars=TARS": "prepare", "--topology": "compile"}
+MODULES = {"export": "onnx", "prepare": "tensorflow", "compile": "libtpu"}
+
+
+def extra_of(argv: list[str]) -> str:
+    """The extra that a line needs."""
+    return next((e for flag, e in EXTRAS.items() if any(a.startswith(flag) for a in argv)), "")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_the_commands(page: pathlib.Path, world: pathlib.Path, capfd) -> None:
     """First what makes stores and runs, then what reads them; then the page's Python."""
-    if page.stem == "reproduce":
-        store = ["--source=PHOTOS", "--output=STORE", "--short_side=256"]
-        assert launch.main(["prepare", *store]) == 0
-    makes = ("prepare", "train")
+    if page.stem == "export":
+        shutil.copytree("weights/bvlc", "runs/imagenet")
+    makes, printed = ("prepare", "train"), ""
     for argv in sorted(commands(page), key=lambda argv: (*makes, argv[0]).index(argv[0])):
-        if argv[0] in ELSEWHERE or any(a.startswith(NEEDING) for a in argv):
+        if any(a.startswith(NEEDING) for a in argv):
             continue
         supply(argv)
-        argv = small(argv)
+        argv, extra = small(argv), extra_of(argv)
         run = train if argv[0] == "train" and "--dry_run" not in argv else launch.main
-        assert run(argv) == 0, capfd.readouterr().err
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-        exec(block, {})
+        status, (out, error) = run(argv), capfd.readouterr()
+        printed += out
+        if extra and not importlib.util.find_spec(MODULES[extra]):
+            assert status == 1 and f"pip install -c requirements.txt -e '.[{extra}]'" in error
+        else:
+            assert status == 0, error
+    if page.stem != "export":  # whose file test_export.py reads
+        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.DOTALL):
+            exec(block, {})
     if page.stem == "guide":
         assert len(pathlib.Path("heads.csv").read_text().splitlines()) == 2
         assert len(pathlib.Path("top5.jsonl").read_text().splitlines()) == 6
         assert json.loads(pathlib.Path("runs/stored/result.json").read_text())["steps"] == 3
     if page.stem == "reproduce":
-        out = capfd.readouterr().out
-        assert re.search(r"^\W*7 +144 ", out, re.MULTILINE), out
+        assert re.search(r"^\W*7 +144 ", printed, re.MULTILINE), printed

@@ -24,7 +24,6 @@ from inception.tools import profiler
 from tests import tiny
 
 EXPERIMENTS = sorted((pathlib.Path(__file__).parents[1] / "experiments").glob("[!_]*.py"))
-LONGEST = ("ablations", "photos_small")  # four minutes each: of `make faults`
 YOURS = {"config.data.path": "x", "config.init_from": "x", "config.model.classes": "10"}
 SMALL = {"model.classes": 3, "input_px": 65, "optim.batch_size": 8}
 
@@ -158,16 +157,15 @@ def take_two_steps(config) -> None:
         assert leaves[0] and not any(map(np.array_equal, *leaves))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=pytest.mark.faults if path.stem in LONGEST else pytest.mark.slow)
-        for path in EXPERIMENTS
-    ],
-    ids=lambda path: path.stem,
-)
-def test_two_steps_of_every_point_at_a_small_size(path: pathlib.Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_two_steps_at_a_small_size(path: pathlib.Path) -> None:
     take_two_steps(load_config(str(path), given(path)))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("path", filter(sweeps, EXPERIMENTS), ids=lambda path: path.stem)
+def test_two_steps_of_every_point_of_a_sweep(path: pathlib.Path) -> None:
     for name in sweeps(path):
         for config in configs_of_points(path, name):
             take_two_steps(config)

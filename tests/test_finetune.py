@@ -34,8 +34,8 @@ COLOURS = ("colour 0", "colour 1", "colour 2")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A tiny run with BatchNorm, heads and an average, on three classes."""
-    workdir = tmp_path_factory.mktemp("trained")
-    train.run(tiny.config(BATCH, "--config.optim.epochs=1."), str(workdir))
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    tiny.write_run(workdir, tiny.config(BATCH))
     return workdir
 
 
