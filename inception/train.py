@@ -190,7 +190,7 @@ def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, Evaluato
 def count_steps(config: ConfigDict, images: int) -> tuple[float, int]:
     """(steps an epoch, steps in all); UserError if there is none, or the warm-up takes all."""
     batch_size, epochs = config.optim.batch_size, config.optim.epochs
-    steps_per_epoch = images / batch_size
+    steps_per_epoch = max(images / batch_size, config.optim.min_epoch_steps)
     total_steps = round(epochs * steps_per_epoch)
     if total_steps < 1:
         raise UserError(

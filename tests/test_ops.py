@@ -104,7 +104,7 @@ def test_adaptive_avg_pool_averages_the_cells_of_torchs(
 ) -> None:
     """Cell by cell in float64; tests/formats/test_pretrained.py compares with torch's own."""
     x = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
-    got = ops.adaptive_avg_pool(jnp.asarray(x), outputs=outputs)
+    got = np.asarray(jax.jit(functools.partial(ops.adaptive_avg_pool, outputs=outputs))(x))
     assert got.shape == (2, outputs, outputs, 3) and got.dtype == jnp.float32
     for i in range(outputs):
         top, bottom = math.floor(i * height / outputs), math.ceil((i + 1) * height / outputs)
@@ -131,10 +131,15 @@ def test_adaptive_avg_pool_keeps_bfloat16() -> None:
 def test_the_pools_round_bfloat16_once(rng: np.random.Generator, pool: Any) -> None:
     """Their sums, and those of their gradients, are float32's."""
     x = jnp.asarray(rng.normal(size=(4, 11, 11, 3)), jnp.bfloat16)
-    y, back = jax.vjp(pool, x)
-    g = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16)
-    wide, wide_back = jax.vjp(pool, x.astype(jnp.float32))
-    for ours, expected in ((y, wide), (back(g)[0], wide_back(g.astype(jnp.float32))[0])):
+    g = jnp.asarray(rng.normal(size=jax.eval_shape(pool, x).shape), jnp.bfloat16)
+
+    @jax.jit
+    def value_and_gradient(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y, back = jax.vjp(pool, x)
+        return y, back(g)[0]
+
+    wide = value_and_gradient(x.astype(jnp.float32), g.astype(jnp.float32))
+    for ours, expected in zip(value_and_gradient(x, g), wide, strict=True):
         assert ours.dtype == jnp.bfloat16
         # A sum half-way between two values of bfloat16 may go to either.
         ours = ours.astype(jnp.float32)

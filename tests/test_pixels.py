@@ -11,6 +11,11 @@ from PIL import Image, ImageEnhance
 
 from inception import pixels
 
+# As the step has them: a program, where one operation after another takes ten times the time.
+STRENGTHS = ("brightness", "contrast", "saturation", "hue", "lighting")
+distort_colors = jax.jit(pixels.distort_colors, static_argnames=STRENGTHS)
+own_share = jax.jit(pixels.own_share, static_argnames=("px", "mixup", "cutmix"))
+
 
 @pytest.fixture
 def image(rng: np.random.Generator) -> np.ndarray:
@@ -75,22 +80,18 @@ def test_each_image_is_distorted_its_own_way_within_bounds(rng: np.random.Genera
     one = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
     batch = jnp.asarray(np.stack([one] * 16))
     strengths = {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.1, "lighting": 0.1}
-    got = np.asarray(
-        pixels.distort_colors(batch, jax.random.split(jax.random.key(0), 16), **strengths)
-    )
+    got = np.asarray(distort_colors(batch, jax.random.split(jax.random.key(0), 16), **strengths))
     assert got.shape == batch.shape and got.dtype == np.float32
     assert got.min() >= 0 and got.max() <= 255
     assert len({row.tobytes() for row in got}) == 16
-    again = np.asarray(
-        pixels.distort_colors(batch, jax.random.split(jax.random.key(0), 16), **strengths)
-    )
+    again = np.asarray(distort_colors(batch, jax.random.split(jax.random.key(0), 16), **strengths))
     np.testing.assert_array_equal(got, again)
 
 
 def test_brightness_alone_multiplies_by_a_factor_from_the_range() -> None:
     batch = jnp.full((200, 1, 1, 3), 100, jnp.uint8)
     got = np.asarray(
-        pixels.distort_colors(batch, jax.random.split(jax.random.key(1), 200), brightness=0.5)
+        distort_colors(batch, jax.random.split(jax.random.key(1), 200), brightness=0.5)
     )[:, 0, 0, 0]
     assert got.min() >= 50 and got.max() <= 150
     assert got.min() < 55 and got.max() > 145
@@ -100,7 +101,7 @@ def test_distortions_are_a_plain_references_in_random_order(rng: np.random.Gener
     """The same draws, applied one image at a time in numpy."""
     batch = rng.integers(0, 256, (24, 4, 5, 3)).astype(np.uint8)
     keys = jax.random.split(jax.random.key(2), 24)
-    got = pixels.distort_colors(
+    got = distort_colors(
         jnp.asarray(batch), keys, brightness=0.5, contrast=0.4, saturation=0.3, lighting=0.1
     )
     luma = np.asarray([0.299, 0.587, 0.114])
@@ -126,19 +127,19 @@ def test_distortions_are_a_plain_references_in_random_order(rng: np.random.Gener
 
 
 def test_no_strength_leaves_the_pixels_alone(image: np.ndarray) -> None:
-    got = pixels.distort_colors(jnp.asarray(image)[None], jax.random.key(0)[None])
+    got = distort_colors(jnp.asarray(image)[None], jax.random.key(0)[None])
     np.testing.assert_array_equal(got[0], image)
 
 
 def test_mixup_keeps_one_share_everywhere_and_cutmix_cuts_a_box() -> None:
     keys = jax.random.split(jax.random.key(3), 2000)
-    mixed = np.asarray(pixels.own_share(keys, px=8, mixup=0.2, cutmix=0.0))
+    mixed = np.asarray(own_share(keys, px=8, mixup=0.2, cutmix=0.0))
     assert mixed.shape == (2000, 8, 8, 1) and (np.ptp(mixed, (1, 2)) == 0).all()
     # Beta(.2, .2): mean 1/2, variance 1 / (4 * 1.4).
     shares = mixed[:, 0, 0, 0]
     assert abs(shares.mean() - 0.5) < 0.03 and abs(shares.var() - 1 / 5.6) < 0.01
 
-    cut = np.asarray(pixels.own_share(keys, px=64, mixup=0.0, cutmix=1.0))[..., 0]
+    cut = np.asarray(own_share(keys, px=64, mixup=0.0, cutmix=1.0))[..., 0]
     assert set(np.unique(cut)) == {0, 1}
     for other in 1 - cut:
         rows, columns = np.flatnonzero(other.any(1)), np.flatnonzero(other.any(0))
@@ -151,7 +152,7 @@ def test_mixup_keeps_one_share_everywhere_and_cutmix_cuts_a_box() -> None:
     expected = np.mean(a * (1 - np.sqrt(a) / 4) ** 2)
     assert abs((1 - cut).mean() - expected) < 0.02
 
-    both = np.asarray(pixels.own_share(keys, px=8, mixup=0.2, cutmix=1.0))
+    both = np.asarray(own_share(keys, px=8, mixup=0.2, cutmix=1.0))
     fractions = ((both > 0) & (both < 1)).any((1, 2, 3))
     assert 0.35 < fractions.mean() < 0.65
 
@@ -159,7 +160,7 @@ def test_mixup_keeps_one_share_everywhere_and_cutmix_cuts_a_box() -> None:
 @pytest.mark.parametrize("a", [0.1, 0.2, 1.0, 3.0])
 def test_shares_are_of_the_beta_distribution(a: float) -> None:
     keys = jax.random.split(jax.random.key(0), 100_000)
-    shares = np.asarray(pixels.own_share(keys, px=1, mixup=a, cutmix=0.0)).ravel()
+    shares = np.asarray(own_share(keys, px=1, mixup=a, cutmix=0.0)).ravel()
     x = np.linspace(0.001, 0.999, 50)
     found = np.searchsorted(np.sort(shares), x) / len(shares)
     assert np.abs(found - scipy.stats.beta(a, a).cdf(x)).max() < 0.006
@@ -181,7 +182,7 @@ def test_augment_mixes_distorted_images_and_their_targets(image: np.ndarray) -> 
     plain, targets = pixels.augment(batch, **choices)
     mixed, mixed_targets = pixels.augment({**batch, "other": other}, **choices)
     keys = jax.vmap(lambda row: jax.random.fold_in(mix_key, row))(batch["row"])
-    own = np.asarray(pixels.own_share(keys, px=12, mixup=0.5, cutmix=0.0))
+    own = np.asarray(own_share(keys, px=12, mixup=0.5, cutmix=0.0))
     np.testing.assert_array_equal(targets, [[0, 0, 1], [1, 0, 0]])
     expected = own * plain + (1 - own) * plain[::-1]
     np.testing.assert_allclose(mixed, expected, atol=1e-4)

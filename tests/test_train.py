@@ -168,6 +168,12 @@ def test_a_warm_up_as_long_as_the_run() -> None:
         train.count_steps(config, 32)
 
 
+@pytest.mark.parametrize(("images", "counts"), [(100, (60, 180)), (6000, (187.5, 562))])
+def test_an_epoch_passes_over_a_small_set_several_times(images: int, counts: tuple) -> None:
+    config = tiny.config("--config.optim.batch_size=32", "--config.optim.min_epoch_steps=60")
+    assert train.count_steps(config, images) == counts
+
+
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
     tmp_path: pathlib.Path,
