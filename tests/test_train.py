@@ -11,7 +11,6 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from tensorboardX.proto import event_pb2
 
 from inception import Interrupted, UserError, train
@@ -23,14 +22,10 @@ from inception.runtime.workdir import write_config
 from tests import tiny
 
 
-def with_batch_norm() -> ConfigDict:
-    return tiny.config("--config.model.norm=batch")
-
-
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, pathlib.Path]:
     workdir = tmp_path_factory.mktemp("unbroken")
-    return train.run(with_batch_norm(), str(workdir), command="the command"), workdir
+    return train.run(tiny.config(), str(workdir), command="the command"), workdir
 
 
 def test_result(unbroken) -> None:
@@ -74,7 +69,7 @@ def test_tensorboard_events_are_readable(unbroken) -> None:
 
 def test_evaluating_the_run_again_gives_its_result(unbroken) -> None:
     result, workdir = unbroken
-    again = evaluate.run([with_batch_norm()], [str(workdir)])
+    again = evaluate.run([tiny.config()], [str(workdir)])
     assert again.items() >= {key: result[key] for key in ("top1_error", "count", "crops")}.items()
     assert [row["models"] for row in again["table"]] == [1]
 
@@ -83,7 +78,7 @@ def test_evaluating_the_run_again_gives_its_result(unbroken) -> None:
 def test_the_same_command_on_a_finished_run_repeats_its_result(unbroken) -> None:
     result, workdir = unbroken
     before = (workdir / "metrics.jsonl").read_text()
-    again = train.run(with_batch_norm(), str(workdir))
+    again = train.run(tiny.config(), str(workdir))
     keys = result.keys() - {"images_per_second", "waiting_for_data"}
     assert {k: again[k] for k in keys} == {k: result[k] for k in keys}
     after = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -112,11 +107,11 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_unbroken_one(
         with monkeypatch.context() as patch:
             interrupt_at(patch, batch, number)
             with pytest.raises(Interrupted) as stopped:
-                train.run(with_batch_norm(), str(tmp_path))
+                train.run(tiny.config(), str(tmp_path))
         name = signal.Signals(number).name
         step = re.fullmatch(rf"stopped by {name}: step (\d) of 6 is saved; .*", str(stopped.value))
         assert step and checkpoint.Checkpoints(str(tmp_path)).steps()[-1] == int(step[1])
-    result = train.run(with_batch_norm(), str(tmp_path))
+    result = train.run(tiny.config(), str(tmp_path))
     assert result["params_digest"] == unbroken[0]["params_digest"]
     assert result["top1_error"] == unbroken[0]["top1_error"]
     rows = [metrics.read_metrics(str(w)) for w in (tmp_path, unbroken[1])]
@@ -135,7 +130,7 @@ def test_run_knobs_may_change_and_others_may_not(unbroken, tmp_path: pathlib.Pat
     plain = json.loads(tiny.config().to_json())
     write_config(plain, str(tmp_path))
     write_config(json.loads(tiny.config("--config.run.workers=3").to_json()), str(tmp_path))
-    other = tiny.config("--config.model.norm=batch", "--config.optim.learning_rate=0.5")
+    other = tiny.config("--config.optim.learning_rate=0.5")
     with tiny.refused(r"config\.optim\.learning_rate is 0.02 there and 0.5 here"):
         train.run(other, str(unbroken[1]))
     (tmp_path / "config.json").write_text("{")
@@ -286,7 +281,7 @@ def test_a_run_does_not_resume_on_a_set_that_changed(unbroken, tmp_path: pathlib
     metrics = tmp_path / "run" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"images": 32', '"images": 31'))
     with pytest.raises(UserError, match="has 32 images and had 31"):
-        train.run(with_batch_norm(), str(tmp_path / "run"))
+        train.run(tiny.config(), str(tmp_path / "run"))
 
 
 def test_splits_must_have_the_same_classes(photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
