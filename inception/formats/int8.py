@@ -16,7 +16,7 @@ from inception import UserError
 from inception.data import cropping, progress
 from inception.evaluation import predict
 
-MOST_IMAGES = 100  # the ranges of 300 give no better network
+MOST_IMAGES = 100  # of 10, 30 and 100 the last two come equally near to float32
 OPERATORS = ["Conv", "Relu", "MaxPool", "Concat", "Gemm"]  # others, LRN's and softmax, stay float
 # onnxruntime's quantiser warns about a model without it. Our graph needs no preparation.
 PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}

@@ -66,7 +66,7 @@ class _Graph:
     def lrn(self, x: str, layer: str) -> str:
         """ops.local_response_normalization of what a layer puts out.
 
-        NOTE: onnxruntime 1.31 takes 10 times as long for its operator LRN as for the product with
+        NOTE: onnxruntime 1.31 takes 8 times as long for its operator LRN as for the product with
         a matrix, on CPUs, and this is faster still with channels last, as int8 layers have them.
         """
         size, alpha, k = ops.LRN_SIZE, ops.LRN_ALPHA, ops.LRN_K
