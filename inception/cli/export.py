@@ -14,20 +14,34 @@ def add_flags(parser: flags.Parser) -> None:
     add("--output", required=True, metavar="FILE", help=text)
     text = "of .stablehlo, for that batch size alone (default: any)"
     add("--batch_size", type=flags.whole_number, metavar="N", help=text)
+    text = "of .onnx: weights and activations in 8 bits, which needs --calibration"
+    add("--int8", action="store_true", help=text)
+    text = (
+        "of --int8: pictures for the ranges of activations, a folder or a .txt with a path a line"
+    )
+    add("--calibration", default="", metavar="PATH", help=text)
 
 
 def run(args: flags.Args, _overrides: list[str]) -> flags.Result:
     from inception.formats import export
 
-    if pathlib.Path(args.output).suffix.lower() not in export.FORMATS:
+    suffix = pathlib.Path(args.output).suffix.lower()
+    if suffix not in export.FORMATS:
         *others, last = export.FORMATS
         raise CommandLineError(
             f"--output={args.output}: its suffix chooses the format: {', '.join(others)} or {last}"
         )
-    if args.batch_size and pathlib.Path(args.output).suffix.lower() != ".stablehlo":
+    if args.batch_size and suffix != ".stablehlo":
         raise CommandLineError("--batch_size is for --output=FILE.stablehlo")
+    if args.int8 and suffix != ".onnx":
+        raise CommandLineError("--int8 is for --output=FILE.onnx")
+    if args.int8 and not args.calibration:
+        raise CommandLineError("--int8 needs --calibration=PATH, pictures of the kind to be seen")
+    if args.calibration and not args.int8:
+        raise CommandLineError("--calibration is for --int8")
     if "://" in args.output:
         raise CommandLineError(f"--output={args.output}: write a local file, then copy it there")
-    result = export.run(args.checkpoint, args.output, best=args.best, batch_size=args.batch_size)
+    options = {k: v for k, v in flags.values(args, "batch_size", "calibration").items() if v}
+    result = export.run(args.checkpoint, args.output, best=args.best, **options)
     print(f"wrote {result['file']}: {result['parameters']:,} parameters")
     return result

@@ -19,6 +19,7 @@ from inception.runtime.weights import Trained, load_network
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 OPSET = 18  # ONNX's of 2022: older runtimes read it, and newer operators are not needed
+INSTALL = "pip install -c requirements.txt -e '.[export]'"
 
 
 def inference_function(trained: Trained) -> Callable[[jax.Array], jax.Array]:
@@ -62,41 +63,51 @@ def stablehlo_file(trained: Trained, batch_size: int | None = None) -> bytes:
     return bytes(exported.serialize())
 
 
-def onnx_file(trained: Trained) -> bytes:
-    """The inference function as an ONNX model, for any batch size; needs the package onnx."""
+def onnx_file(trained: Trained, calibration: str = "") -> bytes:
+    """The inference function as an ONNX model, for any batch size; needs the package onnx.
+
+    Args:
+        calibration: pictures, as `predict.find` takes them, that give the ranges of activations
+            in 8 bits; needs onnxruntime. '': in float32.
+    """
     try:
         from inception.formats import to_onnx
     except ImportError as error:
-        raise UserError(
-            "`output`: .onnx needs the package onnx: pip install -c requirements.txt -e '.[export]'"
-        ) from error
-    model = to_onnx.convert(trained, opset=OPSET, metadata=metadata(trained))
-    return model.SerializeToString()
+        raise UserError(f"`output`: .onnx needs the package onnx: {INSTALL}") from error
+    convert = functools.partial(to_onnx.convert, trained, opset=OPSET, metadata=metadata(trained))
+    if not calibration:
+        return convert().SerializeToString()
+    try:
+        from inception.formats import int8
+    except ImportError as error:
+        raise UserError(f"`int8` needs the package onnxruntime: {INSTALL}") from error
+    images = int8.calibration_images(calibration, trained.config)
+    return int8.quantized(convert(for_int8=True), images).SerializeToString()
 
 
-FORMATS = {".safetensors": safetensors_file, ".stablehlo": stablehlo_file, ".onnx": onnx_file}
+FORMATS: dict[str, Callable[..., bytes]] = {
+    ".safetensors": safetensors_file,
+    ".stablehlo": stablehlo_file,
+    ".onnx": onnx_file,
+}
 
 
-def run(
-    checkpoint_dir: str, output: str, *, best: bool = False, batch_size: int | None = None
-) -> dict[str, Any]:
+def run(checkpoint_dir: str, output: str, *, best: bool = False, **options: Any) -> dict[str, Any]:
     """Writes the newest checkpoint's network, or the best's, to a file: FORMATS by its suffix.
 
-    An existing file is replaced once the new one is whole. `batch_size`: of .stablehlo.
+    An existing file is replaced once the new one is whole. `options`: of the format's function.
 
     Returns:
         {'file', 'format', 'parameters': how many the file holds}; of ONNX also 'opset'.
 
     Raises:
-        UserError: no checkpoint or one of another network, the package onnx is missing, the file
-            cannot be written.
+        UserError: no checkpoint or one of another network, a package is missing, a picture or the
+            file cannot be read or written.
     """
     path = paths.at(output)
     suffix = path.suffix.lower()
     trained = load_network(checkpoint_dir, best=best)
-    one_size = functools.partial(stablehlo_file, batch_size=batch_size)
-    content = (one_size if batch_size else FORMATS[suffix])(trained)
-    paths.write_output(output, content)
+    paths.write_output(output, FORMATS[suffix](trained, **options))
     layers = trained.variables["params"]  # inference does not read the auxiliary heads
     held = [layers[n] for n in layers if suffix == ".safetensors" or not n.startswith("head_")]
     return {

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import cv2
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from PIL import Image
 import launch
 from inception import pixels
 from inception.config import load_config
-from inception.formats import export
+from inception.formats import export, to_onnx
 from inception.model import GoogLeNet
 from inception.runtime import checkpoint
 from inception.runtime.weights import Trained
@@ -179,6 +180,15 @@ def test_onnx_agrees_in_any_batch(network, tmp_path, capfd) -> None:
         agree(got, network.probabilities[:count])
 
 
+def test_onnx_agrees_in_opencv(network, tmp_path, capfd) -> None:
+    path = tmp_path / "x.onnx"
+    exported(capfd, network.folder, path)
+    for engine in (cv2.dnn.ENGINE_CLASSIC, cv2.dnn.ENGINE_NEW):
+        running = cv2.dnn.readNetFromONNX(str(path), engine)
+        running.setInput(network.images[:2])
+        agree(running.forward(), network.probabilities[:2])
+
+
 def test_stablehlo_of_one_batch_size_has_no_symbol(narrow, tmp_path, capfd) -> None:
     path = tmp_path / "x.stablehlo"
     command = ["export", f"--checkpoint={narrow.folder}", "--batch_size=2"]
@@ -245,6 +255,7 @@ def test_safetensors_hold_every_array_and_what_rebuilds_the_network(
      (64, ("--config.model.norm=none", "--noconfig.model.biases")),
      (66, ("--config.model.dtype=bfloat16", "--config.data.normalization=symmetric")),
      (65, ("--config.model.pool4_px=2", "--config.model.conv5x5_px=3", "--config.model.norm=batch")),
+     (63, ("--config.model.norm=batch", "--noconfig.model.biases")),
      (96, ("--config.model.top=fc", "--config.data.normalization=unit"))],
 )  # fmt: skip
 def test_other_networks_too_bfloat16_ones_in_float32(px: int, overrides: tuple) -> None:
@@ -257,12 +268,15 @@ def test_other_networks_too_bfloat16_ones_in_float32(px: int, overrides: tuple) 
     )
     rng = np.random.default_rng(0)
     variables = jax.tree_util.tree_map_with_path(functools.partial(random_leaf, rng=rng), shapes)
-    model = onnx.load_from_string(export.onnx_file(Trained(config.to_dict(), (), variables, 0)))
-    (got,) = session(model).run(None, {"images": images})
+    trained = Trained(config.to_dict(), (), variables, 0)
+    model = onnx.load_from_string(export.onnx_file(trained))
+    for_int8 = to_onnx.convert(trained, opset=export.OPSET, metadata={}, for_int8=True)
     logits = jax.jit(functools.partial(model_logits, wide, config.data.normalization))(
         variables, images
     )
-    np.testing.assert_allclose(got, jax.nn.softmax(logits), rtol=0, atol=1e-4)
+    for made in (model, for_int8):
+        (got,) = session(made).run(None, {"images": images})
+        np.testing.assert_allclose(got, jax.nn.softmax(logits), rtol=0, atol=1e-4)
     read = {i.name: np.prod(i.dims) for i in model.graph.initializer}
     assert sum(read.values()) == 2 * 3 + sum(leaf.size for leaf in jax.tree.leaves(variables))
 
@@ -283,9 +297,11 @@ def test_the_examples_of_the_page_run(narrow, tmp_path, monkeypatch, capfd) -> N
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/imagenet").symlink_to(narrow.folder)
-    Image.fromarray(narrow.images[0]).resize((300, 200)).save("cat.jpg")
+    (tmp_path / "PHOTOS").mkdir()
+    for name in ("cat.jpg", "PHOTOS/dog.jpg"):
+        Image.fromarray(narrow.images[0]).resize((300, 200)).save(name)
     commands = re.findall(r"^    python launch\.py (export .*)$", page, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         assert launch.main(shlex.split(command, comments=True)) == 0
     examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
