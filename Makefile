@@ -15,7 +15,7 @@ test: check environments  ## format, lint, types, and the tests, the slow ones t
 
 # What the pages' commands need is what the pages say to install: these tests have that and pytest.
 BASE := tests/test_docs.py
-EXPORT := tests/formats/test_export.py
+EXPORT := tests/formats/test_export.py tests/formats/test_int8.py
 PREPARE := tests/data/test_prepare.py
 SKY := tests/launching/test_sky.py
 environments: .venv/installed .venv-export/installed .venv-prepare/installed .venv-sky/installed .venv-pytest/installed
