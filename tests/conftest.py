@@ -65,6 +65,20 @@ def photos(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture
+def xrays(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Three class folders of 12-bit pictures in 16-bit files, ten each; a film in each."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "xrays"
+    for i in range(30):
+        folder = root / f"colour {i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 4096, (40, 40)).astype(np.uint16)
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+        (folder / "film.mp4").touch()
+    return root
+
+
+@pytest.fixture
 def bucket(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
     """The folder behind gs://bucket."""
     root = tmp_path / "bucket"

@@ -13,7 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError
-from inception.data import paths, sources
+from inception.config import run_config
+from inception.data import paths, pipeline, sources
 from inception.evaluation.evaluator import TOP, Evaluation, Evaluator
 from inception.runtime import processes, sharding
 from inception.runtime.weights import Trained, load_network
@@ -35,7 +36,7 @@ def load_alike(
             raise UserError(
                 f"{workdir} is there twice: an ensemble is of different networks; leave one out"
             )
-        for knob in ("input_px", "data.resize", "data.resize_px"):
+        for knob in ("input_px", "data.resize", "data.resize_px", "data.bits"):
             value, own = (operator.attrgetter(knob)(c) for c in (config, other))
             if own != value:
                 raise UserError(
@@ -61,6 +62,18 @@ def _check_files(predictions: str, per_class: str) -> None:
         raise UserError(f"`predictions` and `per_class` are both {predictions}: name two files")
     for file in filter(None, (predictions, per_class)) if processes.is_main() else ():
         paths.check_writable(paths.at(file))
+
+
+def _remarks(config: ConfigDict, source: sources.Source) -> list[str]:
+    """What to say of the split before the work."""
+    lines = pipeline.remarks(source, bits=config.data.bits, where=config.data.path)
+    if left_out := getattr(source, "left_out", 0):
+        lines.append(
+            f"evaluating {(n := len(source))} of {n + left_out} images: {config.data.path} has no "
+            "train and val folders, and of each class a fifth is 'val', the rest 'train'; "
+            "--split=all takes all"
+        )
+    return lines
 
 
 def run(
@@ -100,20 +113,19 @@ def run(
         networks=configs,
         classes=classes,
     )
-    if evaluator.left_out and processes.is_main():
-        print(
-            f"evaluating {(n := len(evaluator.source))} of {n + evaluator.left_out} images: "
-            f"{config.data.path} has no train and val folders, and of each class a fifth is 'val', "
-            "the rest 'train'; --split=all takes all",
-            file=sys.stderr,
-        )
+    for line in _remarks(config, evaluator.source) if processes.is_main() else ():
+        print(line, file=sys.stderr)
     table = evaluator.table([sharding.replicate(t.variables, mesh) for t in trained])
     last = table[-1]
     unwritten: list[str] = []
     if processes.is_main():
-        views = {"data": config.data.to_dict(), "input_px": config.input_px}
-        own = views == {k: trained[0].config[k] for k in views} and not (split or best)
-        if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
+        # Of an older run with the knobs that it lacks; it may break a rule.
+        theirs = run_config(workdirs[0], [], rules=())
+        views = [(c.input_px, c.data.to_dict()) for c in (config, theirs)]
+        own = views[0] == views[1]
+        if (
+            own and not (split or best) and len(workdirs) == 1 and last.crops == 1
+        ):  # the run's result, for its page
             try:
                 evaluator.write(workdirs[0], last, step=trained[0].step)
             except OSError as error:

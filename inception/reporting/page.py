@@ -138,8 +138,8 @@ def _mistakes(config: ConfigDict, result: dict[str, Any]) -> str:
         try:
             if source.name(index) != name:
                 raise LookupError("the set has changed")
-            megapixels = config.data.max_megapixels
-            image = decoding.decode(source[index][0], name, max_megapixels=megapixels)
+            reading = {knob: config.data[knob] for knob in pipeline.READING}
+            image = decoding.decode(source[index][0], name, **reading)
             picture = figures.png(views.of(image)[0], name)
         except (OSError, LookupError, decoding.DamagedImageError) as error:
             picture = f"<p>no picture: {html.escape(str(error))}</p>"

@@ -320,6 +320,19 @@ def test_of_a_folder_without_splits_it_says_what_is_evaluated(runs, tmp_path, ca
         assert ("evaluating 6 of 30 images" in err and "--split=all" in err) == (count == 6)
 
 
+def test_eval_names_what_is_passed_over_and_bits_not_in_use(runs, xrays, capfd) -> None:
+    args = ["eval", f"--workdir={runs[0]}", "--config.data.source=folder", "--split=all",
+            f"--config.data.path={xrays}", "--json"]  # fmt: skip
+    results = []
+    for flags, warnings in (([], 1), (["--config.data.bits=12"], 0)):
+        assert launch.main([*args, *flags]) == 0
+        out, err = capfd.readouterr()
+        assert err.count("passed over, for they are no pictures: 3 .mp4") == 1
+        assert err.count(f"WARNING: pictures of 16 bits in {xrays} use 12 of them") == warnings
+        results.append(json.loads(out)["table"][0]["log_loss"])
+    assert results[0] != results[1]
+
+
 def test_softmax_is_averaged_not_logits() -> None:
     """Two crops of one image, logits (0, 10) and (4, 0): the mean of probabilities prefers 1."""
 
