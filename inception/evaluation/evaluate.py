@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import operator
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,7 @@ def load_alike(
     Raises:
         UserError: also where a folder is named twice, or they differ in views or classes.
     """
-    folders = [paths.at(workdir).resolve() for workdir in workdirs]
+    folders = [os.path.realpath(paths.at(workdir)) for workdir in workdirs]
     trained = [load_network(w, c, best=best) for w, c in zip(workdirs, configs, strict=True)]
     first, config, classes = workdirs[0], configs[0], trained[0].classes
     for i, (workdir, other, t) in enumerate(zip(workdirs, configs, trained, strict=True)):
@@ -58,10 +59,9 @@ def load_alike(
 
 def _check_files(predictions: str, per_class: str) -> None:
     """Before the work, raises UserError where a file could not be written after it."""
-    if predictions and predictions == per_class:
-        raise UserError(f"`predictions` and `per_class` are both {predictions}: name two files")
-    for file in filter(None, (predictions, per_class)) if processes.is_main() else ():
-        paths.check_writable(paths.at(file))
+    if processes.is_main():
+        files = {"predictions": (predictions, b'"top": [['), "per_class": (per_class, PER_CLASS)}
+        paths.check_outputs(make_folders=False, **files)
 
 
 def _remarks(config: ConfigDict, source: sources.Source) -> list[str]:
@@ -119,13 +119,10 @@ def run(
     last = table[-1]
     unwritten: list[str] = []
     if processes.is_main():
-        # Of an older run with the knobs that it lacks; it may break a rule.
-        theirs = run_config(workdirs[0], [], rules=())
-        views = [(c.input_px, c.data.to_dict()) for c in (config, theirs)]
-        own = views[0] == views[1]
-        if (
-            own and not (split or best) and len(workdirs) == 1 and last.crops == 1
-        ):  # the run's result, for its page
+        trained_with = run_config(workdirs[0], [], rules=())  # an older run's has all knobs too
+        views = [(c.input_px, c.data.to_dict()) for c in (config, trained_with)]
+        own = views[0] == views[1] and not (split or best)
+        if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
             try:
                 evaluator.write(workdirs[0], last, step=trained[0].step)
             except OSError as error:
@@ -178,6 +175,9 @@ def table_3(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(map("  ".join, zip(*columns, strict=True)))
 
 
+PER_CLASS = b"class,count,top1_accuracy,top5_accuracy"
+
+
 def write_predictions(path: str, evaluation: Evaluation, source: sources.Source) -> None:
     """A JSON object a line and image: its name, its class, the top five with probabilities."""
     lines = []
@@ -192,7 +192,7 @@ def write_per_class(path: str, evaluation: Evaluation, source: sources.Source) -
     """CSV: class, count, top-1 and top-5 accuracy in percent, of every class that has images."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "count", "top1_accuracy", "top5_accuracy"])
+    writer.writerow(PER_CLASS.decode().split(","))
     for label in np.unique(evaluation.labels):
         of_class = evaluation.labels == label
         accuracies = [100 * evaluation.correct(k)[of_class].mean() for k in (1, TOP)]

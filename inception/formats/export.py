@@ -74,6 +74,11 @@ def onnx_file(trained: Trained) -> bytes:
     return model.SerializeToString()
 
 
+KINDS = {  # what the first MB of such a file of ours holds
+    ".safetensors": b'"params/conv1/',
+    ".stablehlo": b"StableHLO",
+    ".onnx": b"\x12\x09inception",  # who made it
+}
 FORMATS = {".safetensors": safetensors_file, ".stablehlo": stablehlo_file, ".onnx": onnx_file}
 
 
@@ -82,17 +87,17 @@ def run(
 ) -> dict[str, Any]:
     """Writes the newest checkpoint's network, or the best's, to a file: FORMATS by its suffix.
 
-    An existing file is replaced once the new one is whole. `batch_size`: of .stablehlo.
+    An existing file of the kind is replaced once the new one is whole. `batch_size`: of .stablehlo.
 
     Returns:
         {'file', 'format', 'parameters': how many the file holds}; of ONNX also 'opset'.
 
     Raises:
-        UserError: no checkpoint or one of another network, the package onnx is missing, the file
-            cannot be written.
+        UserError: no checkpoint or one of another network, the package onnx is missing; before
+            the work, a file that cannot be written, or another one in its place.
     """
-    path = paths.at(output)
-    suffix = path.suffix.lower()
+    suffix = paths.at(output).suffix.lower()
+    paths.check_outputs(output=(output, KINDS[suffix]))
     trained = load_network(checkpoint_dir, best=best)
     one_size = functools.partial(stablehlo_file, batch_size=batch_size)
     content = (one_size if batch_size else FORMATS[suffix])(trained)

@@ -25,6 +25,12 @@ CSS = """
 """
 
 
+def check_output(output: str) -> None:
+    """Before the work, raises UserError where `write` would fail, or replace another file."""
+    kind = b"experiment,changes,runs," if output.endswith(".csv") else markup.KIND
+    paths.check_outputs(output=(output, kind))
+
+
 def write(workdirs: list[str], output: str) -> None:
     """Writes about one run or several: an HTML file, into which nothing is loaded, or a table.
 

@@ -405,3 +405,7 @@ def test_a_folder_of_a_run_is_no_study(tmp_path: pathlib.Path) -> None:
         study.create(str(tmp_path), {})
     with tiny.refused("is a run, not a study"):
         study.create(str(tmp_path / "0"), {})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "study.csv").write_text("mine")
+    with tiny.refused("has study.csv of no study"):
+        study.create(str(tmp_path / "mine"), {})
