@@ -158,7 +158,6 @@ def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(
     width=st.integers(9, 130),
     height=st.integers(9, 130),

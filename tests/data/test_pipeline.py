@@ -105,7 +105,6 @@ def test_batches_are_of_the_bits_in_use(xrays: pathlib.Path) -> None:
         next(eval_batches(source, bits=12))
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(
     examples=st.integers(1, 60), batch_size=st.integers(1, 70), seed=st.integers(0, 5)
 )
@@ -139,7 +138,7 @@ class Numbered:
         return f"number {index}"
 
 
-@hypothesis.settings(deadline=None, max_examples=25)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(
     processes=st.integers(1, 5),
     share=st.integers(1, 9),

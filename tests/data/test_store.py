@@ -153,7 +153,6 @@ def rgb_store(tmp_path_factory: pytest.TempPathFactory) -> sources.Source:
     return open_store(folder)
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(index=st.integers(0, 3999), first=st.integers(-9, 9), last=st.integers(-9, 12))
 def test_some_rows_are_the_images_rows_and_cannot_be_written(
     rgb_store: sources.Source, index: int, first: int, last: int
