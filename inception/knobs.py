@@ -244,9 +244,8 @@ KNOBS = {
     "data.resize_px": Knob(256, "Paper, its smallest scale; also before caffe's random crop."),
     "data.bits": Knob(
         0,
-        "In use, of pictures stored with 16 or 32 a channel: 12 for most X-rays. It is of the set: "
-        "a dark picture stays dark, and one with more counts as damaged. 0: 16, with a warning "
-        "where those looked at use fewer.",
+        "In use, of a set's pictures stored with 16 or 32 a channel: 12 for most X-rays. One with "
+        "more counts as damaged. 0: 16, with a warning where those looked at use fewer.",
         BITS,
     ),
     "data.max_megapixels": Knob(100.0, "A larger picture counts as damaged."),

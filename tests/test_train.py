@@ -148,8 +148,8 @@ def test_run_knobs_may_change_and_others_may_not(unbroken, tmp_path: pathlib.Pat
     [
         ("config.json", '{"architectures": ["GoogLeNet"]}', "it is no config of this project"),
         ("config.json", "[]", "it is no config of this project"),
-        ("classes.txt", "bird\n", "has classes.txt and no config.json, so that no run wrote them"),
-        ("report.html", "<html>", "has report.html and no config.json"),
+        ("classes.txt", "bird\n", "has classes.txt of no run: choose another"),
+        ("report.html", "<html>", "has report.html of no run"),
         ("lock", "a poem", "lock was written by no run"),
     ],
 )

@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,6 +30,7 @@ Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, with the knob's nam
 cv2.setNumThreads(1)  # the loader's threads are many already
 
 Record = bytes | np.ndarray  # an encoded image, or pixels: uint8 [h, w] or [h, w, 3]
+Opened = Record | Image.Image  # or an image that Pillow has opened
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
@@ -58,11 +60,8 @@ except ImportError:  # there are wheels for Linux and Windows only
 _thread = threading.local()
 
 
-def _deep(image: Image.Image, data: Record | Image.Image) -> np.ndarray | None:
-    """The numbers of a picture of 16 or 32 bits a channel, grey or RGB; None of any other.
-
-    NOTE: of colours that Pillow has opened it is None: they have 8 bits already.
-    """
+def _deep(image: Image.Image, data: Opened) -> np.ndarray | None:
+    """The numbers of a file of 16 or 32 bits a channel, grey or RGB; None of any other."""
     if image.mode.startswith("I"):
         pixels = np.asarray(image)
         # NOTE: Pillow reads 32 bits as int32, and files that go beyond it hold uint32.
@@ -80,10 +79,8 @@ def _deep(image: Image.Image, data: Record | Image.Image) -> np.ndarray | None:
 def _eight_bits(pixels: np.ndarray, bits: int) -> Image.Image:
     """The upper 8 of so many bits; ValueError where a number has more."""
     if (most := int(pixels.max())) >> bits:
-        limit = f"config.data.bits={bits}"
-        raise ValueError(
-            f"its greatest number, {most:,}, has {most.bit_length()} bits, not {limit}"
-        )
+        has = f"its greatest number, {most:,}, has {most.bit_length()} bits"
+        raise ValueError(f"{has}, not config.data.bits={bits}")
     return Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
 
 
@@ -101,12 +98,7 @@ def greatest(data: Record) -> int:
 
 
 def decode(
-    data: Record | Image.Image,
-    name: str,
-    *,
-    max_megapixels: float,
-    bits: int = 0,
-    upright: bool = False,
+    data: Opened, name: str, *, max_megapixels: float, bits: int = 0, upright: bool = False
 ) -> Image.Image:
     """JPEG, PNG, WebP and whatever else Pillow reads, of any mode -> RGB.
 
@@ -117,7 +109,6 @@ def decode(
     ImageNet's published numbers were trained and evaluated so.
 
     Args:
-        data: a Record, or an image that Pillow has opened.
         name: for messages.
         max_megapixels: a larger picture counts as damaged; its pixels are never read.
         bits: in use, of pictures that have 16 or 32 a channel: the upper 8 of them are taken,
@@ -164,8 +155,8 @@ class ExactPicture:
         DamagedImageError: as `decode`.
     """
 
-    def __init__(self, data: Record, name: str, *, max_megapixels: float, bits: int = 0):
-        self._image = decode(data, name, max_megapixels=max_megapixels, bits=bits)
+    def __init__(self, data: Record, name: str, **reading: Any):
+        self._image = decode(data, name, **reading)
         self.size: tuple[int, int] = self._image.size  # width, height
 
     def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
@@ -188,11 +179,9 @@ class FastPicture:
         DamagedImageError: as `decode`; perhaps only when it is resized.
     """
 
-    def __init__(self, data: Record, name: str, *, max_megapixels: float, bits: int = 0):
-        self._decode = functools.partial(
-            decode, data, name, max_megapixels=max_megapixels, bits=bits
-        )
-        self._stream = _jpeg_stream(data, max_megapixels) if isinstance(data, bytes) else None
+    def __init__(self, data: Record, name: str, **reading: Any):
+        self._decode = functools.partial(decode, data, name, **reading)
+        self._stream = _jpeg_stream(data, **reading) if isinstance(data, bytes) else None
         if self._stream is not None:
             self.size: tuple[int, int] = (self._stream.width, self._stream.height)
         else:
@@ -238,7 +227,7 @@ def _jpeg_decoder() -> "nvimgcodec.Decoder":
     return _thread.decoder
 
 
-def _jpeg_stream(data: bytes, max_megapixels: float) -> "nvimgcodec.CodeStream | None":
+def _jpeg_stream(data: bytes, *, max_megapixels: float, **_: Any) -> Any:
     """A grey or three-channel JPEG, not too large, that ends as it should, or None."""
     if nvimgcodec is None or data[:2] != b"\xff\xd8" or b"\xff\xd9" not in data[-64:]:
         return None

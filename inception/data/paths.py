@@ -96,8 +96,8 @@ def check_outputs(*, make_folders: bool = True, **outputs: tuple[str, bytes]) ->
     """Before the work, raises UserError where a file could not be written, or two are the same.
 
     Args:
-        make_folders: whether the files' folders are made, as by `write_output`.
-        outputs: by flag the file, or '' for none, and the `kind` of `check_writable`.
+        make_folders: whether files' folders are made, as by `write_output`.
+        outputs: flag=(the file, or '' for none; the `kind` of `check_writable`).
     """
     named: dict[str, str] = {}
     for flag, (file, kind) in outputs.items():
@@ -189,8 +189,7 @@ def write_output(output: str, content: str | bytes, *, flag: str = "output") -> 
 def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
     """A folder OUTPUT.incomplete to write in, which becomes OUTPUT when the block ends.
 
-    Leftovers of an interrupted start are deleted first, by the file MARK in them; after an error
-    all is deleted.
+    Leftovers of an interrupted start, with MARK, are deleted first; after an error all is deleted.
 
     Raises:
         UserError: OUTPUT exists and is not empty, cannot be written, lies in a bucket, or another
@@ -209,18 +208,14 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
                 f"`output`={output} is not empty: choose a new folder, or empty this one"
             )
         work.mkdir(parents=True, exist_ok=True)
+        if any(work.iterdir()) and not (work / MARK).exists():
+            raise UserError(f"`output`={output}: {work} has files of others: name another folder")
         held = os.open(work, os.O_RDONLY)
     try:
         lock(held, work)
     except BlockingIOError as error:
         os.close(held)
         raise UserError(f"`output`={output}: another process is writing there") from error
-    try:
-        if any(work.iterdir()) and not (work / MARK).exists():
-            raise UserError(f"`output`={output}: {work} has files of others: name another folder")
-    except BaseException:
-        os.close(held)
-        raise
     try:
         for left in work.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -38,8 +38,7 @@ def remarks(
     """What to say once of the splits of a set: what is passed over, and bits that are not in use.
 
     Args:
-        bits: as of `decoding.decode`; with 0 a few pictures are looked at, always the same.
-        flag: that changes `bits`.
+        bits: as of `decode`; `flag` changes it. With 0 a few pictures are looked at, always those.
         where: the set's folder.
     """
     over = dict.fromkeys(getattr(split, "passed_over", "") for split in splits)
@@ -47,9 +46,7 @@ def remarks(
     most = 0
     for split in splits if bits == 0 else ():
         for index in np.linspace(0, len(split) - 1, min(LOOKED_AT, len(split))).astype(int):
-            with contextlib.suppress(
-                decoding.DamagedImageError, ValueError
-            ):  # of a name no file can have
+            with contextlib.suppress(decoding.DamagedImageError, ValueError):  # an odd name
                 most = max(most, decoding.greatest(sources.read(split, int(index))[0]))
     if 0 < most < 2**15:
         used = max(8, most.bit_length())
@@ -172,17 +169,16 @@ def evaluation_batches(
     views: cropping.Views,
     batch_size: int,
     classes: int,
-    max_megapixels: float,
     workers: int | str,
-    bits: int = 0,
     process: int = 0,
     processes: int = 1,
+    **reading: Any,
 ) -> Iterator[Batch]:
     """This process's share of all views of the whole split, in order, cut into batches.
 
     Every batch has `batch_size` rows, whatever the number of views: those of one image may span
-    batches. Each image is read and decoded once. Every process has the same count of
-    batches.
+    batches. Each image is read and decoded once, as `reading` says. Every process has the same
+    count of batches.
 
     Yields:
         {'image': uint8 [batch_size / processes, px, px, 3], 'label': int32 [the same], 'index':
@@ -193,7 +189,6 @@ def evaluation_batches(
         UserError: a damaged image, a label out of range.
     """
     share, each = batch_size // processes, views.rows
-    reading = {"max_megapixels": max_megapixels, "bits": bits}
     end = -(-len(source) * each // batch_size) * batch_size
 
     def rows_of(index: int) -> Batch | None:

@@ -244,14 +244,9 @@ def as_classes(source: Source, classes: tuple[str, ...]) -> Source:
         record, label = source[index]
         return record, labels[label]
 
-    return Examples(
-        classes,
-        len(source),
-        relabelled,
-        source.name,
-        left_out=getattr(source, "left_out", 0),
-        passed_over=getattr(source, "passed_over", ""),
-    )
+    if isinstance(source, Examples):
+        return dataclasses.replace(source, classes=classes, read=relabelled)
+    return Examples(classes, len(source), relabelled, source.name)
 
 
 def open_source(
@@ -269,13 +264,12 @@ def open_source(
     Raises:
         UserError: no such set or split, an empty one; a store of pictures of other `bits`.
     """
+    lazily = importlib.import_module
     openers = {
         "digits": lambda: digits(split),
         "folder": lambda: folder(path, split),
-        "tfds": lambda: importlib.import_module("inception.data.tfds").open_tfds(path, name, split),
-        "store": lambda: importlib.import_module("inception.data.store").open_store(
-            path, split, bits=bits
-        ),
+        "tfds": lambda: lazily("inception.data.tfds").open_tfds(path, name, split),
+        "store": lambda: lazily("inception.data.store").open_store(path, split, bits=bits),
         "synthetic": lambda: synthetic(split, examples, classes),
     }
     opened = openers[source]()

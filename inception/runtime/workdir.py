@@ -98,10 +98,7 @@ def write_config(config: dict[str, Any], workdir: str) -> None:
     if path.exists():
         _check_config(config, path, workdir)
     elif others := [name for name in WRITTEN if path.with_name(name).exists()]:
-        raise UserError(
-            f"`workdir`={workdir} has {', '.join(others)} and no config.json, so that no run wrote "
-            "them: choose another `workdir`"
-        )
+        raise UserError(f"`workdir`={workdir} has {', '.join(others)} of no run: choose another")
     paths.write_whole(path, json.dumps(config, indent=2) + "\n")
 
 
