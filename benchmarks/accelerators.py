@@ -168,12 +168,19 @@ def main() -> None:
     if args.child:
         compile_row(args.child, ROWS[args.only], rest[1:], f"{rest[0]}/program")
         return
+    import needs
     from tabulate import tabulate
 
     roots = [ROOT, *([args.against.resolve()] if args.against else [])]
     names = args.only.split(",")
     if unknown := set(names) - ROWS.keys():
         parser.error(f"--only: there is no {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    compilers = {"h": ("jax-cuda13-pjrt", "jax-cuda13-plugin"), "v": ("libtpu",)}
+    kinds = {ROWS[name].topology[0] for name in names}
+    needs.packages("compile", *[package for kind in sorted(kinds) for package in compilers[kind]])
+    for root in roots:
+        if not (root / "inception").is_dir():
+            parser.error(f"--against={root}: no checkout of this project")
     found: dict[str, list[dict[str, Any]]] = {}
     header = ["program", "", *(root.name for root in roots), *(["ratio"] if args.against else [])]
     for name in names:

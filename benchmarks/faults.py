@@ -482,6 +482,8 @@ def main() -> int:
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if unknown := set(arguments.scenarios) - SCENARIOS.keys():
+        parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(SCENARIOS)}")
     failed = 0
     print("| fault | count | what was seen | minutes |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

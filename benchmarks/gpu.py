@@ -32,6 +32,9 @@ import threading
 import time
 from typing import Any, NamedTuple
 
+sys.path.append(str(pathlib.Path(__file__).parent))  # where another script imports this one
+import needs
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 WHEELS = ROOT / ".wheels"
 MOST_MB = 60
@@ -39,6 +42,9 @@ PACKED = (  # what the steps import and the machine may lack
     "array-record", "attrs", "cloudpickle", "grain", "ml-collections", "nvidia-nvimgcodec-cu13",
     "portpicker", "tabulate", "tensorboardX", "tqdm",
 )  # fmt: skip
+THERE = ("jax", "flax", "optax", "orbax-checkpoint", "opencv-python-headless", "scikit-learn",
+         "matplotlib", *PACKED)  # fmt: skip
+BEGINNINGS = {"gpu.md": "# On this machine", "gpu.json": "{", "gpu.log": "\n== "}
 STEPS = {  # name: seconds
     "environment": 12, "correctness": 85, "rates": 200, "layers": 65, "stores": 70, "demo": 48,
 }  # fmt: skip
@@ -210,6 +216,12 @@ def main() -> int:
     if args.pack or args.child:
         pack() if args.pack else run_child(args.child, small, args.output)
         return 0
+    for name, beginning in BEGINNINGS.items():
+        file = args.output / name
+        if file.exists() and not (file.read_text(errors="replace") or beginning).startswith(
+            beginning
+        ):
+            parser.error(f"{file} was written by something else: give another --output")
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "gpu.log").write_text("")
     steps: dict[str, dict[str, Any]] = {}
@@ -217,6 +229,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         install(site := f"{folder}/site")
         sys.path.append(site)
+        needs.packages("", *THERE)
         path = [site, str(ROOT), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/cache"  # autotuning's choices too

@@ -362,6 +362,12 @@ def main() -> None:
     files = sorted(
         p for p in pathlib.Path(args.photos).rglob("*") if p.suffix.lower() in (".jpeg", ".jpg")
     )[:1000]
+    if not files:
+        parser.error(f"{args.photos}: no JPEG in it")
+    if args.ffcv_python:
+        found = subprocess.run([args.ffcv_python, "-c", "import ffcv"], stderr=subprocess.DEVNULL)
+        if found.returncode:
+            parser.error(f"--ffcv_python={args.ffcv_python} has no ffcv: pip install ffcv there")
     with tempfile.TemporaryDirectory() as folder:
         split = pathlib.Path(folder, "original", "train", "photo")
         split.mkdir(parents=True)

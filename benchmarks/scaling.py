@@ -17,7 +17,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-LAUNCH = pathlib.Path(__file__).parents[1] / "launch.py"
+LAUNCH = pathlib.Path(__file__).resolve().parents[1] / "launch.py"
+sys.path.insert(0, str(LAUNCH.parent))
+from inception.data import paths  # noqa: E402
+
 KINDS = {
     "training": ["--what=train"],
     "training, remat": ["--what=train", "--config.model.remat=True"],
@@ -76,6 +79,8 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.series) - SERIES.keys():
         parser.error(f"{', '.join(unknown)}: choose from {', '.join(SERIES)}")
+    files = {series: f"{args.output}/scaling_{series}.svg" for series in args.series}
+    paths.check_outputs(**{series: (file, b"Matplotlib") for series, file in files.items()})
     pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
     for series in args.series:
         label, values = SERIES[series]
@@ -89,7 +94,7 @@ def main() -> None:
                 rows[kind].append((value, ms, megabytes))
             cells = " | ".join(f"{rows[k][-1][1]:.1f}, {rows[k][-1][2]:,.0f}" for k in KINDS)
             print(f"| {value} | {cells} |", flush=True)
-        draw(series, rows, f"{args.output}/scaling_{series}.svg")
+        draw(series, rows, files[series])
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import sys
 import tempfile
 from typing import Any
 
+import needs
 import numpy as np
 import step_sides
 
@@ -251,6 +252,12 @@ def main() -> None:
     if args.child:
         step_sides.child(args)
         return
+    if unknown := set(args.sides.split(",")) - set(SIDES):
+        parser.error(f"--sides: {', '.join(sorted(unknown))}: choose from {', '.join(SIDES)}")
+    needs.packages("benchmarks", "torch", *["torchvision"] * ("torchvision" in args.sides))
+    if not {"compile", "torchvision"}.isdisjoint(args.sides.split(",")):
+        needs.compiler()
+    needs.cores(args.cores)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the sides share a GPU's memory
     with tempfile.TemporaryDirectory() as folder:
         args.weights = f"{folder}/weights.npz"

@@ -49,6 +49,7 @@ ANYTHING = Allowed(lambda _: True, "")
 AT_LEAST_1 = Allowed(lambda x: x >= 1, "must be at least 1")
 ABOVE_0 = Allowed(lambda x: x > 0, "must be above 0")
 SHARE = Allowed(lambda x: 0 <= x < 1, "must be at least 0 and below 1")
+BITS = Allowed(lambda x: x == 0 or 8 <= x <= 32, "from 8 to 32, or 0")
 MAGNITUDE = Allowed(lambda x: x <= 10, "must be at most 10")
 AREAS = Allowed(
     lambda x: len(x) == 2 and 0 < x[0] <= x[1] <= 1, "two numbers, 0 < low <= high <= 1"
@@ -244,6 +245,12 @@ KNOBS = {
         one_of("short", "squash", "central_crop"),
     ),
     "data.resize_px": Knob(256, "Paper, its smallest scale; also before caffe's random crop."),
+    "data.bits": Knob(
+        0,
+        "In use, of a set's pictures stored with 16 or 32 a channel: 12 for most X-rays. One with "
+        "more counts as damaged. 0: 16, with a warning where those looked at use fewer.",
+        BITS,
+    ),
     "data.max_megapixels": Knob(100.0, "A larger picture counts as damaged."),
     "data.max_damaged_share": Knob(
         0.01, "Of the training images: more end the run. ImageNet has none damaged."

@@ -184,6 +184,9 @@ def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, Evaluato
         )
     evaluator = processes.together(lambda: Evaluator(config, mesh, split=config.data.eval_split))
     sources.check_classes(source.classes, evaluator.source.classes)
+    of_set = {"bits": config.data.bits, "where": config.data.path}
+    for line in pipeline.remarks(source, evaluator.source, **of_set) if processes.is_main() else ():
+        metrics.say(line)
     return source, evaluator
 
 
@@ -214,8 +217,6 @@ def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str
     writer = metrics.Writer(workdir, start_step=steps.start)
     writer.check_images(images)
     writer.write("start", steps.start, command=command, images=images, **processes.environment())
-    if over := getattr(source, "passed_over", ""):
-        metrics.say(f"passed over, for they are no pictures: {over}")
     metrics.say(
         f"{images} images, {steps.total} steps of {steps.batch_size} on {len(devices)} device(s) "
         f"of kind {devices[0].device_kind}"

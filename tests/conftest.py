@@ -19,6 +19,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from etils.epath import backend, gpath  # noqa: E402
@@ -26,6 +27,11 @@ from fsspec.implementations.dirfs import DirFileSystem  # noqa: E402
 from fsspec.implementations.local import LocalFileSystem  # noqa: E402
 from PIL import Image  # noqa: E402
 
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 gc.set_threshold(100_000, 20, 20)  # tracing makes many objects that stay: fewer looks at them
 
 LONG = ("experiments", "finetune", "slurm", "train", "docs", "evaluate", "launch",
@@ -61,6 +67,20 @@ def photos(tmp_path: pathlib.Path) -> pathlib.Path:
             else:
                 image = image.convert(mode)
             image.save(root / name / f"{i}.{kind.lower()}", kind)
+    return root
+
+
+@pytest.fixture
+def xrays(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Three class folders of 12-bit pictures in 16-bit files, ten each; a film in each."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "xrays"
+    for i in range(30):
+        folder = root / f"colour {i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 4096, (40, 40)).astype(np.uint16)
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+        (folder / "film.mp4").touch()
     return root
 
 

@@ -1,7 +1,9 @@
 """What benchmarks/step_sides.py times beside PyTorch's is the network that PyTorch computed; gpu.py."""
 
+import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
@@ -34,6 +36,39 @@ def test_a_step_on_a_gpu_ends_in_time_and_is_reported(tmp_path: pathlib.Path) ->
     gpu.run_step("correctness", 0.0, True, steps, tmp_path)
     assert steps["correctness"]["failed"].startswith("cut off after")
     assert "**Failed**: cut off" in (tmp_path / "gpu.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["step.py"], r"needs torch, torchvision: pip install -c .* -e '\.\[benchmarks\]'"),
+        (["step.py", "--sides=ours,eager"], r"needs torch: pip install"),
+        (["step.py", "--sides=ours,x"], r"--sides: x: choose from ours, eager"),
+        (["accelerators.py"], r"needs .*libtpu: pip install -c .* -e '\.\[compile\]'"),
+        (["accelerators.py", "--only=x"], r"--only: there is no x"),
+        (["input.py", "tests/recorded"], r"tests/recorded: no JPEG in it"),
+        (["faults.py", "x"], r"x: choose from "),
+        (["scaling.py", "size", "--output=Makefile"], r"Makefile.* cannot be written"),
+    ],
+)
+def test_a_benchmark_says_what_it_lacks_before_it_measures(flags: list[str], line: str) -> None:
+    for package in re.findall(r"torch(?:vision)?|libtpu", line):
+        if importlib.util.find_spec(package):
+            pytest.skip(f"{package} is here")
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{flags[0]}", *flags[1:]],
+        cwd=gpu.ROOT, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode in (1, 2) and not done.stdout
+    assert re.search(line, done.stderr.splitlines()[-1])
+
+
+def test_files_of_others_are_no_report_of_a_gpu(tmp_path: pathlib.Path, monkeypatch) -> None:
+    (tmp_path / "gpu.log").write_text("a letter")
+    monkeypatch.setattr(sys, "argv", ["gpu.py", f"--output={tmp_path}"])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert (tmp_path / "gpu.log").read_text() == "a letter"
 
 
 def test_packed_wheels_are_of_the_pinned_set() -> None:

@@ -97,7 +97,7 @@ def test_dropout_only_in_training_and_in_the_inputs_dtype() -> None:
         assert ops.Dropout(rate).apply({}, x, train, rows) is x
 
 
-@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(height=st.integers(1, 17), width=st.integers(1, 17), outputs=st.integers(1, 5))
 def test_adaptive_avg_pool_averages_the_cells_of_torchs(
     height: int, width: int, outputs: int

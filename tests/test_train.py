@@ -138,6 +138,25 @@ def test_run_knobs_may_change_and_others_may_not(unbroken, tmp_path: pathlib.Pat
         write_config(plain, str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", '{"architectures": ["GoogLeNet"]}', "it is no config of this project"),
+        ("config.json", "[]", "it is no config of this project"),
+        ("classes.txt", "bird\n", "has classes.txt of no run: choose another"),
+        ("report.html", "<html>", "has report.html of no run"),
+        ("lock", "a poem", "lock was written by no run"),
+    ],
+)
+def test_a_folder_with_files_of_others_is_no_workdir(
+    tmp_path: pathlib.Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with tiny.refused(message):
+        train.run(tiny.config(), str(tmp_path))
+    assert (tmp_path / name).read_text() == text
+
+
 def test_a_workdir_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
     with tiny.refused(r"--workdir=.*cannot be written"):

@@ -43,11 +43,10 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     if "://" in args.cam:
         raise CommandLineError(f"--cam={args.cam}: draw into a local folder, then copy it there")
     paths = predict.find(args.images, others := collections.Counter[str]())
-    if others:
-        counts = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common())
-        print(f"passed over, for they are no pictures: {counts}", file=sys.stderr)
     configs = [run_config(workdir, overrides) for workdir in args.checkpoint]
     flags.join_processes(args)
+    lines = predict.remarks(paths, others, bits=configs[0].data.bits)
+    print("".join(f"{line}\n" for line in lines), end="", file=sys.stderr)
     predictor = predict.Predictor(*args.checkpoint, best=args.best, configs=configs)
     predictions, rejected = [], []
     drawn: set[str] = set()

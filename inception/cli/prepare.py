@@ -20,6 +20,9 @@ def add_flags(parser: flags.Parser) -> None:
     add("--quality", type=percent, default=90, help="of the store's JPEGs, 1 to 100 (default: 90)")
     text = "of the store: rgb is plain pixels, 9 to 10 times the bytes and no decoding"
     add("--format", choices=("jpeg", "rgb"), default="jpeg", help=text)
+    bits = functools.partial(flags.whole_number, least=8, most=32)
+    text = "in use, of pictures stored with 16 or 32 a channel (default: 16)"
+    add("--bits", type=bits, default=0, metavar="N", help=text)
 
 
 def run(args: flags.Args, _overrides: list[str]) -> flags.Result:
@@ -27,14 +30,17 @@ def run(args: flags.Args, _overrides: list[str]) -> flags.Result:
         raise CommandLineError("give --tars, --name or both; or else --source")
     if args.source and args.short_side is None:
         raise CommandLineError("--source is there to write a store from: give --short_side")
+    if args.bits and args.short_side is None:
+        raise CommandLineError("--bits is of a store; of records it is --config.data.bits")
     from inception.data import prepare
 
-    names = ("tars", "name", "source", "output", "short_side", "quality", "format")
+    names = ("tars", "name", "source", "output", "short_side", "quality", "format", "bits")
     result = prepare.prepare(**flags.values(args, *names))
+    bits = f"--config.data.bits={args.bits} " if args.bits else ""
     kind = "store" if args.short_side else f"tfds --config.data.name={args.name or 'imagenet2012'}"
     print(
         f"Train on it: --config.data.path={args.output} --config.data.source={kind} "
-        f"--config.data.eval_split={list(result['splits'])[-1]}, and its number of classes as "
-        "--config.model.classes"
+        f"{bits}--config.data.eval_split={list(result['splits'])[-1]}, and its number of classes "
+        "as --config.model.classes"
     )
     return result

@@ -12,6 +12,7 @@ def add_flags(parser: flags.Parser) -> None:
 def run(args: flags.Args, _overrides: list[str]) -> flags.Result:
     from inception.reporting import page
 
+    page.check_output(args.output)
     page.write(args.runs, args.output)
     print(f"wrote {args.output}")
     return {"page": args.output}

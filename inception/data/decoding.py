@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,10 +25,12 @@ SUFFIXES = {  # of the files in a folder that are pictures: those of FORMATS tha
     for suffix, name in Image.registered_extensions().items()
     if name in FORMATS and name in Image.OPEN
 }
+ORIENTATION = 0x112  # EXIF's tag
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, with the knob's name
 cv2.setNumThreads(1)  # the loader's threads are many already
 
 Record = bytes | np.ndarray  # an encoded image, or pixels: uint8 [h, w] or [h, w, 3]
+Opened = Record | Image.Image  # or an image that Pillow has opened
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
@@ -57,33 +60,63 @@ except ImportError:  # there are wheels for Linux and Windows only
 _thread = threading.local()
 
 
-def _eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """The upper 8 of 16 bits; of numbers beyond that the upper 8 of the bits in use.
+def _deep(image: Image.Image, data: Opened) -> np.ndarray | None:
+    """The numbers of a file of 16 or 32 bits a channel, grey or RGB; None of any other."""
+    if image.mode.startswith("I"):
+        pixels = np.asarray(image)
+        # NOTE: Pillow reads 32 bits as int32, and files that go beyond it hold uint32.
+        return pixels.view(np.uint32) if pixels.dtype == np.int32 else pixels
+    tile = getattr(image, "tile", ())  # of a file that is open
+    if image.mode in ("RGB", "RGBA") and isinstance(data, bytes) and tile and ";16" in str(tile[0]):
+        # NOTE: of each channel's 16 bits Pillow keeps the upper 8, which may be those not in use.
+        colors = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if colors is None or colors.dtype != np.uint16:
+            raise ValueError("a picture of 16 bits a channel that cannot be read")
+        return colors[..., 2::-1]  # of BGR, perhaps with transparency
+    return None
 
-    NOTE: Pillow reads 32 bits as int32, and files that go beyond it hold uint32.
-    """
-    pixels = pixels.view(np.uint32) if pixels.dtype == np.int32 else pixels
-    return (pixels >> max(8, int(pixels.max()).bit_length() - 8)).astype(np.uint8)
+
+def _eight_bits(pixels: np.ndarray, bits: int) -> Image.Image:
+    """The upper 8 of so many bits; ValueError where a number has more."""
+    if (most := int(pixels.max())) >> bits:
+        has = f"its greatest number, {most:,}, has {most.bit_length()} bits"
+        raise ValueError(f"{has}, not config.data.bits={bits}")
+    return Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
+
+
+def greatest(data: Record) -> int:
+    """The greatest number in a picture of 16 or 32 bits a channel; 0 of others and damaged ones."""
+    if isinstance(data, np.ndarray):
+        return 0
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            fits = image.width * image.height < 1e8  # what memory holds, whatever the header says
+            pixels = _deep(image, data) if fits else None
+    except Exception:  # as in `decode`
+        return 0
+    return 0 if pixels is None else int(pixels.max())
 
 
 def decode(
-    data: Record | Image.Image, name: str, *, max_megapixels: float, upright: bool = False
+    data: Opened, name: str, *, max_megapixels: float, bits: int = 0, upright: bool = False
 ) -> Image.Image:
     """JPEG, PNG, WebP and whatever else Pillow reads, of any mode -> RGB.
 
-    Grey, palette and CMYK pictures are converted, 16-bit ones scaled to 8 bits, transparency is
-    dropped, of an animation the first frame is taken.
+    Grey, palette and CMYK pictures are converted, transparency is dropped, of an animation the
+    first frame is taken.
 
     NOTE: an EXIF orientation is ignored unless `upright`, as by TensorFlow and torchvision:
     ImageNet's published numbers were trained and evaluated so.
 
     Args:
-        data: a Record, or an image that Pillow has opened.
         name: for messages.
         max_megapixels: a larger picture counts as damaged; its pixels are never read.
+        bits: in use, of pictures that have 16 or 32 a channel: the upper 8 of them are taken,
+            whatever the picture, so that a dark one stays dark; 0: 16.
 
     Raises:
-        DamagedImageError: no image, a truncated one, or too large a one; no uint8 pixels.
+        DamagedImageError: no image, a truncated one, too large a one, or one with a number beyond
+            `bits`: clipped it would pass for white; no uint8 pixels.
     """
     if isinstance(data, np.ndarray):
         if data.dtype != np.uint8 or data.shape[2:] not in ((), (3,)) or data.size == 0:
@@ -97,10 +130,12 @@ def decode(
             size = f"{image.width} x {image.height} px"
             limit = f"config.data.max_megapixels={max_megapixels:g}"
             raise DamagedImageError(f"{name}: {size} is more than {limit}")
+        orientation = image.getexif().get(ORIENTATION, 1) if upright else 1
+        if (pixels := _deep(image, data)) is not None:
+            image = _eight_bits(pixels, bits or 16)
+            image.getexif()[ORIENTATION] = orientation
         if upright:
             image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits a pixel or 32; Pillow's own conversion clips
-            return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
         if image.mode == "F":
             raise ValueError("a picture of floating-point numbers: save it with 8 or 16 bits")
         return image.convert("RGB")
@@ -120,8 +155,8 @@ class ExactPicture:
         DamagedImageError: as `decode`.
     """
 
-    def __init__(self, data: Record, name: str, *, max_megapixels: float):
-        self._image = decode(data, name, max_megapixels=max_megapixels)
+    def __init__(self, data: Record, name: str, **reading: Any):
+        self._image = decode(data, name, **reading)
         self.size: tuple[int, int] = self._image.size  # width, height
 
     def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
@@ -144,9 +179,9 @@ class FastPicture:
         DamagedImageError: as `decode`; perhaps only when it is resized.
     """
 
-    def __init__(self, data: Record, name: str, *, max_megapixels: float):
-        self._decode = functools.partial(decode, data, name, max_megapixels=max_megapixels)
-        self._stream = _jpeg_stream(data, max_megapixels) if isinstance(data, bytes) else None
+    def __init__(self, data: Record, name: str, **reading: Any):
+        self._decode = functools.partial(decode, data, name, **reading)
+        self._stream = _jpeg_stream(data, **reading) if isinstance(data, bytes) else None
         if self._stream is not None:
             self.size: tuple[int, int] = (self._stream.width, self._stream.height)
         else:
@@ -192,7 +227,7 @@ def _jpeg_decoder() -> "nvimgcodec.Decoder":
     return _thread.decoder
 
 
-def _jpeg_stream(data: bytes, max_megapixels: float) -> "nvimgcodec.CodeStream | None":
+def _jpeg_stream(data: bytes, *, max_megapixels: float, **_: Any) -> Any:
     """A grey or three-channel JPEG, not too large, that ends as it should, or None."""
     if nvimgcodec is None or data[:2] != b"\xff\xd8" or b"\xff\xd9" not in data[-64:]:
         return None

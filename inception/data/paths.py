@@ -16,6 +16,7 @@ from etils import epath
 from inception import UserError
 
 UTF8: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # of text in files
+MARK = ".incomplete"  # in a folder that is not whole yet
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what fsspec needs for each
 
 
@@ -69,16 +70,48 @@ def on_disk(path: str) -> pathlib.Path:
     return pathlib.Path(path).expanduser()
 
 
-def check_writable(path: epath.Path) -> None:
-    """Raises UserError where `write_whole` would fail: a check before long work."""
+def check_writable(path: epath.Path, kind: bytes = b"") -> None:
+    """Before the work, raises UserError where `write_whole` would fail, or replace others' files.
+
+    Args:
+        kind: what the first MB holds of every file of the kind that is to be written, and of few
+            others: such a file, or an empty one, may be replaced. b'': any file.
+    """
     with explained(f"{path} cannot be written"):
         if not path.parent.is_dir():
             raise FileNotFoundError("no such folder")
         if path.is_dir():
             raise IsADirectoryError("a folder of that name is there")
-        unfinished = path.with_name(f"{path.name}.tmp")
+        if kind and path.exists():
+            with path.open("rb") as file:
+                head = file.read(1 << 20)
+            if head and kind not in head:
+                raise FileExistsError("what is there is no such file: name another, or remove it")
+        unfinished = _unfinished(path)
         unfinished.write_text("")
         unfinished.unlink()
+
+
+def check_outputs(*, make_folders: bool = True, **outputs: tuple[str, bytes]) -> None:
+    """Before the work, raises UserError where a file could not be written, or two are the same.
+
+    Args:
+        make_folders: whether files' folders are made, as by `write_output`.
+        outputs: flag=(the file, or '' for none; the `kind` of `check_writable`).
+    """
+    named: dict[str, str] = {}
+    for flag, (file, kind) in outputs.items():
+        if not file:
+            continue
+        path = at(file)
+        if (other := named.setdefault(os.path.realpath(path), flag)) != flag:
+            raise UserError(f"`{other}` and `{flag}` are both {file}: name two files")
+        with explained(f"`{flag}`={file} cannot be written"):
+            first = next((p for p in path.parents if p.exists()), None)
+            if make_folders and first and not first.is_dir():
+                raise NotADirectoryError(f"{first} is no folder")
+            if not make_folders or first == path.parent:
+                check_writable(path, kind)
 
 
 def lock(file: Any, name: object, *, wait: bool = False) -> None:
@@ -128,9 +161,14 @@ def read_text(path: Any) -> str:
     return path.read_bytes().decode(**UTF8)
 
 
+def _unfinished(path: epath.Path) -> epath.Path:
+    """Where a file is written until it is whole: a name that no one else gives."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
 def write_whole(path: epath.Path, content: str | bytes) -> None:
     """Writes a file, or replaces it, atomically: readers never see a part of it."""
-    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished = _unfinished(path)
     try:
         unfinished.write_bytes(content.encode(**UTF8) if isinstance(content, str) else content)
         unfinished.replace(path)
@@ -151,11 +189,11 @@ def write_output(output: str, content: str | bytes, *, flag: str = "output") -> 
 def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
     """A folder OUTPUT.incomplete to write in, which becomes OUTPUT when the block ends.
 
-    Leftovers of an interrupted start are deleted first; after an error all is deleted.
+    Leftovers of an interrupted start, with MARK, are deleted first; after an error all is deleted.
 
     Raises:
         UserError: OUTPUT exists and is not empty, cannot be written, lies in a bucket, or another
-            process writes it.
+            process writes it; OUTPUT.incomplete has files and no MARK.
     """
     if in_bucket(output):
         raise UserError(f"`output`={output}: write a local folder, then copy it there")
@@ -170,6 +208,8 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
                 f"`output`={output} is not empty: choose a new folder, or empty this one"
             )
         work.mkdir(parents=True, exist_ok=True)
+        if any(work.iterdir()) and not (work / MARK).exists():
+            raise UserError(f"`output`={output}: {work} has files of others: name another folder")
         held = os.open(work, os.O_RDONLY)
     try:
         lock(held, work)
@@ -179,7 +219,9 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
     try:
         for left in work.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+        (work / MARK).touch()
         yield work
+        (work / MARK).unlink()
         work.replace(final)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)

@@ -4,10 +4,11 @@ Grain makes the batches ahead of time, in threads, and gives them in order. Noth
 saved: a training batch is a function of (seed, step), and evaluation begins at the first image.
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
@@ -20,13 +21,41 @@ from inception.data.sources import Source
 
 T = TypeVar("T")
 Batch = dict[str, np.ndarray]
+READING = ("max_megapixels", "bits")
+LOOKED_AT = 16  # pictures of a set, for `remarks`
 CROPPING = ("sampler", "resize_px", "area_range", "aspect_range", "mirror", "interpolations")
 
 
 def open_split(config: ConfigDict, split: str) -> Source:
     """The split of the set that config.data names."""
-    where = {knob: config.data[knob] for knob in ("source", "path", "name", "examples")}
+    where = {knob: config.data[knob] for knob in ("source", "path", "name", "examples", "bits")}
     return sources.open_source(split=split, classes=config.model.classes, **where)
+
+
+def remarks(
+    *splits: Source, bits: int, flag: str = "config.data.bits", where: str = ""
+) -> list[str]:
+    """What to say once of the splits of a set: what is passed over, and bits that are not in use.
+
+    Args:
+        bits: as of `decode`; `flag` changes it. With 0 a few pictures are looked at, always those.
+        where: the set's folder.
+    """
+    over = dict.fromkeys(getattr(split, "passed_over", "") for split in splits)
+    lines = [f"passed over, for they are no pictures: {files}" for files in over if files]
+    most = 0
+    for split in splits if bits == 0 else ():
+        for index in np.linspace(0, len(split) - 1, min(LOOKED_AT, len(split))).astype(int):
+            with contextlib.suppress(decoding.DamagedImageError, ValueError):  # an odd name
+                most = max(most, decoding.greatest(sources.read(split, int(index))[0]))
+    if 0 < most < 2**15:
+        used = max(8, most.bit_length())
+        lines.append(
+            f"WARNING: pictures of 16 bits{f' in {where}' * bool(where)} use {used} of them "
+            f"(greatest number seen: {most:,}). If that is their range give --{flag}={used}, if "
+            f"they are dark --{flag}=16"
+        )
+    return lines
 
 
 def training_batches(
@@ -68,7 +97,7 @@ class TrainingPipeline:
         self._rows = slice(process * share, (process + 1) * share)
         self._shape = (share, config.input_px, config.input_px, 3)
         self._decoder = decoding.DECODERS[config.data.decoder]
-        self._max_megapixels = config.data.max_megapixels
+        self._reading = {knob: config.data[knob] for knob in READING}
         self._cropping = {knob: config.data[knob] for knob in CROPPING}
         self._randaugment = config.data.randaugment.to_dict()
 
@@ -103,7 +132,7 @@ class TrainingPipeline:
         """The example's picture, which a fast decoder decodes when it is cropped; its label."""
         record, label = sources.read(self._source, index)
         name = self._source.name(index)
-        return self._decoder(record, name, max_megapixels=self._max_megapixels), label
+        return self._decoder(record, name, **self._reading), label
 
     def crop(self, picture: decoding.Picture, uniforms: np.ndarray, out: np.ndarray) -> None:
         """Fills `out` with the crop that these uniform numbers choose, mirrored and augmented."""
@@ -140,16 +169,16 @@ def evaluation_batches(
     views: cropping.Views,
     batch_size: int,
     classes: int,
-    max_megapixels: float,
     workers: int | str,
     process: int = 0,
     processes: int = 1,
+    **reading: Any,
 ) -> Iterator[Batch]:
     """This process's share of all views of the whole split, in order, cut into batches.
 
     Every batch has `batch_size` rows, whatever the number of views: those of one image may span
-    batches. Each image is read and decoded once. Every process has the same count of
-    batches.
+    batches. Each image is read and decoded once, as `reading` says. Every process has the same
+    count of batches.
 
     Yields:
         {'image': uint8 [batch_size / processes, px, px, 3], 'label': int32 [the same], 'index':
@@ -175,7 +204,7 @@ def evaluation_batches(
             "crop_weights": np.zeros((len(rows), len(views.crops)), np.float32),
         }
         if index < len(source):
-            image, part["label"][:] = _whole_image(source, index, classes, max_megapixels)
+            image, part["label"][:] = _whole_image(source, index, classes, **reading)
             part["index"][:] = index
             part["image"] = views.of(image, rows - index * each)
             part["crop_weights"] = views.crop_weights(image.size)[rows - index * each]
@@ -192,13 +221,13 @@ def _check_label(source: Source, index: int, label: int, classes: int) -> None:
 
 
 def _whole_image(
-    source: Source, index: int, classes: int, max_megapixels: float
+    source: Source, index: int, classes: int, **reading: Any
 ) -> tuple[Image.Image, int]:
     """The image and its label; UserError where it is damaged."""
     try:
         record, label = sources.read(source, index)
         _check_label(source, index, label, classes)
-        return decoding.decode(record, source.name(index), max_megapixels=max_megapixels), label
+        return decoding.decode(record, source.name(index), **reading), label
     except decoding.DamagedImageError as error:
         raise UserError(
             f"{error}. Evaluation skips no image, for its result would not be exact: mend or "

@@ -19,7 +19,7 @@ from typing import Any
 import absl.logging
 
 from inception import UserError
-from inception.data import decoding, paths, sources, store
+from inception.data import decoding, paths, pipeline, sources, store
 
 IMAGENET = "imagenet2012"
 TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
@@ -148,6 +148,7 @@ def prepare(
     short_side: int | None,
     quality: int,
     format: str,
+    bits: int = 0,
 ) -> dict[str, Any]:
     """Writes OUTPUT: a set of TFDS as ArrayRecord, or with `short_side` a store.
 
@@ -168,10 +169,13 @@ def prepare(
             splits = _open_all(prepared)
         except UserError as error:
             raise UserError(f"`source`={source}: {error}" if source else str(error)) from error
+        flag = "config.data.bits" if short_side is None else "bits"  # records stay as they are
+        for line in pipeline.remarks(*splits.values(), bits=bits, flag=flag, where=source):
+            print(line, file=sys.stderr)
         if short_side is None:
             result = _check_records(splits, (name or IMAGENET).split(":")[0])
         else:
-            encoding = store.Encoding(short_side, quality, format)
+            encoding = store.Encoding(short_side, quality, format, bits)
             result = store.write_store(splits, work, encoding, origin=source or name or IMAGENET)
             if not source:
                 shutil.rmtree(work / prepared.relative_to(work).parts[0])

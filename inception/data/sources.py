@@ -64,6 +64,11 @@ def read(source: Source, index: int) -> tuple[Record, int]:
         raise DamagedImageError(f"{source.name(index)}: {error.strerror or error}") from error
 
 
+def counted(suffixes: collections.Counter[str]) -> str:
+    """As in '2 .mp4, 1 no suffix'."""
+    return ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common())
+
+
 def check_split(split: str, splits: Sequence[str], where: str = "") -> None:
     """Raises UserError where the split is none of these."""
     if split not in splits:
@@ -204,7 +209,7 @@ def folder(path: str, split: str) -> Examples:
         lambda index: (files[chosen[index]].read_bytes(), int(labels[chosen[index]])),
         lambda index: str(files[chosen[index]]),
         left_out=len(files) - len(chosen),
-        passed_over=", ".join(f"{n} {suffix}" for suffix, n in others.most_common()),
+        passed_over=counted(others),
     )
 
 
@@ -239,22 +244,32 @@ def as_classes(source: Source, classes: tuple[str, ...]) -> Source:
         record, label = source[index]
         return record, labels[label]
 
+    if isinstance(source, Examples):
+        return dataclasses.replace(source, classes=classes, read=relabelled)
     return Examples(classes, len(source), relabelled, source.name)
 
 
 def open_source(
-    source: str, *, split: str, path: str = "", name: str = "", examples: int = 0, classes: int = 0
+    source: str,
+    *,
+    split: str,
+    path: str = "",
+    name: str = "",
+    examples: int = 0,
+    classes: int = 0,
+    bits: int = 0,
 ) -> Source:
     """The split of a set: 'digits', 'folder', 'tfds', 'store' or 'synthetic'.
 
     Raises:
-        UserError: no such set or split, an empty one.
+        UserError: no such set or split, an empty one; a store of pictures of other `bits`.
     """
+    lazily = importlib.import_module
     openers = {
         "digits": lambda: digits(split),
         "folder": lambda: folder(path, split),
-        "tfds": lambda: importlib.import_module("inception.data.tfds").open_tfds(path, name, split),
-        "store": lambda: importlib.import_module("inception.data.store").open_store(path, split),
+        "tfds": lambda: lazily("inception.data.tfds").open_tfds(path, name, split),
+        "store": lambda: lazily("inception.data.store").open_store(path, split, bits=bits),
         "synthetic": lambda: synthetic(split, examples, classes),
     }
     opened = openers[source]()

@@ -24,13 +24,14 @@ PROBES = 100  # images from which the size and the effect on pixels are estimate
 MEGAPIXELS = 1000.0  # larger pictures are left out
 
 
-def open_store(path: str, split: str) -> sources.Examples:
+def open_store(path: str, split: str, *, bits: int = 0) -> sources.Examples:
     """A source that `launch.py prepare --short_side` wrote: one file of JPEGs or pixels a split.
 
     PATH/store.json describes it; PATH/SPLIT.bin holds the images one after the other,
     PATH/SPLIT.npz where each begins ('offsets', int64 [n + 1]), its 'labels', int32 [n], and its
     'shapes', int32 [n, 2], height and width. The images are mapped into memory: of plain pixels
-    only the rows that are used are read.
+    only the rows that are used are read. `bits` is checked alone: what trains on a store sees other
+    pictures as the store was made from them.
 
     NOTE: the pages count as the process's memory though the system may drop them at any time, and
     a file that is cut short while it is open kills the process.
@@ -44,6 +45,10 @@ def open_store(path: str, split: str) -> sources.Examples:
         raise UserError(
             f"`path`={path} was written by another version of this program (store "
             f"{written_by}, this one reads {VERSION}): prepare it again"
+        )
+    if (own := about.get("bits", 0) or 16) != (bits or 16):
+        raise UserError(
+            f"`bits`={bits}, and {path} was prepared from pictures of {own}: give `bits={own}`"
         )
     sources.check_split(split, list(about["splits"]), f" in {path}")
     damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -77,12 +82,13 @@ class Encoding:
     short_side: int
     quality: int  # of the JPEGs, 1 to 100
     format: str  # 'jpeg', or 'rgb' for plain pixels: several times the bytes, no decoding
+    bits: int = 0  # of the pictures that it is made from, as of `decode`
 
     def stored(self, source: sources.Source, index: int) -> tuple[bytes, int, tuple[int, int]]:
         """(bytes, label, (height, width)) of an image; DamagedImageError where there is none."""
         name = source.name(index)
         record, label = sources.read(source, index)
-        image = decoding.decode(record, name, max_megapixels=MEGAPIXELS)
+        image = decoding.decode(record, name, max_megapixels=MEGAPIXELS, bits=self.bits)
         scale = self.short_side / min(image.size)
         if scale < 1:
             size = round(image.width * scale), round(image.height * scale)
@@ -133,7 +139,7 @@ def _probe(source: sources.Source, encoding: Encoding) -> tuple[float, float]:
         rgb = encoding.format == "rgb"
         record = np.frombuffer(data, np.uint8).reshape(*shape, 3) if rgb else data
         pictures = [
-            decoding.ExactPicture(each, "", max_megapixels=MEGAPIXELS)
+            decoding.ExactPicture(each, "", max_megapixels=MEGAPIXELS, bits=encoding.bits)
             for each in (source[index][0], record)
         ]
         box = cropping.inception_crop(

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import operator
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError
-from inception.data import paths, sources
+from inception.config import run_config
+from inception.data import paths, pipeline, sources
 from inception.evaluation.evaluator import TOP, Evaluation, Evaluator
 from inception.runtime import processes, sharding
 from inception.runtime.weights import Trained, load_network
@@ -27,7 +29,7 @@ def load_alike(
     Raises:
         UserError: also where a folder is named twice, or they differ in views or classes.
     """
-    folders = [paths.at(workdir).resolve() for workdir in workdirs]
+    folders = [os.path.realpath(paths.at(workdir)) for workdir in workdirs]
     trained = [load_network(w, c, best=best) for w, c in zip(workdirs, configs, strict=True)]
     first, config, classes = workdirs[0], configs[0], trained[0].classes
     for i, (workdir, other, t) in enumerate(zip(workdirs, configs, trained, strict=True)):
@@ -35,7 +37,7 @@ def load_alike(
             raise UserError(
                 f"{workdir} is there twice: an ensemble is of different networks; leave one out"
             )
-        for knob in ("input_px", "data.resize", "data.resize_px"):
+        for knob in ("input_px", "data.resize", "data.resize_px", "data.bits"):
             value, own = (operator.attrgetter(knob)(c) for c in (config, other))
             if own != value:
                 raise UserError(
@@ -57,10 +59,21 @@ def load_alike(
 
 def _check_files(predictions: str, per_class: str) -> None:
     """Before the work, raises UserError where a file could not be written after it."""
-    if predictions and predictions == per_class:
-        raise UserError(f"`predictions` and `per_class` are both {predictions}: name two files")
-    for file in filter(None, (predictions, per_class)) if processes.is_main() else ():
-        paths.check_writable(paths.at(file))
+    if processes.is_main():
+        files = {"predictions": (predictions, b'"top": [['), "per_class": (per_class, PER_CLASS)}
+        paths.check_outputs(make_folders=False, **files)
+
+
+def _remarks(config: ConfigDict, source: sources.Source) -> list[str]:
+    """What to say of the split before the work."""
+    lines = pipeline.remarks(source, bits=config.data.bits, where=config.data.path)
+    if left_out := getattr(source, "left_out", 0):
+        lines.append(
+            f"evaluating {(n := len(source))} of {n + left_out} images: {config.data.path} has no "
+            "train and val folders, and of each class a fifth is 'val', the rest 'train'; "
+            "--split=all takes all"
+        )
+    return lines
 
 
 def run(
@@ -100,19 +113,15 @@ def run(
         networks=configs,
         classes=classes,
     )
-    if evaluator.left_out and processes.is_main():
-        print(
-            f"evaluating {(n := len(evaluator.source))} of {n + evaluator.left_out} images: "
-            f"{config.data.path} has no train and val folders, and of each class a fifth is 'val', "
-            "the rest 'train'; --split=all takes all",
-            file=sys.stderr,
-        )
+    for line in _remarks(config, evaluator.source) if processes.is_main() else ():
+        print(line, file=sys.stderr)
     table = evaluator.table([sharding.replicate(t.variables, mesh) for t in trained])
     last = table[-1]
     unwritten: list[str] = []
     if processes.is_main():
-        views = {"data": config.data.to_dict(), "input_px": config.input_px}
-        own = views == {k: trained[0].config[k] for k in views} and not (split or best)
+        trained_with = run_config(workdirs[0], [], rules=())  # an older run's has all knobs too
+        views = [(c.input_px, c.data.to_dict()) for c in (config, trained_with)]
+        own = views[0] == views[1] and not (split or best)
         if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
             try:
                 evaluator.write(workdirs[0], last, step=trained[0].step)
@@ -166,6 +175,9 @@ def table_3(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(map("  ".join, zip(*columns, strict=True)))
 
 
+PER_CLASS = b"class,count,top1_accuracy,top5_accuracy"
+
+
 def write_predictions(path: str, evaluation: Evaluation, source: sources.Source) -> None:
     """A JSON object a line and image: its name, its class, the top five with probabilities."""
     lines = []
@@ -180,7 +192,7 @@ def write_per_class(path: str, evaluation: Evaluation, source: sources.Source) -
     """CSV: class, count, top-1 and top-5 accuracy in percent, of every class that has images."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "count", "top1_accuracy", "top5_accuracy"])
+    writer.writerow(PER_CLASS.decode().split(","))
     for label in np.unique(evaluation.labels):
         of_class = evaluation.labels == label
         accuracies = [100 * evaluation.correct(k)[of_class].mean() for k in (1, TOP)]

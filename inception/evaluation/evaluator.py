@@ -133,7 +133,6 @@ class Evaluator:
     ):
         self.split = split
         self.source = pipeline.open_split(config, split)
-        self.left_out = getattr(self.source, "left_out", 0)
         if classes:
             self.source = sources.as_classes(self.source, classes)
         self._networks = Networks(networks or [config], mesh)

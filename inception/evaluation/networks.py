@@ -68,7 +68,7 @@ class Networks:
             views=views,
             batch_size=self.batch_size(source, views),
             classes=self._config.model.classes,
-            max_megapixels=self._config.data.max_megapixels,
+            **{knob: self._config.data[knob] for knob in pipeline.READING},
             workers=self._config.run.workers,
             process=jax.process_index(),
             processes=jax.process_count(),

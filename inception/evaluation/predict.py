@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from inception import UserError
-from inception.data import decoding, imagenet, paths, sources
+from inception.data import decoding, imagenet, paths, pipeline, sources
 from inception.evaluation import cam
 from inception.evaluation.evaluate import load_alike
 from inception.evaluation.networks import Networks
@@ -34,9 +34,9 @@ class Pictures:
 
     classes: tuple[str, ...] = ("",)
 
-    def __init__(self, pictures: Sequence[Any], *, max_megapixels: float):
+    def __init__(self, pictures: Sequence[Any], **reading: Any):
         self._pictures = pictures
-        self._max_megapixels = max_megapixels
+        self._reading = reading  # of `decode`
         self.rejected: dict[int, str] = {}  # why, by index
 
     def __len__(self) -> int:
@@ -47,8 +47,7 @@ class Pictures:
         try:
             if isinstance(picture, str | pathlib.Path):
                 picture = pathlib.Path(picture).read_bytes()
-            limit = self._max_megapixels
-            return np.asarray(decoding.decode(picture, name, max_megapixels=limit, upright=True)), 0
+            return np.asarray(decoding.decode(picture, name, upright=True, **self._reading)), 0
         except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
             self.rejected[index] = f"{name}: {getattr(error, 'strerror', None) or error}"
         except decoding.DamagedImageError as error:
@@ -91,6 +90,17 @@ def find(names: Sequence[str], others: collections.Counter[str] | None = None) -
     return found
 
 
+def remarks(names: Sequence[str], others: collections.Counter[str], *, bits: int) -> list[str]:
+    """What process 0 has to say of the pictures that `find` found: `pipeline.remarks`."""
+
+    def read(index: int) -> tuple[bytes, int]:
+        return pathlib.Path(names[index]).read_bytes(), 0
+
+    over = sources.counted(others)
+    files = sources.Examples((), len(names), read, names.__getitem__, passed_over=over)
+    return pipeline.remarks(files, bits=bits) if processes.is_main() else []
+
+
 class Predictor:
     """A network that `train` or `convert` wrote, or an ensemble of several, for use on pictures.
 
@@ -116,7 +126,7 @@ class Predictor:
         trained = load_alike(folders, self._configs, best=best)
         self.classes = trained[0].classes
         self.names = imagenet.names(self.classes)
-        self._max_megapixels = self._configs[0].data.max_megapixels
+        self._reading = {knob: self._configs[0].data[knob] for knob in pipeline.READING}
         mesh = sharding.make_mesh()
         self._networks = Networks(self._configs, mesh)
         self._variables = [sharding.replicate(t.variables, mesh) for t in trained]
@@ -151,7 +161,7 @@ class Predictor:
         """As a call, one after another; {'image', 'error'} of a picture that cannot be read."""
         if topk < 1:
             raise UserError(f"`topk`={topk}: must be at least 1")
-        source = Pictures(list(pictures), max_megapixels=self._max_megapixels)
+        source = Pictures(list(pictures), **self._reading)
         batches = self._networks.batches(source, self._networks.views([crops]))
         for images, _, values in self._networks.probabilities(
             self._variables, batches, crops=[crops]
@@ -175,7 +185,7 @@ class Predictor:
 
         Of several networks the mean of their maps.
         """
-        source = Pictures([prediction["image"]], max_megapixels=self._max_megapixels)
+        source = Pictures([prediction["image"]], **self._reading)
         pixels, _ = source[0]
         if source.rejected:
             raise UserError(source.rejected[0])

@@ -85,6 +85,11 @@ def onnx_file(trained: Trained, calibration: str = "") -> bytes:
     return int8.quantized(convert(for_int8=True), images).SerializeToString()
 
 
+KINDS = {  # what the first MB of such a file of ours holds
+    ".safetensors": b'"params/conv1/',
+    ".stablehlo": b"StableHLO",
+    ".onnx": b"\x12\x09inception",  # who made it
+}
 FORMATS: dict[str, Callable[..., bytes]] = {
     ".safetensors": safetensors_file,
     ".stablehlo": stablehlo_file,
@@ -95,17 +100,18 @@ FORMATS: dict[str, Callable[..., bytes]] = {
 def run(checkpoint_dir: str, output: str, *, best: bool = False, **options: Any) -> dict[str, Any]:
     """Writes the newest checkpoint's network, or the best's, to a file: FORMATS by its suffix.
 
-    An existing file is replaced once the new one is whole. `options`: of the format's function.
+    An existing file of the kind is replaced once the new one is whole. `options`: of the format's
+    function.
 
     Returns:
         {'file', 'format', 'parameters': how many the file holds}; of ONNX also 'opset'.
 
     Raises:
-        UserError: no checkpoint or one of another network, a package is missing, a picture or the
-            file cannot be read or written.
+        UserError: no checkpoint or one of another network, a package is missing, a picture cannot
+            be read; before the work, a file that cannot be written, or another one in its place.
     """
-    path = paths.at(output)
-    suffix = path.suffix.lower()
+    suffix = paths.at(output).suffix.lower()
+    paths.check_outputs(output=(output, KINDS[suffix]))
     trained = load_network(checkpoint_dir, best=best)
     paths.write_output(output, FORMATS[suffix](trained, **options))
     layers = trained.variables["params"]  # inference does not read the auxiliary heads

@@ -13,7 +13,7 @@ from onnxruntime import quantization
 from PIL import Image
 
 from inception import UserError
-from inception.data import cropping, progress
+from inception.data import cropping, pipeline, progress
 from inception.evaluation import predict
 
 MOST_IMAGES = 100  # of 10, 30 and 100 the last two come equally near to float32
@@ -35,7 +35,8 @@ def calibration_images(path: str, config: Mapping[str, Any]) -> np.ndarray:
     found, data = predict.find([os.path.expanduser(path)]), config["data"]
     spread = np.linspace(0, len(found) - 1, min(len(found), MOST_IMAGES)).astype(int)
     views = cropping.Views((1,), config["input_px"], data["resize_px"], data["resize"])
-    source = predict.Pictures([found[i] for i in spread], max_megapixels=data["max_megapixels"])
+    reading = {knob: data[knob] for knob in pipeline.READING if knob in data}
+    source = predict.Pictures([found[i] for i in spread], **reading)
     crops = []
     for index in progress.bar(range(len(source)), desc="pictures", unit="img", leave=False):
         crops.append(views.of(Image.fromarray(source[index][0])))
@@ -82,6 +83,7 @@ def quantized(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
             },
         )
         made = onnx.load(path)
+    made.producer_name = model.producer_name
     helper.set_model_props(made, metadata)
     onnx.checker.check_model(made, full_check=True)
     return made

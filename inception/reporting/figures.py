@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from inception.data import paths
+
 # Epochs and values of one curve.
 Series = tuple[Sequence[float], Sequence[float]]
 # A run's name, and its series by (kind of line in metrics.jsonl, key).
@@ -48,6 +50,11 @@ def png(pixels: np.ndarray, alt: str) -> str:
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
+def drawable(name: str) -> str:
+    """A name for matplotlib, which takes UTF-8 alone and would set a formula between dollars."""
+    return name.encode(**paths.UTF8).decode("utf-8", "replace").replace("$", r"\$")
+
+
 def _svg(draw: Callable[[Axes], None], *, size: tuple[float, float] = (6.0, 3.4)) -> str:
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=size, layout="constrained")
@@ -80,7 +87,8 @@ def curves(runs: list[Run]) -> str:
     several = len(runs) > 1
 
     def draw(ax: Axes, y_label: str, factor: float, lines: tuple) -> None:
-        for r, (name, series) in enumerate(runs):
+        for r, (run, series) in enumerate(runs):
+            name = drawable(run)
             for i, (line, style) in enumerate(zip(lines, STYLES, strict=False)):
                 kind, key = line.split("/")
                 x, y = series(kind, key)
@@ -115,7 +123,12 @@ def bars(rows: Sequence[tuple[str, float]], label: str, caption: str) -> str:
     names, values = zip(*rows, strict=True)
 
     def draw(ax: Axes) -> None:
-        ax.bar_label(ax.barh(names, values, color="C0"), fmt="%.3g", padding=3, fontsize=8)
+        ax.bar_label(
+            ax.barh(list(map(drawable, names)), values, color="C0"),
+            fmt="%.3g",
+            padding=3,
+            fontsize=8,
+        )
         ax.invert_yaxis()
         ax.margins(x=0.12, y=0.01)
         ax.set_xlabel(label)
@@ -129,7 +142,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
     from sklearn.metrics import ConfusionMatrixDisplay  # takes a second
 
     def draw(ax: Axes) -> None:
-        display = ConfusionMatrixDisplay(counts, display_labels=names)
+        display = ConfusionMatrixDisplay(counts, display_labels=list(map(drawable, names)))
         small = {"fontsize": 8}
         display.plot(ax=ax, cmap="Blues", colorbar=False, text_kw=small, xticks_rotation="vertical")
         ax.tick_params(labelsize=8)

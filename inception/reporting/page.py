@@ -25,6 +25,12 @@ CSS = """
 """
 
 
+def check_output(output: str) -> None:
+    """Before the work, raises UserError where `write` would fail, or replace another file."""
+    kind = b"experiment,changes,runs," if output.endswith(".csv") else markup.KIND
+    paths.check_outputs(output=(output, kind))
+
+
 def write(workdirs: list[str], output: str) -> None:
     """Writes about one run or several: an HTML file, into which nothing is loaded, or a table.
 
@@ -138,8 +144,8 @@ def _mistakes(config: ConfigDict, result: dict[str, Any]) -> str:
         try:
             if source.name(index) != name:
                 raise LookupError("the set has changed")
-            megapixels = config.data.max_megapixels
-            image = decoding.decode(source[index][0], name, max_megapixels=megapixels)
+            reading = {knob: config.data[knob] for knob in pipeline.READING}
+            image = decoding.decode(source[index][0], name, **reading)
             picture = figures.png(views.of(image)[0], name)
         except (OSError, LookupError, decoding.DamagedImageError) as error:
             picture = f"<p>no picture: {html.escape(str(error))}</p>"

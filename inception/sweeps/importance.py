@@ -56,7 +56,7 @@ def _coded(values: Sequence[Any], *, by_rank: bool) -> tuple[BaseDistribution, S
     def key(value: Any) -> Any:
         if numeric or value is None:
             return value
-        return str(value).replace("$", r"\$")  # or matplotlib would set a formula
+        return figures.drawable(str(value))
 
     keys = [key(value) for value in values]
     order: list[Any] = sorted({key for key in keys if key is not None})

@@ -93,6 +93,7 @@ class Search:
 
     def ended(self, point: Point) -> None:
         """Tells Optuna the best top-1 in percent, or that the trial was pruned or failed."""
+        self.prune(point)  # reports what came after the last look: others are compared with it
         trial, lock = self._open.pop(point.number)
         state = row(point)
         best = state["best_top1"]

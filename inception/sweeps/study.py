@@ -13,6 +13,7 @@ from inception import UserError
 from inception.data import paths
 from inception.reporting.markup import number
 
+WRITTEN = ("study.html", "study.csv", "optuna.log", "jobs", "hparams")  # after study.json
 STATES = ("running", "waiting", "stopped", "failed", "pruned", "finished")
 
 
@@ -108,6 +109,9 @@ def create(folder: str, definition: dict[str, Any]) -> None:
         raise UserError(f"`workdir`={folder} is a run, not a study: choose another `workdir`")
     if not path.exists() and (path.parent / "0" / "config.json").exists():
         raise UserError(f"`workdir`={folder} has runs of no study: choose another `workdir`")
+    if not path.exists() and (others := [n for n in WRITTEN if path.with_name(n).exists()]):
+        names = ", ".join(others)
+        raise UserError(f"`workdir`={folder} has {names} of no study: choose another `workdir`")
     with paths.explained(f"`workdir`={folder} cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+", **paths.UTF8) as file:

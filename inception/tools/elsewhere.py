@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from inception.data import paths
 from inception.evaluation.networks import eval_batch_size
+from inception.reporting import markup
 from inception.runtime import sharding
 from inception.tools import bench, estimate, plan_page, program, topology
 
@@ -33,8 +34,7 @@ def plan(
         name: of the devices, for `topology.described`.
         what: 'train' or 'eval'.
         images: of the training split, for the hours and epochs.
-        hlo: a file for the optimised program's text.
-        output: a page, .html.
+        hlo, output: files for the optimised program's text and for a page, .html.
 
     Returns:
         {'topology', 'what', 'devices', 'batch_size', 'batch_per_device', 'device_memory_bytes',
@@ -46,9 +46,10 @@ def plan(
         not known.
 
     Raises:
-        UserError: no such devices, no compiler for them, a batch that they do not divide, a file
+        UserError: no such devices, no compiler for them, a batch that they do not divide; a file
             that cannot be written.
     """
+    paths.check_outputs(hlo=(hlo, b"HloModule"), output=(output, markup.KIND))
     there = topology.described(name)
     mesh = sharding.make_mesh(there.devices)
     config = config.copy_and_resolve_references()

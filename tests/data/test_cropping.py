@@ -123,7 +123,7 @@ def test_the_middle_of_a_long_strip_is_seen(rng: np.random.Generator) -> None:
 
 
 @hypothesis.given(width=st.integers(1, 500), height=st.integers(1, 500))
-@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.settings(max_examples=30)
 def test_views_have_their_size_whatever_the_images(width: int, height: int) -> None:
     image = Image.new("RGB", (width, height))
     for resize in KNOBS["data.resize"].allowed.choices:
@@ -201,7 +201,7 @@ def test_the_ends_of_a_long_strip_are_seen(turned: bool) -> None:
     input_px=st.integers(1, 40),
     margin=st.integers(0, 17),
 )
-@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.settings(max_examples=60)
 def test_the_single_view_and_the_ten_are_among_the_144(
     size: tuple[int, int], input_px: int, margin: int
 ) -> None:

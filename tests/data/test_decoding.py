@@ -3,6 +3,7 @@
 import io
 import pathlib
 
+import cv2
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -18,8 +19,8 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
-def decode(data: bytes | np.ndarray) -> np.ndarray:
-    return np.asarray(decoding.decode(data, "it.jpg", max_megapixels=1.0))
+def decode(data: bytes | np.ndarray, **options) -> np.ndarray:
+    return np.asarray(decoding.decode(data, "it.jpg", max_megapixels=1.0, **options))
 
 
 def test_every_mode_becomes_rgb(photos: pathlib.Path) -> None:
@@ -35,12 +36,68 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     assert decode(encoded(Image.fromarray(grey)))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_more_than_sixteen_bits_do_not_wrap() -> None:
-    for high, expected in ((2**16, [0, 64, 128]), (2**24, [0, 64, 128]), (2**31, [0, 64, 128])):
-        values = np.asarray([[0, high // 2, high]], np.uint32)
-        deep = Image.fromarray(values.view(np.int32))  # mode I, as Pillow reads a TIFF of 32 bits
-        assert deep.mode == "I"
-        assert decode(encoded(deep, "TIFF"))[0, :, 0].tolist() == expected
+def thirty_two(values: np.ndarray) -> bytes:
+    deep = Image.fromarray(values.astype(np.uint32).view(np.int32))
+    assert deep.mode == "I"  # as Pillow reads a TIFF of 32 bits
+    return encoded(deep, "TIFF")
+
+
+def colors(values: np.ndarray, suffix: str = ".png") -> bytes:
+    """16 bits a channel, which Pillow does not write."""
+    return cv2.imencode(suffix, values.astype(np.uint16))[1].tobytes()
+
+
+DEEP = {
+    "grey": lambda values: encoded(Image.fromarray(values.astype(np.uint16))),
+    "grey TIFF": lambda values: encoded(Image.fromarray(values.astype(np.uint16)), "TIFF"),
+    "32 bits": thirty_two,
+    "RGB": lambda values: colors(np.stack([values] * 3, -1)),
+    "RGB TIFF": lambda values: colors(np.stack([values] * 3, -1), ".tif"),
+    "RGBA": lambda values: colors(np.stack([values] * 4, -1)),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+@pytest.mark.parametrize("decoder", decoding.DECODERS)
+def test_the_upper_eight_of_the_bits_in_use_are_taken(kind: str, decoder: str) -> None:
+    for bits in (8, 12, 16, *([20, 32] if kind == "32 bits" else [])):
+        ramp = np.arange(256).reshape(16, 16) << (bits - 8)
+        picture = decoding.DECODERS[decoder](DEEP[kind](ramp), "it", max_megapixels=1.0, bits=bits)
+        seen = resized(picture, "nearest", size=(16, 16))
+        assert (seen == np.arange(256).reshape(16, 16, 1)).all()
+        dark = DEEP[kind](ramp // 16)  # the bits are the set's: a dark picture stays dark
+        assert decode(dark, bits=bits).max() == 15
+        assert decoding.greatest(DEEP[kind](ramp)) == 255 << (bits - 8)
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_a_number_beyond_the_bits_in_use_is_damage(kind: str) -> None:
+    values = np.asarray([[0, 4095], [4096, 1]])
+    match = r"^it\.jpg: its greatest number, 4,096, has 13 bits, not config\.data\.bits=12$"
+    with pytest.raises(decoding.DamagedImageError, match=match):
+        decode(DEEP[kind](values), bits=12)
+    if kind == "32 bits":
+        with pytest.raises(decoding.DamagedImageError, match=r"65,536, has 17 bits.*bits=16$"):
+            decode(thirty_two(values * 16))
+
+
+@pytest.mark.parametrize("kind", ["grey", "RGB", "RGBA"])
+def test_deep_pictures_are_turned_upright(kind: str) -> None:
+    exif = Image.Exif()
+    exif[decoding.ORIENTATION] = 6
+    plain, shallow = DEEP[kind](np.asarray([[4095, 0]])), encoded(smooth(2, 1), exif=exif)
+    chunk = shallow.index(b"eXIf") - 4
+    length = int.from_bytes(shallow[chunk : chunk + 4], "big") + 12
+    data = plain[:33] + shallow[chunk : chunk + length] + plain[33:]  # after the header
+    assert decode(data, bits=12, upright=True)[..., 0].tolist() == [[255], [0]]
+    assert decode(data, bits=12)[..., 0].tolist() == [[255, 0]]
+
+
+def test_of_eight_bits_there_is_no_greatest_number(photos: pathlib.Path) -> None:
+    for path in photos.rglob("*.*"):
+        deep = path.name == "5.png"
+        assert (decoding.greatest(path.read_bytes()) > 255) == deep, path
+    assert decoding.greatest(b"no picture") == decoding.greatest(np.zeros((2, 2), np.uint8)) == 0
 
 
 def test_grey_arrays_and_first_frames() -> None:
@@ -101,7 +158,6 @@ def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(
     width=st.integers(9, 130),
     height=st.integers(9, 130),

@@ -1,5 +1,6 @@
-"""Paths in buckets, through a file system that keeps gs:// in a folder of this machine."""
+"""Outputs of others stay; paths in buckets, through a file system that keeps gs:// in a folder of this machine."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -9,6 +10,7 @@ import pytest
 import tensorboardX
 from etils.epath import backend
 
+import launch
 from inception.data import paths, sources
 from inception.knobs import KNOBS
 from inception.reporting import metrics, page
@@ -70,6 +72,63 @@ def test_metrics_and_the_page_in_a_bucket(
     monkeypatch.setattr(page, "_filters", lambda _: "")  # Orbax reads buckets its own way
     page.write([run], "gs://bucket/pages/one.html")
     assert "Waiting for data" in (bucket / "pages" / "one.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("theirs", r"theirs cannot be written: what is there is no such file: name another, or"),
+        ("theirs/x", r"--output=.*theirs/x cannot be written: .*theirs is no folder"),
+        ("folder", "a folder of that name is there"),
+        ("empty", ""),
+        ("ours", ""),
+        ("new/folder/x", ""),
+    ],
+)
+def test_outputs_are_checked_before_the_work(
+    tmp_path: pathlib.Path, file: str, message: str
+) -> None:
+    (tmp_path / "theirs").write_text("a letter")
+    (tmp_path / "ours").write_text("KIND: an older one")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    refused = tiny.refused(message, "output") if message else contextlib.nullcontext()
+    with refused:
+        paths.check_outputs(output=(str(tmp_path / file), b"KIND"), hlo=("", b"other"))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "theirs").read_text() == "a letter"
+
+
+def test_two_outputs_of_one_name_are_refused(tmp_path: pathlib.Path, bucket, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(".")
+    for one, other in (
+        ("x", "./x"),
+        ("x", "link/x"),
+        ("x", f"{tmp_path}/x"),
+        ("gs://bucket/x", "gs://bucket/x"),
+    ):
+        with tiny.refused("--hlo and --output are both .*: name two files", "hlo", "output"):
+            paths.check_outputs(hlo=(one, b"1"), output=(other, b"2"))
+    paths.check_outputs(hlo=("x", b"1"), output=("y", b"2"))
+
+
+def test_a_report_replaces_no_file_of_another_kind(tmp_path: pathlib.Path, capfd) -> None:
+    run = tiny.write_run(tmp_path / "run", tiny.config())
+    result = {"top1_error": 50.0, "top5_error": 0.0, "count": 2, "classes": ["a"], "confusion": [],
+              "mistakes": [], "split": "test"}  # fmt: skip
+    (tmp_path / "run" / "eval.json").write_text(json.dumps(result))
+    config = tmp_path / "run" / "config.json"
+    before = config.read_bytes()
+    assert launch.main(["report", run, f"--output={config}"]) == 1
+    assert "what is there is no such file" in capfd.readouterr().err
+    assert config.read_bytes() == before
+    for name in ("page.html", "table.csv"):  # its own are replaced
+        for _ in range(2):
+            assert launch.main(["report", run, f"--output={tmp_path}/{name}"]) == 0
+    (tmp_path / "page.html").rename(tmp_path / "page.csv")
+    assert launch.main(["report", run, f"--output={tmp_path}/page.csv"]) == 1
 
 
 def test_what_cannot_be_reached_is_named(bucket: pathlib.Path, monkeypatch) -> None:

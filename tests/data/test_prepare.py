@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 
 import numpy as np
 import pytest
@@ -156,6 +155,10 @@ def test_what_an_interrupted_start_has_left_goes(
     (left / "folder" / "folder").mkdir(parents=True)
     (left / "train.bin").write_bytes(b"half")
     (left / "test.bin").write_bytes(b"half")
+    with tiny.refused("out.incomplete has files of others", *FLAGS):
+        run(tmp_path / "out", source=str(photos))
+    assert (left / "train.bin").exists()  # no start wrote them
+    (left / ".incomplete").touch()
     run(tmp_path / "out", source=str(photos))
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not left.exists()
@@ -306,21 +309,29 @@ def many_photos(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def interrupted(flags: list[str], output: pathlib.Path, number: int) -> tuple[int, str, str]:
-    """Starts prepare, sends the signal in the middle of it; returns status, stdout, stderr."""
-    child = subprocess.Popen(
-        [sys.executable, "launch.py", "prepare", *flags, f"--output={output}"],
-        cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    """A prepare that has the signal from itself, at photo 150 of 200; status, stdout, stderr."""
+    script = f"""
+import os, sys
+import launch
+from inception.cli.main import run_process
+from inception.data import store
+stored, probed = store.Encoding.stored, []
+def and_signal(self, source, index):
+    probed.append(index)
+    if index == 150 and len(probed) > store.PROBES:
+        os.kill(os.getpid(), {int(number)})
+    return stored(self, source, index)
+store.Encoding.stored = and_signal
+run_process(launch.main, sys.argv[1:])
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", script, "prepare", *flags, f"--output={output}"],
+        cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True, timeout=900, check=False,
         # A shell's background jobs ignore ctrl-C, and hand that down.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    growing = output.with_name(f"{output.name}.incomplete") / "train.bin"
-    while child.poll() is None and not (growing.exists() and growing.stat().st_size):
-        time.sleep(0.01)
-    child.send_signal(number)
-    out, err = child.communicate(timeout=120)
-    if child.returncode == 0:
-        pytest.fail("prepare ended before the signal came")
-    return child.returncode, out, err
+    assert child.returncode, "prepare ended as if no signal had come"
+    return child.returncode, child.stdout, child.stderr
 
 
 @pytest.mark.slow

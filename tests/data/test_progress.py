@@ -4,7 +4,6 @@ import contextlib
 import os
 import pty
 import termios
-import time
 
 import pytest
 from PIL import Image
@@ -30,11 +29,13 @@ def test_on_a_terminal_it_is_redrawn_in_place(monkeypatch) -> None:
 
 @pytest.mark.parametrize("leave", [True, False])
 def test_in_a_file_what_takes_long_is_a_line_now_and_then(capfd, monkeypatch, leave: bool) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.1)
     with progress.bar(total=4, leave=leave) as outer, progress.bar(range(500), leave=False) as bar:
         for _ in bar:
             outer.update(0.001)
-            time.sleep(0.002)
+            clock[0] += 0.002
     err = capfd.readouterr().err
     assert "\r" not in err and "\x1b" not in err
     lines = err.splitlines()
@@ -42,7 +43,8 @@ def test_in_a_file_what_takes_long_is_a_line_now_and_then(capfd, monkeypatch, le
 
 
 @pytest.mark.slow
-def test_in_a_file_a_short_command_says_nothing(tmp_path, capfd) -> None:
+def test_in_a_file_a_short_command_says_nothing(tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.setattr(progress, "LOG_SECONDS", 3600.0)  # shorter than that on any machine
     run = tiny.write_run(
         tmp_path / "run",
         tiny.config("--config.input_px=33", "--config.data.resize_px=40", "--noconfig.model.heads"),

@@ -153,7 +153,6 @@ def rgb_store(tmp_path_factory: pytest.TempPathFactory) -> sources.Source:
     return open_store(folder)
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(index=st.integers(0, 3999), first=st.integers(-9, 9), last=st.integers(-9, 12))
 def test_some_rows_are_the_images_rows_and_cannot_be_written(
     rgb_store: sources.Source, index: int, first: int, last: int
@@ -213,6 +212,28 @@ def test_evaluation_of_a_store_of_whole_images_is_that_of_the_folder(
         np.testing.assert_array_equal(batch["index"], wanted["index"])
         apart = np.abs(batch["image"].astype(int) - wanted["image"])
         assert apart.mean() < 2 if format == "jpeg" else not apart.any()
+
+
+def test_a_store_of_twelve_bits_trains_with_twelve(
+    xrays: pathlib.Path, tmp_path: pathlib.Path, capfd: pytest.CaptureFixture
+) -> None:
+    write(xrays, tmp_path / "dark")
+    err = capfd.readouterr().err
+    assert err.count("passed over, for they are no pictures: 3 .mp4") == 1
+    assert err.count("WARNING") == 1 and "use 12 of them" in err and "give --bits=12," in err
+    write(xrays, tmp_path / "out", bits=12, format="rgb")
+    assert "WARNING" not in capfd.readouterr().err
+    folder = sources.folder(str(xrays), "train")
+    stored = sources.open_source("store", path=str(tmp_path / "out"), split="train", bits=12)
+    for i in range(len(folder)):
+        seen = decoding.decode(folder[i][0], "it", max_megapixels=1.0, bits=12)
+        np.testing.assert_array_equal(stored[i][0], seen)
+    # A run on it has the knob: what it trains sees other pictures as these were seen.
+    match = r"config\.data\.bits=0, and .* pictures of 12: give --config\.data\.bits=12$"
+    with tiny.refused(match):
+        open_store(tmp_path / "out")
+    with tiny.refused(r"config\.data\.bits=12, and .* of 16: give --config\.data\.bits=16$"):
+        sources.open_source("store", path=str(tmp_path / "dark"), split="train", bits=12)
 
 
 def test_a_damaged_photo_is_left_out_and_named_and_the_others_stay(

@@ -272,6 +272,7 @@ def test_what_does_not_go_together_is_named(runs, tmp_path, capfd) -> None:
         (["--per_class={}"], "cannot be written: a folder of that name"),
         (["--predictions=."], "cannot be written: a folder of that name"),
         (["--predictions={0}/x", "--per_class={0}/x"], "--predictions and --per_class are both"),
+        (["--predictions={0}/x", "--per_class={0}/./x"], "--predictions and --per_class are both"),
     ],
 )
 def test_files_that_cannot_be_written_end_it_before_it_begins(
@@ -282,8 +283,26 @@ def test_files_that_cannot_be_written_end_it_before_it_begins(
     assert not any(tmp_path.iterdir())
 
 
+def test_files_of_others_stay_and_its_own_are_replaced(runs, tmp_path, capfd) -> None:
+    notes, photo = tmp_path / "notes.csv", tmp_path / "photo.jpg"
+    notes.write_text("class,count\nbird,3\n")
+    Image.new("RGB", (9, 9)).save(photo)
+    before = notes.read_bytes(), photo.read_bytes()
+    for file in (f"--per_class={notes}", f"--predictions={photo}"):
+        line = fails(capfd, f"--workdir={runs[0]}", file)
+        assert "what is there is no such file: name another, or remove it" in line
+    assert before == (notes.read_bytes(), photo.read_bytes())
+    files = [f"--predictions={tmp_path}/p.jsonl", f"--per_class={tmp_path}/c.csv"]
+    (tmp_path / "p.jsonl").touch()  # an empty one is no loss
+    for _ in range(2):
+        assert (
+            launch.main(["eval", f"--workdir={runs[0]}", "--config.data.examples=8", *files]) == 0
+        )
+    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 8
+
+
 def test_a_file_in_the_way_of_writing_shows_before_it_begins(runs, tmp_path, capfd) -> None:
-    (tmp_path / "p.jsonl.tmp").mkdir()
+    (tmp_path / ".p.jsonl.unfinished").mkdir()
     line = fails(capfd, f"--workdir={runs[0]}", f"--predictions={tmp_path}/p.jsonl")
     assert "p.jsonl cannot be written" in line
 
@@ -301,7 +320,7 @@ def test_what_cannot_be_written_in_the_end_does_not_lose_the_result(
     assert json.loads(out)["count"] == 32 and "top-5 error %" in err
     assert "p.jsonl cannot be written: No space left" in err.splitlines()[-1]
     assert (tmp_path / "c.csv").exists()
-    pathlib.Path(runs[0], "eval.json.tmp").mkdir()  # epath removes it
+    pathlib.Path(runs[0], ".eval.json.unfinished").mkdir()  # epath removes it
     assert launch.main(["eval", f"--workdir={runs[0]}"]) == 0
     out, err = capfd.readouterr()
     assert "on 32 images" in out and "WARNING: eval.json is not written" in err
@@ -318,6 +337,19 @@ def test_of_a_folder_without_splits_it_says_what_is_evaluated(runs, tmp_path, ca
         out, err = capfd.readouterr()
         assert json.loads(out)["count"] == count
         assert ("evaluating 6 of 30 images" in err and "--split=all" in err) == (count == 6)
+
+
+def test_eval_names_what_is_passed_over_and_bits_not_in_use(runs, xrays, capfd) -> None:
+    args = ["eval", f"--workdir={runs[0]}", "--config.data.source=folder", "--split=all",
+            f"--config.data.path={xrays}", "--json"]  # fmt: skip
+    results = []
+    for flags, warnings in (([], 1), (["--config.data.bits=12"], 0)):
+        assert launch.main([*args, *flags]) == 0
+        out, err = capfd.readouterr()
+        assert err.count("passed over, for they are no pictures: 3 .mp4") == 1
+        assert err.count(f"WARNING: pictures of 16 bits in {xrays} use 12 of them") == warnings
+        results.append(json.loads(out)["table"][0]["log_loss"])
+    assert results[0] != results[1]
 
 
 def test_softmax_is_averaged_not_logits() -> None:

@@ -212,6 +212,23 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(runs, photos, tmp_pat
         assert name in line and why in line and line in err and "\n" not in line
 
 
+def test_pictures_have_the_bits_that_the_checkpoint_was_trained_with(
+    xrays, tmp_path, capfd
+) -> None:
+    config = tiny.config(*CONFIG, "--config.data.bits=12")
+    run = tiny.write_run(tmp_path / "run", config)
+    picture = next(iter(sorted(xrays.rglob("*.png"))))
+    (got,) = predict.Predictor(run)([picture])
+    pixels = (np.asarray(Image.open(picture)) // 16).astype(np.uint8)
+    (wanted,) = predict.Predictor(run)([pixels])
+    np.testing.assert_allclose(probabilities(got), probabilities(wanted), atol=1e-6)
+    for bits, warnings in ((12, 0), (0, 1), (16, 0)):
+        args = [f"--checkpoint={run}", f"--config.data.bits={bits}", str(xrays)]
+        status, _, err = command(capfd, *args)
+        assert status == 0 and err.count("WARNING: pictures of 16 bits use 12") == warnings
+        assert err.count("passed over, for they are no pictures: 3 .mp4") == 1
+
+
 def test_wrong_arguments_are_one_line(runs, tmp_path, capfd) -> None:
     (tmp_path / "list.txt").write_text("\n")
     (tmp_path / "folder").mkdir()

@@ -362,10 +362,21 @@ def test_without_onnx_it_says_what_to_install(narrow, tmp_path, capfd, monkeypat
 def test_folders_are_made_and_a_file_is_replaced(narrow, tmp_path, capfd) -> None:
     path = tmp_path / "new" / "folder" / "x.safetensors"
     exported(capfd, narrow.folder, path)
-    path.write_bytes(b"older")
+    path.write_bytes(path.read_bytes()[:20_000])
     exported(capfd, narrow.folder, path)
     assert "params/conv1/Conv_0/kernel" in safetensors.numpy.load_file(path)
     assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", export.FORMATS)
+def test_a_file_of_another_program_is_not_replaced(narrow, tmp_path, capfd, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"another's")
+    args = ["export", f"--checkpoint={narrow.folder}", f"--output={path}"]
+    assert "what is there is no such file" in fails(capfd, args, status=1)
+    assert path.read_bytes() == b"another's" and os.listdir(tmp_path) == [path.name]
+    path.write_bytes(export.FORMATS[suffix](export.load_network(str(narrow.folder))))
+    export.run(str(narrow.folder), str(path))
 
 
 def test_where_nothing_can_be_written(narrow, tmp_path, capfd) -> None:
@@ -380,7 +391,8 @@ def test_where_nothing_can_be_written(narrow, tmp_path, capfd) -> None:
 def test_a_full_disk_keeps_the_older_file_and_leaves_no_half_one(narrow, tmp_path, capfd) -> None:
     """A real failure: files may not grow above a size, which this one does."""
     path = tmp_path / "x.safetensors"
-    path.write_bytes(b"older")
+    older = b'"params/conv1/older'
+    path.write_bytes(older)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
@@ -391,4 +403,4 @@ def test_a_full_disk_keeps_the_older_file_and_leaves_no_half_one(narrow, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert "cannot be written" in line
-    assert path.read_bytes() == b"older" and os.listdir(tmp_path) == [path.name]
+    assert path.read_bytes() == older and os.listdir(tmp_path) == [path.name]

@@ -44,7 +44,7 @@ def test_every_form_is_tested_here() -> None:
 
 
 @platforms("max_pool")
-@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(
     height=st.integers(1, 12),
     width=st.integers(1, 12),
@@ -67,7 +67,7 @@ def test_max_pool(
 
 
 @platforms("convolution")
-@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(
     height=st.integers(1, 9),
     width=st.integers(1, 9),

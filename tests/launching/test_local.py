@@ -68,7 +68,7 @@ def test_one_of_two_killed_and_both_started_again(
         ["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True
     ).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
-    out, err = launcher.communicate(timeout=400)
+    out, err = launcher.communicate(timeout=900)
     assert launcher.returncode == 0, err
     assert "process 1 was killed by SIGKILL: starting again" in err
     assert json.loads(out.splitlines()[-1])["params_digest"] == digest

@@ -59,7 +59,7 @@ def run_script(tmp_path: pathlib.Path, which: str, name: str, **env: str) -> tup
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=900,
     )
     assert not done.stderr
     return done.returncode, done.stdout

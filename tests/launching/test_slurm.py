@@ -30,7 +30,7 @@ def launch(*arguments: str, status: int = 0) -> tuple[dict, str]:
     """(result, stderr) of a command of launch.py."""
     done = subprocess.run(
         [*faults.LAUNCH, *arguments, "--json"],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=400,
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == status, done.stderr
     return json.loads(done.stdout.splitlines()[-1]) if not status else {}, done.stderr

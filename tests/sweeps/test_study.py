@@ -41,7 +41,8 @@ for epoch in range(1, 5):
             {"kind": "eval", "step": epoch, "epoch": epoch, "top1": rate * epoch / 400},
         ):
             file.write(json.dumps(row) + "\\n")
-    time.sleep(seconds)
+    if epoch > 1:
+        time.sleep(seconds)
 (workdir / "result.json").write_text(json.dumps({"top1_error": 100 - rate, "steps": 4}))
 """
 LAUNCH = (sys.executable, "-c", TRAINER)
@@ -128,14 +129,19 @@ def test_a_point_whose_folder_is_in_use_is_waited_for(tmp_path: pathlib.Path, ca
     assert f"{points[0].workdir} is in use: waiting" in capfd.readouterr().err
 
 
-def test_ctrl_c_ends_the_wait_for_a_folder_in_use(tmp_path: pathlib.Path) -> None:
+def test_ctrl_c_ends_the_wait_for_a_folder_in_use(tmp_path: pathlib.Path, monkeypatch) -> None:
+    asked = itertools.count()
+
+    def in_use(_point: study.Point) -> bool:
+        if next(asked) == 3:  # it waits
+            os.kill(os.getpid(), signal.SIGINT)
+        return True
+
+    monkeypatch.setattr(study.Point, "in_use", in_use)
     (point,) = points = [make(tmp_path)(0, {"rate": 1})]
-    with open(point.log().with_name("lock"), "w") as lock:
-        paths.lock(lock, "")
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-        with pytest.raises(Interrupted):
-            local.run(study.Grid(str(tmp_path), points), launch=LAUNCH, workers=1)
-    assert states(points) == ["waiting"]
+    with pytest.raises(Interrupted):
+        local.run(study.Grid(str(tmp_path), points), launch=LAUNCH, workers=1)
+    assert starts(point) == 0
 
 
 def test_workers_share_the_cores(tmp_path: pathlib.Path) -> None:
@@ -233,12 +239,15 @@ def test_a_trial_of_a_dead_worker_is_taken_up(tmp_path: pathlib.Path) -> None:
     assert next(alive.points()).knobs == knobs
 
 
-@pytest.mark.slow
 def test_halving_stops_the_worse(tmp_path: pathlib.Path, monkeypatch) -> None:
-    rates = iter([80.0, 60.0, 70.0, 2.0, 1.0])
+    """The best end before anyone looks at them, and the worst never by themselves."""
+
+    def point(number: int, knobs: dict) -> study.Point:
+        return make(tmp_path, seconds=0.0 if knobs["rate"] > 2 else 3600.0)(number, knobs)
+
     space = {"rate": experiments.uniform(0, 100)}
-    searched = search.Search(str(tmp_path), space, trials=5, point=make(tmp_path, seconds=1.0))
-    for rate in rates:
+    searched = search.Search(str(tmp_path), space, trials=5, point=point)
+    for rate in (80.0, 60.0, 70.0, 2.0, 1.0):
         searched._study.enqueue_trial({"rate": rate})
     searched._trials = 10
     draw = searched.points
@@ -405,3 +414,7 @@ def test_a_folder_of_a_run_is_no_study(tmp_path: pathlib.Path) -> None:
         study.create(str(tmp_path), {})
     with tiny.refused("is a run, not a study"):
         study.create(str(tmp_path / "0"), {})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "study.csv").write_text("mine")
+    with tiny.refused("has study.csv of no study"):
+        study.create(str(tmp_path / "mine"), {})

@@ -112,6 +112,18 @@ def test_flags_that_go_with_a_topology(capfd: pytest.CaptureFixture) -> None:
         launch.main([*ARGS, "--topology=h100", "--measure"])
 
 
+def test_files_of_a_plan_are_two_and_replace_no_others(tmp_path, capfd) -> None:
+    flags = [
+        "--topology=h100:8",
+        f"--hlo={tmp_path}/x",
+        f"--output={tmp_path}/../{tmp_path.name}/x",
+    ]
+    assert "--hlo and --output are both" in refused(capfd, *flags)
+    (tmp_path / "x").write_text("a letter")
+    assert "what is there is no such file" in refused(capfd, *flags[:2])
+    assert (tmp_path / "x").read_text() == "a letter"
+
+
 def test_a_program_that_a_tpu_has_no_room_for(
     capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
