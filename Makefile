@@ -13,16 +13,20 @@ demo: .venv/installed  ## train experiments/digits.py and write its page
 test: check environments  ## format, lint, types, and the tests, the slow ones too; not those of make faults
 	$(DEV)/$(PYTEST) -m "not faults" $(addprefix --ignore=,$(BASE) $(EXPORT) $(PREPARE) $(SKY))
 
-# What the pages' commands need is what the pages say to install: these tests have that and pytest.
+# What the pages' commands need is what the pages say to install: these tests have that, pytest and hypothesis, and one
+# device, as users of CPUs.
 BASE := tests/test_docs.py
 EXPORT := tests/formats/test_export.py tests/formats/test_int8.py
 PREPARE := tests/data/test_prepare.py
 SKY := tests/launching/test_sky.py
-environments: .venv/installed .venv-export/installed .venv-prepare/installed .venv-sky/installed .venv-pytest/installed
-	PYTHONPATH=.venv-pytest .venv/bin/$(PYTEST) -m "not faults" $(BASE)
-	PYTHONPATH=.venv-pytest .venv-export/bin/$(PYTEST) -m "not faults" $(EXPORT)
-	PYTHONPATH=.venv-pytest .venv-prepare/bin/$(PYTEST) -m "not faults" $(PREPARE)
-	PYTHONPATH=.venv-pytest .venv-sky/bin/$(PYTEST) -m "not faults" $(SKY)
+environments:
+	$(MAKE) --jobs=2 in.venv in.venv-export in.venv-prepare in.venv-sky
+in.venv: TESTS := $(BASE)
+in.venv-export: TESTS := $(EXPORT)
+in.venv-prepare: TESTS := $(PREPARE)
+in.venv-sky: TESTS := $(SKY)
+in.%: .%/installed .venv-pytest/installed
+	XLA_FLAGS=--xla_force_host_platform_device_count=1 PYTHONPATH=.venv-pytest .$*/bin/python -m pytest -m "not faults" $(TESTS)
 
 compile-checks: .venv-compile/installed .venv-pytest/installed  ## what the compilers of GPUs and TPUs make of the programs
 	PYTHONPATH=.venv-pytest .venv-compile/bin/python -m pytest tests/tools/test_compiled.py
@@ -63,7 +67,7 @@ endef
 	$(call environment,.venv-newest,$(PYTHON312),-c .venv-newest.txt -e '.[test]')
 
 .venv-pytest/installed: .venv/installed pyproject.toml
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --target .venv-pytest pytest pytest-xdist
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --target .venv-pytest pytest pytest-xdist hypothesis
 	@touch $@
 
 # By extra: dev, export, prepare, sky, compile.

@@ -1,4 +1,4 @@
-"""Eight CPU devices, strict promotion of dtypes and ranks, one compilation cache, for all tests."""
+"""Eight CPU devices, or as XLA_FLAGS has them; strict promotion of dtypes and ranks, one compilation cache, for all tests."""
 
 import gc
 import os
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from benchmarks import faults
 
 # Compiled fast rather than well: tests that start a process of their own compile as users do.
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {faults.compile_fast()}"
+DEVICES = os.environ.get("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ["XLA_FLAGS"] = f"{DEVICES} {faults.compile_fast()}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Runs started as processes of their own compile the same few programs: they share this folder.
 CACHE = pathlib.Path(tempfile.gettempdir()) / f"inception-test-cache-{os.getuid()}"
