@@ -20,7 +20,7 @@ EXPORT := tests/formats/test_export.py tests/formats/test_int8.py
 PREPARE := tests/data/test_prepare.py
 SKY := tests/launching/test_sky.py
 environments:
-	$(MAKE) --jobs=2 in.venv in.venv-export in.venv-prepare in.venv-sky
+	$(MAKE) --jobs=2 in.venv-prepare in.venv in.venv-export in.venv-sky
 in.venv: TESTS := $(BASE)
 in.venv-export: TESTS := $(EXPORT)
 in.venv-prepare: TESTS := $(PREPARE)

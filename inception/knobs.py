@@ -161,9 +161,7 @@ KNOBS = {
         one_of("float32", "bfloat16"),
     ),
     "optim.epochs": Knob(90.0, "Intel's Caffe at batch 256: 68.74 / 89.06 top-1 / top-5."),
-    "optim.min_epoch_steps": Knob(
-        0, "An epoch has at least so many steps: it passes over a small set several times."
-    ),
+    "optim.min_epoch_steps": Knob(0, "An epoch has no fewer: several passes over a small set."),
     "optim.learning_rate": Knob(
         0.01, "MindCV's at batch 256, for he; Intel's Caffe uses .04, for xavier."
     ),

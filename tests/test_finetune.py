@@ -35,7 +35,7 @@ COLOURS = ("colour 0", "colour 1", "colour 2")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A tiny run with BatchNorm, heads and an average, on three classes."""
     workdir = tmp_path_factory.mktemp("runs") / "trained"
-    tiny.write_run(workdir, tiny.config(BATCH))
+    tiny.write_run(workdir, tiny.config(BATCH), average=True)
     return workdir
 
 

@@ -89,16 +89,18 @@ def logits(model: GoogLeNet, variables: Any, images: jax.Array) -> jax.Array:
     return model.apply(variables, images, train=False)["main"]
 
 
-def write_run(workdir: pathlib.Path, config: ConfigDict, *, seed: int = 0) -> str:
-    """A folder as train leaves it, with random weights, whose average has others; returns its path."""
+def write_run(
+    workdir: pathlib.Path, config: ConfigDict, *, seed: int = 0, average: bool = False
+) -> str:
+    """A folder as train leaves it, with random weights, and others in an average; returns its path."""
     workdir.mkdir()
     (workdir / "config.json").write_text(config.to_json())
     checkpoint.write_classes(
         str(workdir), tuple(f"colour {i}" for i in range(config.model.classes))
     )
     saved = checkpoint.Checkpoints(str(workdir))
-    average = variables(config, seed + 1) if config.optim.polyak_decay else {}
-    saved.save(0, {**variables(config, seed), "average": average, "step": np.zeros((), np.int32)})
+    mean = variables(config, seed + 1) if average else {}
+    saved.save(0, {**variables(config, seed), "average": mean, "step": np.zeros((), np.int32)})
     saved.close()
     return str(workdir)
 

@@ -181,8 +181,8 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
     command = [f"{own}-again" if word == own else word for word in point.command]
     left = None
     if state == "running" and newest and newest["images_per_second"]:
-        optim = config["optim"]
-        of_epoch = max(images, optim.get("min_epoch_steps", 0) * optim["batch_size"])
+        optim = config.get("optim", {})
+        of_epoch = max(images, optim.get("min_epoch_steps", 0) * optim.get("batch_size", 0))
         left = (epochs - epoch) * of_epoch / newest["images_per_second"]
     return {
         "number": point.number,

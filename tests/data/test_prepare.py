@@ -334,7 +334,7 @@ run_process(launch.main, sys.argv[1:])
     return child.returncode, child.stdout, child.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_prepare_leaves_no_output_and_the_next_makes_it_whole(
     many_photos: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -350,7 +350,7 @@ def test_a_killed_prepare_leaves_no_output_and_the_next_makes_it_whole(
     assert contents(output) == contents(tmp_path / "unbroken")
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_ctrl_c_leaves_nothing_and_no_traceback(
     many_photos: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -508,7 +508,7 @@ def test_a_version_that_is_not_there_is_an_error_of_one_line(
     nothing_at(tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @with_tensorflow
 def test_a_class_tar_cut_short_is_an_error_of_one_line(tmp_path: pathlib.Path) -> None:
     train: dict = {name: [photo(0)] for name in class_names()}
