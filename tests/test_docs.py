@@ -32,6 +32,7 @@ SMALL = [
     "--config.model.width=0.05", "--config.model.norm=lrn", "--config.model.dtype=float32", "--config.input_px=65",
     "--config.data.resize_px=65", "--config.optim.batch_size=8", "--config.optim.warmup_epochs=0",
     "--config.run.eval_batch_size=8", "--config.run.workers=2", "--config.optim.learning_rate=1e-4",
+    "--config.optim.min_epoch_steps=0",
 ]  # fmt: skip
 FOLDER = [
     "--config.data.source=folder",
