@@ -5,6 +5,7 @@ UV ?= $(shell command -v uv)
 DEV := .venv-dev/bin
 PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
+.SECONDARY: # make removes no environment
 .PHONY: demo test environments compile-checks test-newest faults check format clean
 
 demo: .venv/installed  ## train experiments/digits.py and write its page
