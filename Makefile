@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up what they need; with uv, where it is installed, in seconds.
+# `make demo` and `make test` set up what they need, with uv where it is installed.
 PYTHON ?= python3
 PYTHON312 ?= python3.12
 UV ?= $(shell command -v uv)

@@ -221,8 +221,8 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         (work / MARK).touch()
         yield work
-        (work / MARK).unlink()
         work.replace(final)
+        (final / MARK).unlink()
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
