@@ -19,12 +19,12 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from inception import UserError
+from inception.config import run_config
 from inception.data import decoding, imagenet, paths, pipeline, sources
 from inception.evaluation import cam
 from inception.evaluation.evaluate import load_alike
 from inception.evaluation.networks import Networks
 from inception.runtime import processes, sharding
-from inception.runtime.workdir import read_config
 
 Picture = str | pathlib.Path | Image.Image | np.ndarray
 
@@ -122,7 +122,7 @@ class Predictor:
         if not workdirs or not all(isinstance(w, str | os.PathLike) for w in workdirs):
             raise UserError('name the folders one by one, as in Predictor("runs/a", "runs/b")')
         folders = [os.fspath(workdir) for workdir in workdirs]
-        self._configs = list(configs) or [ConfigDict(read_config(folder)) for folder in folders]
+        self._configs = list(configs) or [run_config(folder, []) for folder in folders]
         trained = load_alike(folders, self._configs, best=best)
         self.classes = trained[0].classes
         self.names = imagenet.names(self.classes)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,14 @@ def picture() -> Image.Image:
 def probabilities(prediction: dict) -> np.ndarray:
     by_id = {c["id"]: c["probability"] for c in prediction["classes"]}
     return np.asarray([by_id[i] for i in range(len(by_id))])
+
+
+def test_a_run_older_than_a_knob_predicts(runs, picture: Image.Image, tmp_path) -> None:
+    shutil.copytree(runs[0], tmp_path / "old")
+    config = json.loads((tmp_path / "old/config.json").read_text())
+    del config["data"]["bits"]
+    (tmp_path / "old/config.json").write_text(json.dumps(config))
+    assert predict.Predictor(tmp_path / "old")([picture]) == predict.Predictor(runs[0])([picture])
 
 
 @pytest.mark.parametrize("crops", [1, 10, pytest.param(144, marks=pytest.mark.slow)])
