@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up what they need, with uv where it is installed.
+# `make demo` and `make test` install what they need, with uv if it is installed.
 PYTHON ?= python3
 PYTHON312 ?= python3.12
 UV ?= $(shell command -v uv)
@@ -11,11 +11,11 @@ PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 demo: .venv/installed  ## train experiments/digits.py and write its page
 	.venv/bin/python launch.py train --config=experiments/digits.py --workdir=runs/digits
 
-test: check environments  ## format, lint, types, and the tests, the slow ones too; not those of make faults
+test: check environments  ## format, lint, types, and all tests except those of make faults
 	$(DEV)/$(PYTEST) -m "not faults" $(addprefix --ignore=,$(BASE) $(EXPORT) $(PREPARE) $(SKY))
 
-# What the pages' commands need is what the pages say to install: these tests have that, pytest and hypothesis, and one
-# device, as users of CPUs.
+# These tests run with only what the docs say to install, plus pytest and hypothesis, and with one device, as users of
+# CPUs have it: so the docs' commands need nothing else.
 BASE := tests/test_docs.py
 EXPORT := tests/formats/test_export.py tests/formats/test_int8.py
 PREPARE := tests/data/test_prepare.py
@@ -29,15 +29,15 @@ in.venv-sky: TESTS := $(SKY)
 in.%: .%/installed .venv-pytest/installed
 	XLA_FLAGS=--xla_force_host_platform_device_count=1 PYTHONPATH=.venv-pytest .$*/bin/python -m pytest -m "not faults" $(TESTS)
 
-compile-checks: .venv-compile/installed .venv-pytest/installed  ## what the compilers of GPUs and TPUs make of the programs
+compile-checks: .venv-compile/installed .venv-pytest/installed  ## compile the programs for GPUs and TPUs and check them
 	PYTHONPATH=.venv-pytest .venv-compile/bin/python -m pytest tests/tools/test_compiled.py
 
-# What TFDS's builders and SkyPilot run on does not depend on jax.
+# TFDS's builders and SkyPilot do not depend on jax.
 NEWEST ?= tests --ignore=$(PREPARE) --ignore=$(SKY)
-test-newest: .venv-newest/installed  ## the fast tests, or NEWEST, with the newest jax, flax and optax
+test-newest: .venv-newest/installed  ## the fast tests, or those in NEWEST, with the newest jax, flax and optax
 	.venv-newest/bin/$(PYTEST) $(NEWEST)
 
-faults: check  ## the longest: several processes, kills, full disks
+faults: check  ## the longest tests: several processes, kills, full disks
 	$(DEV)/python -m pytest -m faults
 
 check: .venv-dev/installed
@@ -52,7 +52,7 @@ format: .venv-dev/installed
 clean:
 	rm -rf .venv .venv-* runs
 
-# An environment in folder 1, of Python 2, with what arguments 3 of pip name.
+# Makes an environment in folder $(1), of Python $(2), and installs pip's arguments $(3).
 define environment
 	@$(2) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(if $(UV),$(UV) venv --quiet --seed --allow-existing --python $(2) $(1),$(2) -m venv $(1))
@@ -71,6 +71,6 @@ endef
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --target .venv-pytest pytest pytest-xdist hypothesis
 	@touch $@
 
-# By extra: dev, export, prepare, sky, compile.
+# One environment per extra: dev, export, prepare, sky, compile.
 .venv-%/installed: requirements.txt pyproject.toml
 	$(call environment,.venv-$*,$(PYTHON),-c requirements.txt -e '.[$*]')

@@ -1,12 +1,12 @@
-"""What the accelerators' compilers make of this checkout's programs, and of another's beside it.
+"""Compiles this checkout's programs, and another checkout's beside them, for GPUs and TPUs.
 
     python benchmarks/accelerators.py [--against=DIR] [--only=h100_train,v5e_train]
         [--config.KNOB=VALUE ...]
 
 Needs no accelerator: `pip install -c requirements.txt -e '.[compile]'`. A program for an H100 takes
-about a minute to compile, one for a TPU five and more; each is compiled in a process of its own.
-Bytes of GPUs are those that the instructions read and write, of TPUs the compiler's count; all is
-of one device and one step, in bfloat16.
+about a minute to compile, a program for a TPU at least five; each compiles in a process of its own.
+Bytes on GPUs are what the instructions read and write, bytes on TPUs the compiler's count. All
+values are of one device and one step, in bfloat16.
 """
 
 import argparse
@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 
 class Row(NamedTuple):
-    """A program."""
+    """A program to compile."""
 
     topology: str
     what: str
@@ -45,13 +45,13 @@ ALONE = {"8_h100_train": "h100_train", "bn_8_h100_train": "bn_h100_train"}
 OVERRIDES = ("--config.model.dtype=bfloat16", "--config.data.path=none")
 
 
-# In the child, whose `inception` is that of the tree that it compiles.
+# The child: it imports `inception` from the tree that it compiles.
 
 
 def compile_row(root: str, row: Row, overrides: list[str], output: str) -> None:
     """Compiles a tree's program and writes OUTPUT.hlo and OUTPUT.json."""
     sys.path[0] = root
-    # The described devices are this checkout's: an older tree has none.
+    # Described devices come from this checkout, because older trees have none.
     spec = importlib.util.spec_from_file_location("topology", ROOT / "inception/tools/topology.py")
     topology = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(topology)
@@ -80,7 +80,7 @@ def compile_row(root: str, row: Row, overrides: list[str], output: str) -> None:
 
 
 def compile_older(config: Any, mesh: Any, *, training: bool) -> Any:
-    """A program of a tree without inception/tools, which has inception/parallel.py."""
+    """Compiles a program of an older tree, with inception/parallel.py, without inception/tools."""
     import jax
     import numpy as np
 
@@ -105,11 +105,11 @@ def compile_older(config: Any, mesh: Any, *, training: bool) -> Any:
     return program.lower(parallel.replicated_shapes(init, mesh), batch).compile()
 
 
-# In the parent.
+# The parent.
 
 
 def quantities(row: Row, text: str, found: dict[str, Any]) -> dict[str, Any]:
-    """What the table says of a program, by name."""
+    """The table's quantities of a program, by name."""
     from inception.tools import estimate, program
 
     parsed = program.parse(text)
@@ -131,7 +131,7 @@ def quantities(row: Row, text: str, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(root: pathlib.Path, name: str, overrides: list[str]) -> dict[str, Any]:
-    """Compiles a row of a tree in a child."""
+    """Compiles a row of a tree in a child; returns its `quantities`."""
     row = ROWS[name]
     size = f"batch_size={row.batch_size}"
     own = [*OVERRIDES, f"--config.optim.{size}", f"--config.run.eval_{size}", *overrides]
@@ -149,7 +149,7 @@ def measure(root: pathlib.Path, name: str, overrides: list[str]) -> dict[str, An
 
 
 def compare(name: str, own: dict[str, Any], other: dict[str, Any]) -> list[list[Any]]:
-    """The table's lines of a row: this checkout's, the other's if there is one, the ratio."""
+    """The table's lines of a row: this checkout's value, and, if any, the other's and the ratio."""
     lines = []
     for quantity in {**own, **other}:
         values = [found.get(quantity) for found in ((own, other) if other else (own,))]
@@ -161,7 +161,7 @@ def compare(name: str, own: dict[str, Any], other: dict[str, Any]) -> list[list[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--against", type=pathlib.Path, metavar="DIR", help="another checkout")
-    text = f"of {', '.join(ROWS)}; with commas"
+    text = f"programs, separated by commas, of {', '.join(ROWS)}"
     parser.add_argument("--only", default=",".join(ROWS), help=text)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args, rest = parser.parse_known_args()

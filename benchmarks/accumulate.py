@@ -1,4 +1,4 @@
-"""Memory and time of a training step: micro-batches, remat, and our convolution in their loop.
+"""Memory and time of a training step with micro-batches, remat, and our convolution in a loop.
 
 python benchmarks/accumulate.py [--batch_size=32] [--input_px=224] [--norm=lrn]
 """
@@ -28,7 +28,7 @@ COLORS = {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.0, "li
 def measure(
     accumulate: int, remat: bool, args: argparse.Namespace
 ) -> tuple[float, float, float, float]:
-    """Compilation's seconds, a step's temporary MB, its median wall and processor seconds."""
+    """Seconds to compile, a step's temporary MB, and its median wall and processor seconds."""
     mesh = sharding.make_mesh()
     model = GoogLeNet(norm=args.norm, remat=remat)
     tx = optim.sgd(optax.constant_schedule(0.001), momentum=0.9)

@@ -1,10 +1,10 @@
-"""What evaluation costs beside the network: 1, 10 and 144 crops, one network and two.
+"""The cost of evaluation besides the network: 1, 10 and 144 crops, with one network and two.
 
     python benchmarks/crops.py
 
-Evaluates JPEGs of 500x375 px with the whole network (random weights; speed does not depend on
-them), and in the same process, alternating, runs the same number of batches through the network
-alone. Then the peak memory of processes that evaluate few and many images.
+Evaluates JPEGs of 500x375 px with the whole network, whose random weights do not change the speed.
+In the same process, in turns, runs as many batches through the network alone. Then prints the peak
+memory of processes that evaluate few and many images.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ from inception.step import create_state
 
 ROUNDS = 2
 BATCH = 32
-# crops -> images, so that each row takes about as long
+# (networks, crops, images), so that all rows take about equally long
 CASES = ((1, 1, 144), (1, 10, 16), (1, 144, 2), (2, 144, 2))
 
 

@@ -1,10 +1,10 @@
-"""Runs that are killed, stopped, moved and damaged: do they end as the unbroken one?
+"""Do runs that are killed, stopped, moved or damaged end like an unbroken run?
 
     python benchmarks/faults.py [SCENARIO ...]
 
-Trains a small network as real processes of `launch.py`, breaks it in every way of
-docs/processes.md, and prints that page's table; a line that does not hold ends the script with
-status 1. tests/runtime/test_processes.py runs some of it.
+Trains a small network as real processes of `launch.py`, breaks the runs in every way that
+docs/notes/how-to.md lists, and prints that page's table. If a line does not hold, the exit status
+is 1. tests/runtime/test_processes.py runs some scenarios.
 """
 
 import argparse
@@ -48,7 +48,7 @@ TRAIN = (
     "--config.run.workers=2",
 )
 STEPS = 24
-START_S = 6.0  # about what a run takes to its first step where it is compiled already
+START_S = 6.0  # about the time to the first step with a compiled program
 DEVICES = 8  # of all processes together
 
 
@@ -56,10 +56,10 @@ LAUNCH = (sys.executable, str(ROOT / "launch.py"))
 
 
 def compile_fast() -> str:
-    """XLA_FLAGS that compile fast rather than well, of those that this jaxlib knows.
+    """XLA_FLAGS for fast compilation instead of fast code, if this jaxlib knows them.
 
-    XLA ends a process that has an unknown one, so another process asks; its answer stands in the
-    environment, for the processes of this one.
+    An unknown flag makes XLA end the process, so another process tries it. The environment keeps
+    the answer for child processes.
     """
     if "COMPILE_FAST" not in os.environ:
         flags = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
@@ -73,11 +73,11 @@ def compile_fast() -> str:
 
 
 class Broken(AssertionError):
-    """What a scenario promises does not hold."""
+    """A scenario's promise does not hold."""
 
 
 def hold(fact: bool, text: str) -> None:
-    """Raises Broken if it is not so."""
+    """Raises Broken unless `fact` holds."""
     if not fact:
         raise Broken(text)
 
@@ -130,7 +130,7 @@ class Run:
             self.children[i].send_signal(number)
 
     def wait(self, seconds: float = 600.0) -> list[int]:
-        """The statuses of all processes; they are killed where they take longer."""
+        """The exit statuses of all processes; kills them and raises Broken after `seconds`."""
         until = time.monotonic() + seconds
         try:
             return [c.wait(max(0.1, until - time.monotonic())) for c in self.children]
@@ -139,7 +139,7 @@ class Run:
             raise Broken(f"still running after {seconds} s: {self.err()[-800:]}") from error
 
     def result(self) -> dict:
-        """Of a run that is to end well."""
+        """The result of a run that must end well."""
         statuses = self.wait()
         hold(not any(statuses), f"statuses {statuses}: {self.err()[-800:]}")
         return json.loads(self.children[0].stdout.read().splitlines()[-1])
@@ -158,7 +158,7 @@ def reached(run: Run) -> int:
 
 
 def rows(workdir: pathlib.Path, kind: str) -> list[dict]:
-    """Lines of metrics.jsonl."""
+    """The rows of one kind in metrics.jsonl."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     whole = [json.loads(line) for line in lines if line.endswith("}")]
@@ -166,7 +166,7 @@ def rows(workdir: pathlib.Path, kind: str) -> list[dict]:
 
 
 def saved(workdir: pathlib.Path) -> list[int]:
-    """The steps of whole checkpoints."""
+    """The steps of complete checkpoints."""
     return sorted(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit())
 
 
@@ -176,7 +176,7 @@ def saving(workdir: pathlib.Path) -> bool:
 
 
 def same_curves(workdir: pathlib.Path, other: pathlib.Path) -> float:
-    """The largest relative difference of losses; Broken at 1e-5, or if evaluations differ."""
+    """The largest relative difference of losses; Broken from 1e-5 on, or if evaluations differ."""
     losses = [[r["loss"] for r in rows(w, "train")] for w in (workdir, other)]
     hold(len(losses[0]) == len(losses[1]) == STEPS, "steps were lost or repeated")
     worst = max(abs(a / b - 1) for a, b in zip(*losses, strict=True))
@@ -187,14 +187,14 @@ def same_curves(workdir: pathlib.Path, other: pathlib.Path) -> float:
 
 
 class Harness:
-    """The scenarios; each breaks `count` runs, says what was seen, or raises Broken."""
+    """The scenarios. Each breaks runs `count` times; returns what was seen, or raises Broken."""
 
     def __init__(self, folder: pathlib.Path, seed: int = 0):
         self._folder, self._random = folder, random.Random(seed)
         self._unbroken: dict[tuple[int, int], tuple[str, pathlib.Path]] = {}
 
     def unbroken(self, processes: int, *, devices: int = DEVICES) -> tuple[str, pathlib.Path]:
-        """Digest of the parameters and workdir of a run that nobody disturbs."""
+        """The parameters' digest and the workdir of an undisturbed run."""
         if (processes, devices) not in self._unbroken:
             workdir = self._folder / f"unbroken-{processes}x{devices // processes}"
             digest = Run(workdir, processes, devices=devices).result()["params_digest"]
@@ -207,11 +207,11 @@ class Harness:
         """Disturbs runs of one and of two processes `count` times, each up to four times.
 
         Args:
-            disturb: ends a run; whether it did so before the run's own end.
-            check: looks at a run that went on to its end.
+            disturb: ends a run; returns whether that was before the run's own end.
+            check: checks a run that resumed and reached its end.
 
         Returns:
-            How many runs these were.
+            The number of runs.
         """
         done = number = 0
         while done < count:
@@ -220,10 +220,10 @@ class Harness:
             workdir = self._folder / f"{disturb.__name__}-{number}"
             for _ in range(min(4, count - done)):
                 run = Run(workdir, processes)
-                if self._random.random() < 0.75:  # where steps, saves and evaluations alternate
+                if self._random.random() < 0.75:  # during steps, saves and evaluations
                     run.reach(max(saved(workdir), default=0) + self._random.randrange(1, 6))
                     time.sleep(self._random.random() * 0.3)
-                else:  # while it starts and compiles
+                else:  # during start and compilation
                     time.sleep(1.5 + self._random.random() * START_S)
                 if not disturb(run):
                     break
@@ -264,7 +264,7 @@ class Harness:
                 return False
             hold(set(statuses) == {75}, f"statuses {statuses}: {run.err()[-800:]}")
             saved_at = re.search(r"step (\d+) of \d+ is saved", run.err())
-            if not saved_at:  # stopped before it had begun
+            if not saved_at:  # stopped before its first step
                 hold("stopped by SIGTERM" in run.err(), run.err()[-800:])
                 return True
             at = saved(run.workdir)
@@ -345,7 +345,7 @@ class Harness:
             for processes in (1, 2):
                 run = Run(
                     self._folder / f"{command[0]}-{processes}", processes, command=command,
-                    devices=DEVICES * processes,  # those of the checkpoint are all process 0's
+                    devices=DEVICES * processes,  # process 0 needs all of the checkpoint's devices
                 )  # fmt: skip
                 hold(run.wait() == [status, status][:processes], run.err()[-800:])
                 result = json.loads(run.children[0].stdout.read().splitlines()[-1])
@@ -385,11 +385,11 @@ class Harness:
             try:
                 run.reach(self._random.randrange(4, STEPS - 9))
                 kept = saved(disk)
-                # Anything from nothing at all to half of what a save takes.
+                # From no space at all to half of a save's.
                 left = (0, 200_000, 2_000_000)[number % 3]
                 filler = disk / "filler"
                 with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
-                    while shutil.disk_usage(disk).free > left:  # the run writes too
+                    while shutil.disk_usage(disk).free > left:  # the run writes meanwhile
                         file.write(bytes(4096))
                 statuses = run.wait()
                 hold(statuses == [1], f"statuses {statuses}: {run.err()[-800:]}")

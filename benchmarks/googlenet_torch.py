@@ -1,8 +1,8 @@
-"""Plain GoogLeNet in PyTorch: layer by layer the network of inception/model.py with its defaults.
+"""Plain GoogLeNet in PyTorch, layer by layer the network of inception/model.py with its defaults.
 
-With local response normalisation, true 5x5 convolutions, biases, both auxiliary heads, dropout and
-ceil-mode pools; written here because torchvision's googlenet is another network (BatchNorm, 3x3 for
-5x5, no LRN). `benchmarks/step.py` times it and checks that it computes the same as ours.
+It has local response normalisation, true 5x5 convolutions, biases, both auxiliary heads, dropout
+and ceil-mode pools. torchvision's googlenet is another network (BatchNorm, 3x3 for 5x5, no LRN).
+`benchmarks/step.py` times this network and checks that it computes the same as ours.
 """
 
 from collections.abc import Iterable
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Written out, not imported from inception/model.py: this file's process has no JAX in it, and two
-# networks that are written apart and agree are worth more.
+# Not imported from inception/model.py: this file's process does not load JAX, and agreement of two
+# independently written networks proves more.
 TABLE_1 = {  # 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -40,7 +40,7 @@ class Conv(nn.Module):
 
 
 def local_response_normalization(x: Tensor) -> Tensor:
-    """torch's own in values; it computes the sums by a 3d average pool, twice as slow eagerly."""
+    """Equal to torch's own, whose sums by a 3d average pool take twice as long in eager mode."""
     squares = F.pad(x.float().square(), (0, 0, 0, 0, 2, 2))
     n = x.shape[1]
     sums = squares.narrow(1, 0, n)
@@ -87,7 +87,7 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(F.avg_pool2d(x, 5, stride=3))
-        x = x.permute(0, 2, 3, 1).flatten(1)  # no copy in channels_last; the order that ours has
+        x = x.permute(0, 2, 3, 1).flatten(1)  # our order; needs no copy in channels_last
         return self.classifier(self.dropout(F.relu(self.fc(x), inplace=True)))
 
 
@@ -117,7 +117,7 @@ class GoogLeNet(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        x = (images - self.mean).permute(0, 3, 1, 2)  # channels_last as it comes
+        x = (images - self.mean).permute(0, 3, 1, 2)  # channels_last without a copy
         x = F.max_pool2d(self.conv1(x), 3, stride=2, ceil_mode=True)
         x = self.conv2(self.conv2_reduce(local_response_normalization(x)))
         x = F.max_pool2d(local_response_normalization(x), 3, stride=2, ceil_mode=True)
@@ -133,11 +133,11 @@ class GoogLeNet(nn.Module):
 
 
 class Torchvision(nn.Module):
-    """torchvision's own network and initial weights, with GoogLeNet's inputs and outputs."""
+    """torchvision's network and initial weights, with the inputs and outputs of GoogLeNet above."""
 
     def __init__(self) -> None:
         super().__init__()
-        import torchvision  # for this side alone
+        import torchvision  # only this side needs it
 
         self.network = torchvision.models.googlenet(aux_logits=True, init_weights=False)
         self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
@@ -151,7 +151,7 @@ class Torchvision(nn.Module):
 
 
 def loss(logits: dict[str, Tensor], labels: Tensor) -> Tensor:
-    """The main cross-entropy and .3 of each head's."""
+    """The main cross-entropy plus .3 of each head's."""
     losses = {head: F.cross_entropy(values, labels) for head, values in logits.items()}
     main = losses.pop("main")
     return main + 0.3 * sum(losses.values())
@@ -182,7 +182,7 @@ def name_of(path: str) -> str:
 
 
 def to_torch(params: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """Our parameters by 'path/with/slashes' -> torch's by name."""
+    """{'path/with/slashes': our parameter} -> {name: torch's parameter}."""
     axes = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
     return {
         name_of(path): torch.from_numpy(np.ascontiguousarray(values.transpose(axes[values.ndim])))
@@ -191,7 +191,7 @@ def to_torch(params: dict[str, np.ndarray]) -> dict[str, Tensor]:
 
 
 def to_ours(tensors: dict[str, Tensor], paths: Iterable[str]) -> dict[str, np.ndarray]:
-    """torch's parameters, or their gradients, by name -> ours by path."""
+    """{name: torch's parameter or its gradient} -> {path: ours}."""
     axes = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
     found = {path: tensors[name_of(path)].detach().cpu().numpy() for path in paths}
     return {path: values.transpose(axes[values.ndim]) for path, values in found.items()}

@@ -1,11 +1,11 @@
-"""What the project does on a GPU: right first, then fast. One command, at most eight minutes.
+"""Checks correctness on a GPU, then measures speed: one command, at most eight minutes.
 
     python benchmarks/gpu.py --output=FOLDER [--small] [--steps=environment,rates]
 
-Without a GPU sizes are small, as with --small. Each step of STEPS has seconds of its own, and what
-earlier ones left. FOLDER/gpu.md and gpu.json take each table when it is known, gpu.log what was
-printed: a run that is cut off leaves what it found. Of a step that fails the report has one line;
-the next goes on, and the exit status is 1.
+Without a GPU, sizes are small, as with --small. Each step of STEPS has its own seconds, plus what
+earlier steps left. FOLDER/gpu.md and gpu.json receive each table as soon as it is known, gpu.log
+the output, so a run that is cut off leaves its results. A step that fails adds one line to the
+report; the next step runs, and the exit status is 1.
 
 For a machine without a network, with Python 3.12 on x86-64, jax, flax, optax, orbax, torchvision,
 OpenCV (61 MB, too large to carry), scikit-learn and matplotlib:
@@ -13,7 +13,7 @@ OpenCV (61 MB, too large to carry), scikit-learn and matplotlib:
     python benchmarks/gpu.py --pack                     # here: wheels of the rest, in .wheels
     python3 benchmarks/gpu.py --output="$OUT"           # there; git ignores .wheels: carry it too
 
-32 MB with the checkout; allow 500 seconds. Wheels of what is missing there are installed into a
+32 MB with the checkout; allow 500 seconds. Wheels of missing packages are installed there into a
 temporary folder.
 """
 
@@ -32,13 +32,13 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-sys.path.append(str(pathlib.Path(__file__).parent))  # where another script imports this one
+sys.path.append(str(pathlib.Path(__file__).parent))  # if another script imports this one
 import needs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 WHEELS = ROOT / ".wheels"
 MOST_MB = 60
-PACKED = (  # what the steps import and the machine may lack
+PACKED = (  # packages that the steps import and the machine may lack
     "array-record", "attrs", "cloudpickle", "grain", "ml-collections", "nvidia-nvimgcodec-cu13",
     "portpicker", "tabulate", "tensorboardX", "tqdm",
 )  # fmt: skip
@@ -48,18 +48,18 @@ BEGINNINGS = {"gpu.md": "# On this machine", "gpu.json": "{", "gpu.log": "\n== "
 STEPS = {  # name: seconds
     "environment": 12, "correctness": 85, "rates": 200, "layers": 65, "stores": 70, "demo": 48,
 }  # fmt: skip
-SLOWER = 10  # times the seconds, on a CPU
+SLOWER = 10  # factor on the seconds, on a CPU
 
 
 class Sizes(NamedTuple):
     """Sizes in px; batches and sets in images; knobs as on the command line."""
 
     px: int
-    checked: int  # the batch of the step that is compared
-    evaluated: int  # no multiple of the batch
+    checked: int  # the batch of the compared step
+    evaluated: int  # not a multiple of the batch
     batch: int
     waves: tuple[tuple[int, ...], ...]  # batches whose programs are compiled at once
-    turns: dict[str, Any]  # rounds, and about how many seconds a turn has
+    turns: dict[str, Any]  # rounds, and about the seconds of a turn
     photos: int
     steps: int
     knobs: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ FULL = Sizes(
     checked=16,
     evaluated=1003,
     batch=256,
-    waves=((256, 1024), (512, 128)),  # by what fits in 80 GB
+    waves=((256, 1024), (512, 128)),  # grouped to fit into 80 GB
     turns={"rounds": 5, "seconds": 0.4},
     photos=2560,
     steps=120,
@@ -91,7 +91,7 @@ SMALL = Sizes(
 
 
 def pack() -> None:
-    """Downloads the wheels of PACKED; exits where they and the checkout are over MOST_MB."""
+    """Downloads the wheels of PACKED; exits if wheels and checkout exceed MOST_MB."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     pins = [line.split(";")[0] for line in lines if line.split("==")[0] in PACKED]
     shutil.rmtree(WHEELS, ignore_errors=True)
@@ -108,7 +108,7 @@ def pack() -> None:
 
 
 def install(site: str) -> None:
-    """Installs of the packed wheels those that this Python lacks, and names them."""
+    """Installs the packed wheels that this Python lacks, and prints their names."""
     missing = []
     for wheel in sorted(WHEELS.glob("*.whl")):
         try:
@@ -129,7 +129,7 @@ def as_markdown(table: dict[str, Any]) -> str:
 
 
 def write(steps: dict[str, dict[str, Any]], folder: pathlib.Path) -> None:
-    """gpu.json and gpu.md: every table so far."""
+    """Writes every table so far to gpu.json and gpu.md."""
     lines = ["# On this machine"]
     for name, step in steps.items():
         lines.append(f"## {name}: {step['seconds']:.0f} s")
@@ -142,7 +142,7 @@ def write(steps: dict[str, dict[str, Any]], folder: pathlib.Path) -> None:
 def run_step(
     name: str, seconds: float, small: bool, steps: dict[str, dict[str, Any]], folder: pathlib.Path
 ) -> None:
-    """Runs a step in a process of its own, which ends with all it started after so many seconds."""
+    """Runs a step in its own process; after `seconds`, kills it and its children."""
     step = steps[name] = {"seconds": 0.0, "failed": "", "tables": []}
     start, log, cut = time.monotonic(), folder / "gpu.log", threading.Event()
     with log.open("a") as stderr, tempfile.TemporaryDirectory() as scratch:
@@ -186,7 +186,7 @@ def run_step(
 
 
 def run_child(name: str, small: bool, scratch: pathlib.Path) -> None:
-    """A step; stdout takes a JSON object a table, and stderr whatever libraries print."""
+    """Runs a step; prints one JSON object per table to stdout, all other output to stderr."""
     import gpu_checks
     import gpu_speed
 
@@ -206,7 +206,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "runs" / "gpu")
     parser.add_argument("--steps", default=",".join(STEPS), help="default: all")
-    parser.add_argument("--small", action="store_true", help="small sizes; without a GPU anyway")
+    parser.add_argument("--small", action="store_true", help="small sizes, as without a GPU")
     parser.add_argument("--pack", action="store_true", help="only download the wheels")
     parser.add_argument("--child", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -232,7 +232,7 @@ def main() -> int:
         needs.packages("", *THERE)
         path = [site, str(ROOT), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/cache"  # autotuning's choices too
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/cache"  # for autotuning too
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # processes share the GPU's memory
         for name in names:
             budget += STEPS[name] * (SLOWER if small else 1)

@@ -1,6 +1,6 @@
-"""gpu.py's step `correctness`: what the device computes against the CPU, and forms of operations.
+"""gpu.py's step `correctness`: compares the device with the CPU, and forms with plain operations.
 
-A step is a function(sizes, tell, scratch) -> lines about what is wrong. `tell(title, row, ...)`
+A step is a function(sizes, tell, scratch) that returns lines about errors. `tell(title, row, ...)`
 reports a table as soon as it is known; `scratch` is an empty folder.
 """
 
@@ -17,28 +17,28 @@ import step_sides
 
 
 def correctness(sizes: Any, tell: Callable, _scratch: pathlib.Path) -> list[str]:
-    """The kernels' forms, a training step and an evaluation, on the device and on the CPU."""
+    """Checks the kernels' forms, a training step and an evaluation, on the device and the CPU."""
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     import jax
 
     jax.config.update("jax_default_matmul_precision", "highest")
-    with concurrent.futures.ThreadPoolExecutor(3) as threads:  # compiling takes a core each
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:  # each compilation takes a core
         checks = (_forms, _step, _evaluation)
         found = threads.map(lambda check: check(sizes, tell), checks)
     return [line for lines in found for line in lines]
 
 
 def _apart(found: Any, expected: Any) -> float:
-    """The norm of the difference, relative to the expected one's."""
+    """The norm of the difference, relative to the norm of `expected`."""
     found, expected = (np.asarray(v, np.float32).ravel() for v in (found, expected))
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
 
 
-OF_A_STEP = {"side_by_side", "to_update"}  # forms that `_step` compares
+OF_A_STEP = {"side_by_side", "to_update"}  # `_step` compares these forms
 
 
 def _cases() -> dict[str, list[tuple[Any, ...]]]:
-    """operation -> functions, each with the shapes of its inputs, odd ones."""
+    """{operation: [(function, the odd shapes of its inputs, ...)]}."""
     from inception import ops
 
     def convolution(stride: int, padding: int) -> Callable:
@@ -67,7 +67,7 @@ def _cases() -> dict[str, list[tuple[Any, ...]]]:
 def _form_apart(
     form: str, dtype: str, function: Callable, *shapes: tuple[int, ...]
 ) -> tuple[float, float]:
-    """How far a platform's values, and gradients, are from the plain form's."""
+    """Relative differences (values, gradients) of a platform's form from the plain form."""
     import jax
     import jax.numpy as jnp
 
@@ -77,7 +77,7 @@ def _form_apart(
         y, back = jax.vjp(function, *inputs)
         return y, *back(jnp.asarray(np.random.default_rng(1).normal(size=y.shape), y.dtype))
 
-    rng = np.random.default_rng(0)  # whole numbers: some are 0, some equal
+    rng = np.random.default_rng(0)  # whole numbers, so that some are 0 and some are equal
     inputs = [jnp.asarray(np.round(64 * rng.normal(size=shape)), dtype) for shape in shapes]
     own, plain = (jax.jit(kernels.on(name)(computed))(*inputs) for name in (form, "any"))
     values, *gradients = map(_apart, own, plain)
@@ -85,7 +85,7 @@ def _form_apart(
 
 
 def _forms(_sizes: Any, tell: Callable) -> list[str]:
-    """Each form of this platform against the plain one."""
+    """Compares each form of this platform with the plain form."""
     import jax
 
     from inception import kernels
@@ -115,10 +115,10 @@ def _mesh(device: Any) -> Any:
 
 
 def _step(sizes: Any, tell: Callable) -> list[str]:
-    """One step without dropout: its loss and gradients against the CPU's in float32."""
+    """Compares loss and gradients of a step without dropout with the CPU's in float32."""
     import jax
 
-    @functools.cache  # where the device is the CPU
+    @functools.cache  # the device may be the CPU
     def begun(device: Any, dtype: str) -> concurrent.futures.Future[Any]:
         build = functools.partial(step_sides.Ours, "train", dtype, sizes.checked, sizes.px)
         return threads.submit(lambda: build(dropout=False, mesh=_mesh(device)).stepped())
@@ -147,13 +147,13 @@ def _step(sizes: Any, tell: Callable) -> list[str]:
     wrong = []
     if not (exact["loss"] < 1e-4 and exact["gradient"] < 1e-3 and exact["worst"] < 0.01):
         wrong.append("the float32 step is not the CPU's")
-    # Roundings differ: it is enough to be as near to float32 as the CPU's bfloat16 is.
+    # Rounding differs: require only the distance of the CPU's bfloat16 from float32.
     near = all(half[key] < 1.5 * cpu[key] + 0.01 for key in ("loss", "gradient", "median"))
     return wrong if near else [*wrong, "the bfloat16 step is further from float32 than the CPU's"]
 
 
 def _evaluation(sizes: Any, tell: Callable) -> list[str]:
-    """Every image counted once, and the top five of each, in float32."""
+    """Checks in float32 that every image counts once, and the top five of each image."""
     import jax
 
     from inception.config import load_config
@@ -175,6 +175,6 @@ def _evaluation(sizes: Any, tell: Callable) -> list[str]:
     row = {"images": sizes.evaluated, "counted": found.count, "same top five": same}
     tell("Evaluation against the CPU's, float32", row | {"probabilities apart": apart})
     wrong = [] if found.count == sizes.evaluated else ["evaluation did not count each image once"]
-    # Classes as likely as each other may change places: then the probabilities are the same.
+    # Equally likely classes may swap places; then the probabilities agree.
     alike = same >= 0.99 * found.count and apart < 1e-4
     return wrong if alike else [*wrong, "evaluation's top five differ"]

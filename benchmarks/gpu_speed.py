@@ -1,4 +1,4 @@
-"""gpu.py's steps about the machine and about speed; gpu_checks.py says what a step is."""
+"""gpu.py's steps about the machine and about speed; gpu_checks.py defines a step."""
 
 import argparse
 import collections
@@ -26,7 +26,7 @@ SMI = ("name", "driver_version", "memory.total", "power.limit", "clocks.sm", "cl
 
 
 def smi(*fields: str) -> list[str]:
-    """What nvidia-smi says of the first GPU; [] without one."""
+    """nvidia-smi's values for the first GPU; [] without a GPU."""
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
@@ -36,7 +36,7 @@ def smi(*fields: str) -> list[str]:
 
 
 def environment(_sizes: Any, tell: Callable, _scratch: pathlib.Path) -> list[str]:
-    """The device, its driver, clocks and power limit; versions."""
+    """Reports the device, its driver, clocks and power limit, and versions."""
     import jax
 
     device = jax.devices()[0]
@@ -50,16 +50,16 @@ def environment(_sizes: Any, tell: Callable, _scratch: pathlib.Path) -> list[str
 
 
 def rates(sizes: Any, tell: Callable, scratch: pathlib.Path) -> list[str]:
-    """Training and evaluation in images/s, beside torchvision's network, in turns.
+    """Measures training and evaluation in images/s, in turns with torchvision's network.
 
-    Programs are compiled several at once, so that each is tuned while others are.
+    Compiles several programs at once, so that their autotuning overlaps.
     """
     names, wrong = ["ours", "torchvision"], []
     if not importlib.util.find_spec("torchvision"):
         names = ["ours"]
         tell("Images/s, bfloat16", {"side": "torchvision", "what": "is not installed"})
     weights = scratch / "none.npz"
-    np.savez(weights)  # each side draws its own
+    np.savez(weights)  # each side draws its own weights
     args = argparse.Namespace(input_px=sizes.px, weights=weights, cores=0, **sizes.turns)
     for wave in sizes.waves:
         kinds = [(what, batch) for batch in wave for what in ("train", "eval")]
@@ -67,7 +67,7 @@ def rates(sizes: Any, tell: Callable, scratch: pathlib.Path) -> list[str]:
         ready: dict[Any, list[step.Side]] = {kind: [] for kind in kinds}
         for kind, side in [(kind, side) for kind, sides in begun.items() for side in sides]:
             try:
-                ready[kind].append(side.wait())  # all of them, before one is measured
+                ready[kind].append(side.wait())  # all sides, before any is measured
             except SystemExit:
                 wrong.append(f"{side.name}, {kind[0]}, batch {kind[1]}: no first step")
         for kind, sides in ready.items():
@@ -81,7 +81,7 @@ def rates(sizes: Any, tell: Callable, scratch: pathlib.Path) -> list[str]:
 def _compared(
     what: str, batch: int, sides: list[step.Side], found: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """A row a side."""
+    """One row per side."""
     rows = []
     for side in sides:
         times = found["times"][side.name][0]
@@ -99,23 +99,23 @@ def _compared(
 
 
 def _power(side: step.Side, steps: int) -> dict[str, float]:
-    """Watts and the clock while a side runs, medians; {} where they cannot be read."""
+    """Median watts and clock while a side runs; {} if they cannot be read."""
     if not smi("name"):
         return {}
     read = []
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        running = thread.submit(side.ask, steps=4 * steps)  # watts are means over a second
+        running = thread.submit(side.ask, steps=4 * steps)  # watts are averages over a second
         while not running.done():
             read.append(smi("power.draw", "clocks.sm"))
     try:
         later = np.asarray(read[len(read) // 2 :], float)
         return dict(zip(("W", "MHz"), np.median(later, 0).tolist(), strict=True))
-    except (ValueError, TypeError):  # a value is [N/A], or there is none
+    except (ValueError, TypeError):  # a value is [N/A] or missing
         return {}
 
 
 def _launch(*argv: str, **env: str) -> dict[str, Any]:
-    """launch.py's result, or SystemExit; the line that it printed then is this step's."""
+    """launch.py's result; SystemExit if it fails, and its last line becomes this step's."""
     command = [sys.executable, "launch.py", *argv, "--json"]
     env = {**os.environ, **env}
     run = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
@@ -129,7 +129,7 @@ def _base(sizes: Any) -> tuple[str, ...]:
 
 
 def predicted(sizes: Any) -> dict[str, float]:
-    """Seconds by module that `plan` expects of such a device; {} of one that it does not know."""
+    """Seconds by module that `plan` predicts for this device; {} if it does not know the device."""
     device = "".join(smi("name")).lower()
     name = next((n for n in ("h100", "h200", "b200", "a100") if n in device), "")
     if not name:
@@ -137,22 +137,22 @@ def predicted(sizes: Any) -> dict[str, float]:
     size = f"--config.optim.batch_size={sizes.batch}"
     argv = ["plan", *_base(sizes), size, f"--topology={name}", "--what=train", "--images=1281167"]
     try:
-        found = _launch(*argv, JAX_PLATFORMS="cpu")  # it leaves the GPU alone
+        found = _launch(*argv, JAX_PLATFORMS="cpu")  # does not touch the GPU
     except SystemExit:
         return {}
     return {row["name"]: row["seconds"] for row in found["layers"]}
 
 
 def layers(sizes: Any, tell: Callable, _scratch: pathlib.Path) -> list[str]:
-    """Measured time by module of a training step, beside the predicted one."""
+    """Measures a training step's time by module, beside the predicted time."""
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        prediction = thread.submit(predicted, sizes)  # compiles meanwhile
+        prediction = thread.submit(predicted, sizes)  # compiles in parallel
         found = _launch("bench", *_base(sizes), f"--batch_size={sizes.batch}", "--profile")
         measured: collections.Counter[str] = collections.Counter()
         for row in found["profile"]["rows"]:
             measured[row["name"].split("/")[0]] += row["seconds"]
         expected = collections.Counter(prediction.result())
-    outside = ("input", "loss", "optimizer")  # which a profile cannot tell apart
+    outside = ("input", "loss", "optimizer")  # a profile does not separate them
     if expected:
         expected["input, loss, optimizer"] = sum(expected.pop(name, 0.0) for name in outside)
     row = {"batch": sizes.batch, "measured ms": 1e3 * found["seconds_per_step"]}
@@ -170,7 +170,7 @@ def layers(sizes: Any, tell: Callable, _scratch: pathlib.Path) -> list[str]:
 
 
 def _write_photos(folder: pathlib.Path, count: int) -> None:
-    """Smooth noise as JPEGs of 500x375 px in ten classes; an eighth is for validation."""
+    """Writes smooth noise as JPEGs of 500x375 px in ten classes; an eighth is for validation."""
     from PIL import Image
 
     def write(i: int) -> None:
@@ -185,7 +185,7 @@ def _write_photos(folder: pathlib.Path, count: int) -> None:
 
 
 def stores(sizes: Any, tell: Callable, scratch: pathlib.Path) -> list[str]:
-    """Short runs from a store of JPEGs and from one of pixels: does the input keep up?"""
+    """Trains briefly from a store of JPEGs and a store of pixels: does the input keep up?"""
     _write_photos(scratch / "photos", sizes.photos)
     epochs = sizes.steps * sizes.batch / (sizes.photos * 7 / 8)
     knobs = {"data.source": "store", "data.eval_split": "val", "model.classes": 10,
@@ -209,7 +209,7 @@ def stores(sizes: Any, tell: Callable, scratch: pathlib.Path) -> list[str]:
 
 
 def demo(sizes: Any, tell: Callable, scratch: pathlib.Path) -> list[str]:
-    """The run of `make demo`."""
+    """Trains as `make demo` does."""
     start = time.monotonic()
     workdir = f"--workdir={scratch / 'digits'}"
     found = _launch("train", "--config=experiments/digits.py", workdir, *sizes.demo)

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""How fast training batches come: ours, tf.data, FFCV and Pillow, alternating, in one run.
+"""Measures the speed of training batches from our loader, tf.data, FFCV and Pillow, in turns.
 
     python benchmarks/input.py PHOTOS [--ffcv_python=PYTHON]
 
-PHOTOS is any folder of JPEGs (the first 1,000 are taken). Each contender is a process of its own,
-pinned to one core before it imports anything, and makes batches of 64 random resized crops, 224 px,
-mirrored half the time, uint8, for a second at a time, in turns; then ours has all cores. The files
-are in the page cache; tf.data's and Pillow's are in their memory. tf.data needs TensorFlow, FFCV an
-environment of its own; who is missing is left out.
+PHOTOS is any folder of JPEGs, of which the first 1,000 are used. Each contender is a process,
+pinned to one core before it imports anything. It makes batches of 64 random resized crops (224 px,
+mirrored half the time, uint8) for a second per turn. Then ours uses all cores. The files are in the
+page cache, those of tf.data and Pillow in memory. tf.data needs TensorFlow, and FFCV an environment
+of its own; missing contenders are left out.
 
-Boxes are drawn by our sampler for all but FFCV, which has the same ranges: TensorFlow's sampler
-draws smaller ones. tf.data and Pillow get them for nothing. Memory and the start are measured too.
+Our sampler draws the boxes for all but FFCV, which uses the same ranges: TensorFlow's sampler draws
+smaller boxes. tf.data and Pillow receive them for free. Memory and start-up are measured as well.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BATCH, PX = 64, 224
 RANGES: dict[str, tuple[float, float]] = {"area_range": (0.08, 1.0), "aspect_range": (3 / 4, 4 / 3)}
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# What is compared: title, ours, peer, floor, aim.
+# Title, ours, peer, floor and aim of each comparison.
 COMPARISONS = (
     ("original JPEGs, against tf.data", "ours original", "tf.data original", 1.0, 1.15),
     ("JPEG store, against tf.data on it", "ours jpeg", "tf.data jpeg", 1.2, 1.4),
@@ -53,7 +53,7 @@ COMPARISONS = (
 
 
 def ours(folder: str, kind: str, how: str, batch: int = BATCH) -> Iterator[np.ndarray]:
-    """The pipeline as training uses it; the paper's crops."""
+    """The pipeline of training, with the paper's crops."""
     from inception.config import load_config
     from inception.data import pipeline
 
@@ -85,7 +85,7 @@ def _encoded(folder: str, kind: str) -> list[bytes]:
 
 
 def _boxes(encoded: list[bytes]) -> np.ndarray:
-    """One box an image, int32 [n, 4]: top, left, height, width."""
+    """One box per image, int32 [n, 4]: top, left, height, width."""
     import io
 
     from PIL import Image
@@ -125,7 +125,7 @@ def tf_data(folder: str, kind: str, how: str) -> Iterator[np.ndarray]:
 
 
 def pillow(folder: str, kind: str, how: str) -> Iterator[np.ndarray]:
-    """torchvision's order: decode all, crop, resize, flip."""
+    """torchvision's order: decode the whole image, crop, resize, flip."""
     del how
     import io
 
@@ -150,7 +150,7 @@ def pillow(folder: str, kind: str, how: str) -> Iterator[np.ndarray]:
 def ffcv(folder: str, kind: str, how: str) -> Iterator[np.ndarray]:
     """FFCV's loader on its own file, short side 256: JPEGs of quality 90, or pixels.
 
-    Its indices are repeated five times, for at 1,000 images its start of an epoch is dear.
+    Its indices are repeated five times, because an epoch of 1,000 images starts too slowly.
     """
     del how
     from ffcv.fields import IntField, RGBImageField
@@ -201,9 +201,9 @@ MAKERS = {"ours": ours, "tf.data": tf_data, "Pillow": pillow, "ffcv": ffcv}
 
 
 def contend(contender: str, folder: str) -> None:
-    """A contender's process: for each line of stdin makes batches for so many seconds."""
+    """A contender's process: each line of stdin gives the seconds for which to make batches."""
     out = os.dup(1)
-    os.dup2(2, 1)  # what the libraries print is not an answer
+    os.dup2(2, 1)  # stdout is for answers only
     sys.path.insert(0, str(ROOT))
     maker, kind, *how = contender.replace(",", "").split()
     batches = MAKERS[maker](folder, kind, *(how or [""]))
@@ -218,7 +218,7 @@ def contend(contender: str, folder: str) -> None:
 
 
 class Contender:
-    """A process that makes batches when asked to."""
+    """A process that makes batches on request."""
 
     def __init__(self, name: str, folder: str, cores: set[int], python: str):
         command = [python, "-W", "ignore", __file__, folder, f"--contender={name}"]
@@ -244,7 +244,7 @@ class Contender:
         self._process.send_signal(signal.SIGCONT)
         print(seconds, file=self._process.stdin, flush=True)
         self.rates.append(float(self._process.stdout.readline()))
-        self._process.send_signal(signal.SIGSTOP)  # or it would go on prefetching
+        self._process.send_signal(signal.SIGSTOP)  # else it would continue prefetching
 
     def stop(self) -> None:
         self._process.kill()
@@ -257,7 +257,7 @@ def ratio(a: Contender, b: Contender) -> str:
 
 
 def compare(folder: str, ffcv_python: str, rounds: int, seconds: float, only: str) -> None:
-    """Prints every contender's rate on one core, the ratios, and ours on all cores."""
+    """Prints every contender's rate on one core, the ratios, and our rate on all cores."""
     cores = sorted(os.sched_getaffinity(0))
     names = dict.fromkeys(name for row in COMPARISONS for name in row[1:3])
     everyone: dict[str, Contender] = {}
@@ -318,7 +318,7 @@ next(input.ours(sys.argv[2], "tiny", "", batch=256))
 
 
 def memory_and_start(folder: str) -> None:
-    """Prints the loader's peak memory, and how soon the first batch of 1.28 million is there."""
+    """Prints the loader's peak memory and its time to the first batch of 1.28 million records."""
     print("\nPeak memory of a process that makes batches of 256 on all cores, MB:\n")
     for kind in ("original", "jpeg", "rgb"):
         command = [sys.executable, "-c", MEMORY, str(ROOT), folder, kind]
@@ -347,13 +347,13 @@ def memory_and_start(folder: str) -> None:
 
 
 def main() -> None:
-    """Writes the stores into a folder of the moment, then measures."""
+    """Writes the stores into a temporary folder, then measures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("photos", metavar="PHOTOS")
     parser.add_argument("--ffcv_python", default="", help="interpreter that can import ffcv")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--only", default="", help="leave out whose name is without this")
+    parser.add_argument("--only", default="", help="only contenders whose name contains this")
     parser.add_argument("--contender", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contender:

@@ -1,4 +1,4 @@
-"""What a benchmark lacks, in one line before it measures: all of them need the package itself."""
+"""Ends a benchmark with one line if it lacks anything; all need the package itself."""
 
 import importlib.metadata
 import os
@@ -8,7 +8,7 @@ import sys
 
 
 def packages(extra: str, *names: str) -> None:
-    """Ends the script where a distribution is missing that pyproject.toml's `extra` has."""
+    """Ends the script if a distribution of pyproject.toml's `extra` is missing."""
     missing = []
     for name in names:
         try:
@@ -22,12 +22,12 @@ def packages(extra: str, *names: str) -> None:
 
 
 def compiler() -> None:
-    """Ends the script where torch.compile would find no C++ compiler."""
+    """Ends the script if torch.compile would find no C++ compiler."""
     if not shutil.which(os.environ.get("CXX", "g++")):
         raise SystemExit("torch.compile needs g++: apt-get install g++, or leave out its --sides")
 
 
 def cores(wanted: int) -> None:
-    """Ends the script where this process has fewer cores."""
+    """Ends the script if this process has fewer cores."""
     if wanted and wanted > (found := len(os.sched_getaffinity(0))):
         raise SystemExit(f"--cores={wanted}: this process has {found}")

@@ -1,8 +1,8 @@
-"""This platform's forms of operations against the plain ones, forward and with gradient.
+"""Times this platform's forms of operations against the plain forms, forward and with gradient.
 
 python benchmarks/ops.py [max_pool] [lrn] [convolution] [--batch_size=32] [--input_px=224]
 
-At GoogLeNet's shapes; the two run in turn; medians.
+Uses GoogLeNet's shapes; the two forms take turns; prints medians.
 """
 
 import argparse
@@ -21,7 +21,7 @@ POOLS = (  # (times halved, channels, stride): every max pool of the network
     (1, 64, 2), (2, 192, 2), (3, 192, 1), (3, 256, 1), (3, 480, 2), (4, 480, 1), (4, 512, 1),
     (4, 512, 1), (4, 512, 1), (4, 528, 1), (4, 832, 2), (5, 832, 1), (5, 832, 1),
 )  # fmt: skip
-HALVED = {"3": 3, "4": 4, "5": 5}  # times, by the first letter of a module's name
+HALVED = {"3": 3, "4": 4, "5": 5}  # by the first letter of a module's name
 
 Case = tuple[str, Callable, list[tuple[int, ...]]]  # name, operation, shapes of its inputs
 
@@ -75,7 +75,7 @@ def with_gradient(function: Callable, g: jax.Array, *inputs: jax.Array) -> tuple
 
 
 def seconds(functions: list[Callable], rounds: int) -> list[float]:
-    """Median time of each, run in turn."""
+    """The median seconds of each function; the functions take turns."""
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(rounds + 1):
         for function, t in zip(functions, times, strict=True):

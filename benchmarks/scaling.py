@@ -1,10 +1,10 @@
-"""Time and memory of plain v1 against batch size, input size and devices, as tables and plots.
+"""Time and memory of plain v1 by batch size, input size and devices, as tables and plots.
 
     python benchmarks/scaling.py [batch] [size] [devices] [--output=docs/figures]
 
-Each point is a `launch.py bench` of its own: a training step, one with remat, a forward pass.
-Devices are CPU devices that share this machine's cores, so they show what splitting a batch costs,
-and no speed-up. Memory is the compiler's account of one device's.
+Each point is a separate `launch.py bench`: a training step, a step with remat, or a forward pass.
+The devices are CPU devices that share this machine's cores: they show the cost of splitting a
+batch, and no speed-up. Memory is that of one device, as the compiler reports it.
 """
 
 import argparse

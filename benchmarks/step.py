@@ -1,20 +1,20 @@
-"""A training step and a forward pass: ours against the same network in PyTorch, alternating.
+"""Times a training step and a forward pass, ours in turns with the same network in PyTorch.
 
     pip install -e '.[benchmarks]'
     python benchmarks/step.py [--what=train,eval] [--dtypes=float32,bfloat16] [--rounds=7]
     python benchmarks/step.py --batch_sizes=128,256,512     # on a GPU: each at its best batch
 
 Plain v1 at 224 px: local response normalisation, true 5x5, biases, both heads, dropout. PyTorch's
-is `googlenet_torch.py`, channels_last, eager and torch.compile; bfloat16 is its autocast. Both get
-the same weights, uint8 pixels and labels; a training step is normalisation, loss with .3 of each
-head's, gradients, SGD with momentum and weight decay. Ours is the step that `train` runs, with its
-metrics. First both compute one step without dropout, and logits, losses and gradients are compared.
-The side torchvision is its own googlenet, another network (BatchNorm, 3x3 for 5x5, no LRN),
-likewise channels_last, with autocast and torch.compile: what a user would otherwise take.
+network is `googlenet_torch.py`, channels_last, eager and torch.compile; its bfloat16 is autocast.
+Both sides get the same weights, uint8 pixels and labels. A training step consists of normalisation,
+the loss with .3 of each head's, gradients, and SGD with momentum and weight decay. Ours is the step
+of `train`, with its metrics. First both sides compute one step without dropout, and the script
+compares logits, losses and gradients. The side torchvision is a user's alternative: torchvision's
+googlenet (BatchNorm, 3x3 for 5x5, no LRN), also channels_last, with autocast and torch.compile.
 
-Each side is a process that holds one compiled program and steps when told; they take turns, one at
-a time, with all cores. A ratio is the median over the rounds of the two times of one round. On a
-machine that does other work meanwhile `--cores=1` and the ratio of processor times say most.
+Each side is a process with one compiled program. The sides take turns, one at a time, with all
+cores. A ratio is the median over rounds of the ratio of the two times in a round. On a busy machine
+`--cores=1` and the ratio of processor times are the most reliable.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class Side:
         self.ready: dict[str, Any] = {}
 
     def wait(self) -> "Side":
-        """Until it has taken its first steps; itself."""
+        """Waits until the side has taken its first steps; returns the side."""
         self.ready = self._answer()
         return self
 
@@ -94,7 +94,7 @@ def command(name: str, what: str, dtype: str, batch_size: int, args: Any) -> lis
 
 
 def check_equal_work(args: argparse.Namespace, folder: pathlib.Path) -> int:
-    """Compares one float32 step of 4 images without dropout; returns the multiply-adds an image.
+    """Compares a float32 step of 4 images without dropout; returns the multiply-adds per image.
 
     Raises:
         SystemExit: the two networks differ.
@@ -103,7 +103,7 @@ def check_equal_work(args: argparse.Namespace, folder: pathlib.Path) -> int:
     for name in ("ours", "eager"):
         file = folder / f"{name}.npz"
         run = command(name, "train", "float32", 4, args)
-        # JAX_DEFAULT_MATMUL_PRECISION and the other: float32 products, not TF32's, on GPUs.
+        # Float32 products on GPUs instead of TF32, for JAX and for PyTorch.
         exact = {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "NVIDIA_TF32_OVERRIDE": "0"}
         subprocess.run([*run, f"--computed={file}"], check=True, env={**os.environ, **exact})
         found.append(dict(np.load(file)))
@@ -133,7 +133,7 @@ def spread(values: np.ndarray) -> str:
 
 
 def judged(ratio: float, targets: tuple[float, float] | None) -> str:
-    """'   floor 0.9, aim 1.2: floor reached' and so on; an aim below its floor is to stay under."""
+    """A verdict, '   floor 0.9, aim 1.2: floor reached'; less is better if aim is below floor."""
     if not targets:
         return ""
     floor, aim = targets
@@ -145,7 +145,7 @@ def judged(ratio: float, targets: tuple[float, float] | None) -> str:
 
 
 def measure(what: str, dtype: str, batch_size: int, args: argparse.Namespace) -> dict[str, Any]:
-    """`turns` of the sides, started one after the other."""
+    """Starts the sides one after the other and returns their `turns`."""
     names = args.sides.split(",")
     sides = [Side(name, what, dtype, batch_size, args).wait() for name in names]
     result = turns(sides, args)
@@ -155,7 +155,7 @@ def measure(what: str, dtype: str, batch_size: int, args: argparse.Namespace) ->
 
 
 def turns(sides: list[Side], args: argparse.Namespace) -> dict[str, Any]:
-    """Times of every side in turn, and their memory; leaves them running."""
+    """Times the sides in turns and reads their memory; leaves them running."""
     steps = max(1, round(args.seconds / min(s.ready["seconds"] for s in sides)))
     times = {s.name: np.empty((2, args.rounds)) for s in sides}  # wall, processor
     for i in range(args.rounds):
@@ -201,7 +201,7 @@ def report(what: str, dtype: str, batch_size: int, macs: int, found: dict[str, A
 
 
 def report_best(best: dict[str, float], what: str, dtype: str, platform: str) -> None:
-    """Prints images/s of each side at its best batch, and ours against the others."""
+    """Prints images/s of each side at its best batch, and our ratio to the others."""
     print(f"\n{what} {dtype}, each at its best batch")
     for name, rate in best.items():
         line = f"{name:<12}{rate:>9.1f}"
@@ -235,13 +235,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--what", default="train,eval")
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--batch_sizes", default="32", help="several: also each at its best")
+    parser.add_argument("--batch_sizes", default="32", help="several: also report the best")
     parser.add_argument(
         "--input_px", type=int, default=224, help="a multiple of 32: others pool otherwise"
     )
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn, about")
+    parser.add_argument("--seconds", type=float, default=2.0, help="approximate time of a turn")
     parser.add_argument("--cores", type=int, default=0, help="default: all")
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)
@@ -279,9 +279,9 @@ def main() -> None:
 
 
 def of_step(macs: int, what: str, px: int) -> int:
-    """Multiply-adds of an image in a step, from those of a forward pass with heads.
+    """Multiply-adds per image of a step, from those of a forward pass with heads.
 
-    A gradient costs two more, but for that of the stem's input; the heads are training's alone.
+    Gradients cost twice as many, minus that of the stem's input; only training computes heads.
     """
     stem = (px // 2) ** 2 * 7 * 7 * 3 * 64
     if what == "train":

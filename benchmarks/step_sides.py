@@ -1,4 +1,4 @@
-"""The two sides of step.py, ours and PyTorch's, and the process that holds one of them."""
+"""The two sides of step.py, ours and PyTorch's, and the process that runs one of them."""
 
 import argparse
 import ctypes
@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-RATE, MOMENTUM, DECAY = 1e-6, 0.9, 2e-4  # the rate of steps that go nowhere, not astray
+RATE, MOMENTUM, DECAY = 1e-6, 0.9, 2e-4  # so small a rate keeps repeated steps from diverging
 
 
 def draw_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """By path, a function of path and shape: kernels as He et al. draw them, small biases.
+    """{path: weights}, a function of path and shape: He et al.'s kernels, and small biases.
 
-    The classifiers' are a hundredth, for a loss that is not far beyond chance's.
+    The classifiers' are a hundredth of that, so that the loss is near that of chance.
     """
     weights = {}
     for path, shape in shapes.items():
@@ -38,7 +38,7 @@ def draw_batch(batch_size: int, px: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Ours:
-    """The programs that `launch.py train` and `eval` run."""
+    """Our side: the programs of `launch.py train` and `eval`."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Ours:
         config = base.get_config()
         config.model.dtype = dtype
         config.data.colors = dict.fromkeys(config.data.colors, 0.0)
-        config.data.normalization = "mean"  # the paper's, on which LRN bites
+        config.data.normalization = "mean"  # the paper's, with inputs on which LRN has an effect
         config.optim.polyak_decay = 0.0
         if not dropout:
             config.model.dropout = config.model.head_dropout = 0.0
@@ -108,7 +108,7 @@ class Ours:
         self.jax.block_until_ready(out)
 
     def stepped(self) -> dict[str, np.ndarray]:
-        """Of one step: the loss, and the velocity by path, 'gradient + decay * weight'."""
+        """The loss of one step, and each parameter's velocity, 'gradient + decay * weight'."""
         import optax
         from flax import traverse_util
 
@@ -119,7 +119,7 @@ class Ours:
         return {"loss": np.asarray(metrics["loss"]), **found}
 
     def computed(self) -> dict[str, np.ndarray]:
-        """`stepped`, and logits, and the multiply-adds of an image."""
+        """The values of `stepped`, the logits, and the multiply-adds per image."""
         from inception import pixels
         from inception.tools import audit
 
@@ -146,7 +146,7 @@ class Ours:
 
 
 class Torch:
-    """The same in PyTorch; the side torchvision is its own network."""
+    """PyTorch's sides: the same network, or torchvision's own."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class Torch:
         self.forward = forward if side == "eager" else torch.compile(forward)
 
     def compile(self) -> None:
-        """Nothing: it compiles in its first step."""
+        """Does nothing: torch.compile compiles in the first step."""
 
     def loss(self, images: Any, labels: Any) -> Any:
         return self.plain.loss(self.module(images), labels)
@@ -212,7 +212,7 @@ class Torch:
             self.torch.cuda.synchronize()
 
     def computed(self) -> dict[str, np.ndarray]:
-        """As Ours.computed."""
+        """The same values as Ours.computed."""
         from torch.utils.flop_counter import FlopCounterMode
 
         with self.torch.no_grad():
@@ -249,7 +249,7 @@ class Torch:
 
 
 def resident(field: str) -> int:
-    """Bytes of this process: VmRSS, now, or VmHWM, its most since the last reset."""
+    """Bytes of this process: VmRSS, now, or VmHWM, the peak since its last reset."""
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -257,9 +257,9 @@ def resident(field: str) -> int:
 
 
 def child(args: argparse.Namespace) -> None:
-    """Builds a side, then does what comes on stdin, a JSON object a line, and answers likewise."""
+    """Builds a side, then follows orders on stdin, one JSON object a line, and answers likewise."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print goes to stderr
+    os.dup2(2, 1)  # sends the output of libraries to stderr
 
     def answer(**values: Any) -> None:
         print(json.dumps(values), file=answers, flush=True)
@@ -267,7 +267,7 @@ def child(args: argparse.Namespace) -> None:
     if args.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     if args.child == "ours":
-        import jax  # noqa: F401  so that what the imports take is not counted
+        import jax  # noqa: F401  so that the import's memory is not counted
     else:
         import torch  # noqa: F401
     imported = resident("VmRSS")
@@ -312,8 +312,8 @@ def child(args: argparse.Namespace) -> None:
                 multiply()
                 times.append(time.perf_counter() - start)
             answer(flops_per_second=2 * order["product"] ** 3 / min(times))
-        elif side.peak_bytes() is None:  # the host's memory
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what compilation left behind
+        elif side.peak_bytes() is None:  # on CPUs: memory of the host
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # frees what compilation left
             pathlib.Path("/proc/self/clear_refs").write_text("5")
             side.steps(1)
             answer(peak=resident("VmHWM"), imported=imported)

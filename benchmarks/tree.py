@@ -1,9 +1,9 @@
-"""How much there is to read: the longest functions and files, and what a training run loads.
+"""The size of the code: its longest functions and files, and the files that a training run loads.
 
-    python benchmarks/tree.py            # also trains a network of seconds, to see what it loads
+    python benchmarks/tree.py            # also trains a tiny network, to see which files it loads
 
-Lines are lines of the file: docstrings, comments and blank ones count. tests/test_rules.py holds
-the limits.
+All lines of a file count: docstrings, comments and blank lines too. tests/test_rules.py sets the
+limits.
 """
 
 import ast
@@ -21,8 +21,8 @@ TRAIN = (
     "--config.model.classes=3", "--config.data.source=synthetic", "--config.data.examples=32",
     "--config.optim.batch_size=16", "--config.optim.epochs=1.", "--config.run.eval_batch_size=16",
 )  # fmt: skip
-# In the process that trains: the files of its modules when it begins to load the page, and at its
-# end. The experiment's own file is run by its path, so that it is no module.
+# Runs in the process that trains: prints the files of its modules when it begins to load the page,
+# and at its end. The experiment's own file runs by its path and is not a module.
 LOADED = """
 import json, pathlib, sys
 import launch
@@ -42,7 +42,7 @@ OF_CPUS = "inception/kernels/cpu.py"
 
 
 def sources() -> list[pathlib.Path]:
-    """The project's own files, tests and benchmarks apart."""
+    """The project's own files, except tests and benchmarks."""
     found = [*ROOT.glob("inception/**/*.py"), *ROOT.glob("experiments/*.py"), ROOT / "launch.py"]
     return sorted(found)
 
@@ -60,7 +60,7 @@ def functions(path: pathlib.Path) -> Iterator[tuple[int, str]]:
 
 
 def loaded_by_a_run() -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """The project's files that a training run loads for its steps, and those for its page."""
+    """The project's files that a training run loads (for its steps, only for its page)."""
     with tempfile.TemporaryDirectory() as folder:
         argv = json.dumps([*TRAIN, f"--workdir={folder}/run"])
         run = subprocess.run(
@@ -76,7 +76,7 @@ def loaded_by_a_run() -> tuple[list[pathlib.Path], list[pathlib.Path]]:
 
 
 def main() -> None:
-    """Prints the longest of each kind, and the files of a run."""
+    """Prints the longest functions and files, and the files of a run."""
     files = sources()
     print("longest functions")
     for count, where in sorted((f for path in files for f in functions(path)), reverse=True)[:5]:

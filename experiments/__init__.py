@@ -1,9 +1,9 @@
 """One ml_collections config per claimed number; base.py holds every knob once.
 
-Here are the points of their sweeps: every combination, one after the other, or drawn at random.
-A space is {knob: choices}; knobs are named from config on, as in 'optim.learning_rate'. Choices
-are a tuple of values, or for a number `uniform` or `log_uniform`, which `random` and a search
-alone can draw from.
+This module makes the points of a sweep: every combination, value by value, or drawn at random.
+A space is {knob: choices}, with knobs named below config, as in 'optim.learning_rate'. Choices
+are a tuple of values or, for a number, `uniform` or `log_uniform`; only `random` and a search
+can draw from those two.
 """
 
 import itertools
@@ -18,26 +18,26 @@ Point = dict[str, Any]
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high; with `log` their logarithms lie evenly."""
+    """Numbers from low to high, distributed uniformly; with `log` their logarithms are."""
 
     low: float
     high: float
     log: bool
 
     def draw(self, rng: random_numbers.Random) -> float:
-        """One number of it."""
+        """Draws one number."""
         if self.log:
             return math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         return rng.uniform(self.low, self.high)
 
 
 def uniform(low: float, high: float) -> Range:
-    """Numbers from low to high, all alike; ValueError unless low < high."""
+    """Numbers from low to high, distributed uniformly; ValueError unless low < high."""
     return _range(low, high, log=False)
 
 
 def log_uniform(low: float, high: float) -> Range:
-    """Numbers whose logarithms lie evenly; ValueError unless 0 < low < high."""
+    """Numbers with uniformly distributed logarithms; ValueError unless 0 < low < high."""
     return _range(low, high, log=True)
 
 
@@ -48,13 +48,13 @@ def _range(low: float, high: float, *, log: bool) -> Range:
 
 
 def grid(space: Mapping[str, tuple]) -> list[Point]:
-    """Every combination; the last knob changes fastest."""
+    """Every combination of values; the last knob changes fastest."""
     _check_listed(space)
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
 
 
 def zipped(space: Mapping[str, tuple]) -> list[Point]:
-    """The first values together, then the second, ...; ValueError if some have more than others."""
+    """All first values, then all second values, ...; ValueError if knobs have unequal numbers."""
     _check_listed(space)
     if len({len(values) for values in space.values()}) > 1:
         lengths = {knob: len(values) for knob, values in space.items()}
@@ -63,7 +63,7 @@ def zipped(space: Mapping[str, tuple]) -> list[Point]:
 
 
 def random(space: Mapping[str, tuple | Range], count: int, *, seed: int = 0) -> list[Point]:
-    """`count` points, each value drawn by itself; a function of the seed."""
+    """`count` points with values drawn independently; a function of the seed."""
     rng = random_numbers.Random(seed)
     return [
         {

@@ -2,8 +2,8 @@
 
     python launch.py train --config=experiments/bn.py --workdir=runs/bn --config.data.path=DATA
 
-Expected: above TF-slim's 69.8 / 89.6 top-1 / top-5, whose network has 3x3 for 5x5; 16 hours on a
-GPU of 2,000 images/s, about one on eight A100 (docs/reproduce.md). Not yet run.
+Expected: above TF-slim's 69.8 / 89.6 top-1 / top-5, a network with 3x3 for 5x5; 16 hours on a
+GPU of 2,000 images/s, about one on eight A100 (docs/how-to/imagenet.md). Not yet run.
 """
 
 from ml_collections import ConfigDict
@@ -14,9 +14,9 @@ from experiments import imagenet
 def get_config() -> ConfigDict:
     config = imagenet.get_config()
     config.model.norm = "batch"
-    config.model.heads = False  # they are for gradients that fade, which normalised ones do not
-    config.model.dropout = 0.2  # BatchNorm regularises: TF-slim's keeps .8
-    config.optim.learning_rate = 0.18  # lim0606's .045 at batch 64, in proportion (Goyal, 2017)
+    config.model.heads = False  # heads counter vanishing gradients; BatchNorm prevents those
+    config.model.dropout = 0.2  # BatchNorm regularises; as TF-slim's keep rate of .8
+    config.optim.learning_rate = 0.18  # lim0606's .045 at batch 64, scaled linearly (Goyal, 2017)
     config.optim.schedule = "cosine"  # modern's
     config.optim.warmup_epochs = 5.0  # Goyal et al. (2017), for large rates
     config.optim.weight_decay = 4e-5  # TF-slim's

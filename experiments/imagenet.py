@@ -1,14 +1,14 @@
-"""ImageNet at batch 256, the parent of the recipes for it.
+"""ImageNet at batch 256: the parent of all recipes for ImageNet.
 
     python launch.py train --config=experiments/imagenet.py --workdir=runs/imagenet \
         --config.data.path=DATA
 
 DATA is what `launch.py prepare` wrote. The same command runs on one GPU, on eight or on a pod;
-where the batch does not fit, add --config.optim.accumulate=4.
+if the batch does not fit, add --config.optim.accumulate=4.
 
-Expected: nobody has published a number for just this; its children say what is expected of them. 90
-epochs: 16 hours on a GPU of 2,000 images/s, about one on eight A100 (docs/reproduce.md). Not yet
-run.
+Expected: nobody has published a number for exactly this recipe; each child states its own. 90
+epochs: 16 hours on a GPU of 2,000 images/s, about one on eight A100 (docs/how-to/imagenet.md). Not
+yet run.
 """
 
 from ml_collections import ConfigDict, config_dict

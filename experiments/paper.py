@@ -1,17 +1,17 @@
-"""The paper's schedule: the rate x0.96 every 8 epochs, and the Polyak average for inference.
+"""The paper's schedule: the learning rate x0.96 every 8 epochs, and Polyak averaging.
 
 The paper gives no rate, batch, decay, initialisation or length of training. It speaks of "a few
-high-end GPUs within a week": at some 600 images/s, of four GPUs of 2014, that is 280 epochs. Its
-inputs have their mean subtracted and no more: the initialisation and the rate that are known to
-train this network on those are Caffe's. From them the trunk does not always come alive; a warning
-says so after four epochs, and --config.seed=1 draws other weights.
+high-end GPUs within a week": at about 600 images/s, of four GPUs of 2014, that is 280 epochs. The
+paper only subtracts the mean from its inputs. For such inputs, Caffe's initialisation and rate are
+known to train this network. With them the trunk sometimes stays dead; then a warning appears after
+four epochs, and --config.seed=1 draws other weights.
 
     python launch.py train --config=experiments/paper.py --workdir=runs/paper \
         --config.data.path=DATA
     python launch.py eval --workdir=runs/paper --crops=1,10,144
 
-Expected: top-5 error 10.07%, 9.15%, 7.89% with 1, 10 and 144 crops, the paper's; 50 hours on a GPU
-of 2,000 images/s, 2 to 4 on eight A100 (docs/reproduce.md). Not yet run.
+Expected: the paper's top-5 error, 10.07%, 9.15%, 7.89% with 1, 10, 144 crops; 50 hours on a GPU
+of 2,000 images/s, 2 to 4 on eight A100 (docs/how-to/imagenet.md). Not yet run.
 """
 
 from ml_collections import ConfigDict
@@ -25,5 +25,5 @@ def get_config() -> ConfigDict:
     config.model.initializer = "xavier"  # Caffe's, for such inputs
     config.optim.learning_rate = 0.04  # Intel Caffe at batch 256, likewise
     config.optim.schedule = "exponential"  # paper, section 6; its decay is in base.py
-    config.optim.epochs = 280.0  # see above; the rate ends at a quarter
+    config.optim.epochs = 280.0  # see above; the rate falls to a quarter
     return config

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # An ArrayRecord file that was cut between two 64 KiB blocks opens, and its records are empty.
 #
-# Guess: a reader of a truncated file raises an error that says so, wherever it was cut.
-# Expected: what happens for a cut inside a block: RuntimeError, with the fault and where it is.
-# Seen with array_record 0.8.6: after a cut at a multiple of 65,536 bytes, where a copy that broke off
-# often ends, the reader opens. num_records() is 0; read() of records 3 and 4, which are gone, returns
-# two empty byte strings; ok() is false, which nobody asks. close(), and ArrayRecordDataSource, raise
-# RuntimeError with an empty message. A check that prints the error's text prints nothing.
-# Remedy: compare num_records() with the count that was noted when the file was written.
-# Exit status: 0 if this is still so.
+# Guess: a reader of a truncated file raises an error about the truncation, wherever the cut is.
+# Expected: the same as for a cut inside a block: RuntimeError, with the fault and its place.
+# Seen with array_record 0.8.6: the reader opens a file that was cut at a multiple of 65,536 bytes, where
+# an interrupted copy often ends. num_records() is 0. read() of the lost records 3 and 4 returns two empty
+# byte strings. ok() is false, but programs rarely call it. close() and ArrayRecordDataSource raise
+# RuntimeError with an empty message, so a check that prints the error's text prints nothing.
+# Remedy: compare num_records() with the count that was stored when the file was written.
+# Exit status: 0 if array_record still behaves so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# epath.Path.glob takes the path itself for a part of the pattern.
+# epath.Path.glob treats the path itself as a part of the pattern.
 #
-# Guess: epath.Path(folder).glob(pattern) finds what pathlib's does, as epath.Path stands for it.
-# Expected: metrics.jsonl by both, whatever the folder is called.
-# Seen with etils 1.15.0: in a folder called "rate[.1]", as people call runs after their knobs, epath
-# finds nothing, without a word, while iterdir() and exists() see the file. etils joins folder and
-# pattern and calls glob.glob on both. A check such as "has this run begun?" then says no.
-# Exit status: 0 if this is still so.
+# Guess: epath.Path(folder).glob(pattern) finds the same files as pathlib, which epath.Path replaces.
+# Expected: both find metrics.jsonl, whatever the folder's name.
+# Seen with etils 1.15.0: in a folder named "rate[.1]", as runs are often named after their knobs, epath
+# finds nothing and raises nothing, while iterdir() and exists() see the file. etils joins folder and
+# pattern and calls glob.glob on the result. A check such as "has this run begun?" then returns no.
+# Exit status: 0 if etils still behaves so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# JAX's persistent cache keeps programs for described devices, and cannot read them back.
+# JAX's persistent cache stores programs for described devices, and cannot read them back.
 #
-# Guess: a program compiled ahead of time, for devices that are not here, is found in the cache by the
-# next process like any other; or the cache leaves such programs out.
+# Guess: a program compiled ahead of time for devices that the machine lacks is read from the cache by the
+# next process, like any other program; or the cache does not store such programs.
 # Seen with jax 0.10.2 and its CUDA compiler on a machine without a GPU: the first process writes the
 # program to the cache's folder. The second finds it, warns that it cannot be deserialized without a
-# client, compiles it anew, and leaves the file. So each compilation pays for the cache and none gains.
+# client, compiles it again, and leaves the file. So the cache costs time in each process and saves none.
 # Remedy: jax.config.update("jax_enable_compilation_cache", False) before the first such compilation.
-# Needs no GPU: 400 MB of packages, with the compiler.
-# Exit status: 0 if this is still so.
+# Needs no GPU, but 400 MB of packages, including the compiler.
+# Exit status: 0 if JAX still behaves so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

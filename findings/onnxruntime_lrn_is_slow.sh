@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# On a CPU onnxruntime's operator LRN takes twice as long as the same written out in nine operators.
+# On a CPU, onnxruntime's operator LRN takes twice as long as the same computation in nine operators.
 #
-# Guess: one operator for local response normalisation is as fast as the same written out, which is a
-# square, a product with the matrix of each channel's neighbours, two square roots and a division, with
-# a transposition before and after.
+# Guess: the operator LRN is as fast as local response normalisation written out. Written out, it consists
+# of a square, a product with the matrix of each channel's neighbours, two square roots and a division,
+# with a transposition before and after.
 # Seen with onnxruntime 1.31.1, one thread, 1 x 192 x 56 x 56, as after GoogLeNet's second convolution:
-# written out it takes less than half of the operator's time, two transpositions included, and the
+# written out, LRN takes less than half of the operator's time, including two transpositions, and the
 # outputs agree to 1e-6 of the largest input.
-# Remedy: where a CPU is what counts, write LRN out, as inception/formats/to_onnx.py does for int8.
-# Exit status: 0 if this is still so: the operator takes more than 1.4 times as long.
+# Remedy: if speed on CPUs matters, write LRN out, as inception/formats/to_onnx.py does for int8.
+# Exit status: 0 if the operator still takes more than 1.4 times as long.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # OpenCV 5.0 pads a strided ONNX max pool of auto_pad=SAME_UPPER on the wrong side.
 #
-# Guess: SAME_UPPER puts the odd row of padding at the end, as ONNX says and onnxruntime does; with the
-# same pads written out, [0, 0, 1, 1] for a window of 3 and a stride of 2 on an even side, nothing changes.
+# Guess: SAME_UPPER puts the odd row of padding at the end, as ONNX specifies and onnxruntime does. Explicit
+# pads, [0, 0, 1, 1] for a window of 3 and a stride of 2 on an even side, then give the same result.
 # Seen with opencv-python-headless 5.0.0.93, its default engine, beside onnxruntime 1.31.1: with auto_pad the
-# output differs from onnxruntime's, with the pads written out it is the same. A whole GoogLeNet read
-# with auto_pad answers, without a warning, with other probabilities.
-# Remedy: write the pads out, as inception/formats/to_onnx.py does.
-# Exit status: 0 if this is still so.
+# output differs from onnxruntime's; with explicit pads it is the same. A whole GoogLeNet read with auto_pad
+# returns wrong probabilities without a warning.
+# Remedy: write explicit pads, as inception/formats/to_onnx.py does.
+# Exit status: 0 if OpenCV still behaves so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

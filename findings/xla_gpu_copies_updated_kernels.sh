@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# On GPUs an optimizer's update of a convolution's kernel is copied, though its state is donated.
+# On GPUs, XLA copies an optimizer's update of a convolution's kernel, although its state is donated.
 #
-# Guess: with donated state, momentum and kernel are updated in place, one kernel launch.
-# Expected: no copy instruction; or that an optimization_barrier on the gradient prevents it.
-# Seen with jax 0.10.2, compiled for an H100: cuDNN's gradient of a kernel has another layout than the
-# kernel. XLA transposes it inside the update, which then cannot work in place: each of the two new
-# arrays is written elsewhere and copied back. A barrier changes nothing, for layouts pass through it.
-# A layout constraint on the gradient before the barrier removes both copies. GoogLeNet's step had 177.
-# Needs no GPU: 400 MB of packages, with the compiler.
-# Exit status: 0 if this is still so.
+# Guess: with donated state, one kernel launch updates momentum and kernel in place.
+# Expected: no copy instruction, at least with an optimization_barrier on the gradient.
+# Seen with jax 0.10.2, compiled for an H100: cuDNN's gradient of a kernel has a different layout from the
+# kernel. XLA transposes it inside the update, which then cannot work in place: both new arrays are
+# written elsewhere and copied back. A barrier changes nothing, because layouts pass through it. A layout
+# constraint on the gradient before the barrier removes both copies. GoogLeNet's step had 177 copies.
+# Needs no GPU, but 400 MB of packages, including the compiler.
+# Exit status: 0 if XLA still behaves so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

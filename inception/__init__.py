@@ -1,6 +1,6 @@
 """GoogLeNet (Szegedy et al., 2014, arXiv 1409.4842) in JAX and Flax Linen.
 
-The public names below are loaded when they are asked for: importing this package takes no time.
+The public names below are loaded on first use, so importing this package takes no time.
 """
 
 import importlib
@@ -26,16 +26,16 @@ def __getattr__(name: str) -> Any:
 
 
 class UserError(ValueError):
-    """Something the user can mend: one line that says what is wrong, and the remedy.
+    """An error that the user can correct: one line with the fault and the remedy.
 
-    Parameters and knobs stand in backquotes, as in `path` or `optim.batch_size`: the command line
-    shows them as its flags (inception/cli/main.py).
+    Backquotes mark parameters and knobs, as in `path` or `optim.batch_size`: the command line
+    prints them as its flags (inception/cli/main.py).
     """
 
     status = 1  # the command's exit status
 
 
 class Interrupted(UserError):
-    """Stopped from outside: the same command continues from what is saved."""
+    """Stopped from outside: the same command resumes from the saved state."""
 
     status = 75  # EX_TEMPFAIL in sysexits.h: try again

@@ -1,6 +1,6 @@
 """Experiment files and runs -> locked configs, validated by the table of knobs.
 
-Nothing that takes a config checks its knobs again.
+Code that receives a config does not check its knobs again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from inception import UserError
 from inception.knobs import KNOBS
 
-if TYPE_CHECKING:  # imported where a config is made: the command line's help needs none
+if TYPE_CHECKING:  # imported when a config is made: the command line's help needs none
     from ml_collections import ConfigDict
 
 ROOT = pathlib.Path(__file__).parents[1]
-SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1  # as in model.py, which needs JAX
-BEFORE = {"data.decoder": "exact"}  # what was done before there was a knob, if not its default
+SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1  # model.py's: importing it would load JAX
+BEFORE = {"data.decoder": "exact"}  # the value before the knob existed, where not its default
 
 
 class CommandLineError(Exception):
@@ -27,7 +27,7 @@ class CommandLineError(Exception):
 
 
 def find(path: str) -> pathlib.Path:
-    """The experiment file that --config names: from here or, if there is none, in the project."""
+    """The file of --config, relative to the current folder or, if not found, to the project."""
     for file in (pathlib.Path(path), ROOT / path):
         if file.is_file():
             return file
@@ -36,18 +36,18 @@ def find(path: str) -> pathlib.Path:
 
 
 def experiment(path: str) -> dict[str, Any]:
-    """What an experiment file defines: get_config(), perhaps sweep()."""
+    """The names that an experiment file defines: get_config(), perhaps sweep()."""
     defined = runpy.run_path(str(find(path)))
     if "get_config" not in defined:
         raise CommandLineError(f"--config={path} defines no get_config()")
     return defined
 
 
-# Knobs that must fit each other: a rule raises UserError for a config where they do not.
+# Rules about several knobs: each raises UserError for a config that breaks it.
 
 
 def heads_have_room(config: ConfigDict) -> None:
-    """Training with heads: their strided pool needs a grid."""
+    """The input is large enough for the heads' strided pool."""
     px, model = config.input_px, config.model
     if px < SMALLEST_PX_WITH_HEADS and model.heads and model.head_pool == "strided":
         raise UserError(
@@ -58,7 +58,7 @@ def heads_have_room(config: ConfigDict) -> None:
 
 
 def crops_fit(config: ConfigDict) -> None:
-    """Images of resize_px hold the crops of input_px."""
+    """A crop of input_px fits into an image of resize_px."""
     px, resize_px = config.input_px, config.data.resize_px
     if not 1 <= px <= resize_px:
         sizes = f"`input_px`={px} and `data.resize_px`={resize_px}"
@@ -76,7 +76,7 @@ def warmup_ends(config: ConfigDict) -> None:
 Rules = Sequence[Callable[["ConfigDict"], None]]
 TRAINING: Rules = (heads_have_room, crops_fit, warmup_ends)
 EVALUATION: Rules = (crops_fit,)
-NETWORK: Rules = (heads_have_room,)  # a step on noise, or no step: no images, no schedule
+NETWORK: Rules = (heads_have_room,)  # for commands without images and schedule
 
 
 def default_config() -> ConfigDict:
@@ -90,12 +90,12 @@ def load_config(path: str, overrides: Sequence[str], rules: Rules = TRAINING) ->
     """get_config() of the experiment file, locked, with --config.any.knob=VALUE applied.
 
     Args:
-        rules: what the knobs must obey together, for what the config is to do.
+        rules: the rules about several knobs that the use of the config requires.
 
     Raises:
         CommandLineError: no such file, a misspelt knob, a value of the wrong type or below 0, or
-            none where the experiment leaves the choice to the user.
-        UserError: a choice that does not exist, a number out of bounds, a broken rule.
+            no value where the experiment leaves the choice to the user.
+        UserError: an unknown choice, a number out of range, a broken rule.
     """
     config = apply_overrides(experiment_config(path), overrides)
     if open_knobs := [f"--{name}=..." for name, value in flat(config).items() if value is None]:
@@ -107,8 +107,8 @@ def load_config(path: str, overrides: Sequence[str], rules: Rules = TRAINING) ->
 
 
 def experiment_config(path: str) -> ConfigDict:
-    """get_config() of the experiment file; what it leaves to the user is None."""
-    # A file that does not start from base.py may be older than a knob.
+    """get_config() of the experiment file; values that it leaves to the user are None."""
+    # A file that does not start from base.py may lack newer knobs.
     config = _filled(experiment(path)["get_config"](), BEFORE)
     for name in flat(config):
         _check_name(f"--config={path}", name, [f"config.{knob}" for knob in KNOBS])
@@ -118,7 +118,7 @@ def experiment_config(path: str) -> ConfigDict:
 def run_config(workdir: str, overrides: Sequence[str], rules: Rules = EVALUATION) -> ConfigDict:
     """The config that the run in `workdir` was started with, as `load_config` returns it.
 
-    Knobs that are younger than the run are what they were before there was a knob.
+    A knob newer than the run has the value that applied before the knob existed.
     """
     from ml_collections import ConfigDict
 
@@ -126,7 +126,7 @@ def run_config(workdir: str, overrides: Sequence[str], rules: Rules = EVALUATION
 
     config = _filled(ConfigDict(read_config(workdir)), BEFORE)
     with config.ignore_type():
-        config.run.workers = str(config.run.workers)  # once a number
+        config.run.workers = str(config.run.workers)  # a number in older runs
     config = apply_overrides(config, overrides)
     for rule in rules:
         rule(config)
@@ -162,7 +162,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 
 def flat(config: ConfigDict, prefix: str = "config.") -> dict[str, Any]:
-    """{'config.optim.momentum': .9, ...}."""
+    """Knobs by their full names: {'config.optim.momentum': .9, ...}."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
@@ -171,7 +171,7 @@ def flat(config: ConfigDict, prefix: str = "config.") -> dict[str, Any]:
 
 
 def _filled(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
-    """The same config with the knobs that it lacks, at these values or at their defaults."""
+    """Adds the missing knobs to the config, with the values of `values` or their defaults."""
     with config.unlocked():
         for name, knob in KNOBS.items():
             *groups, last = name.split(".")

@@ -1,7 +1,7 @@
-"""Every knob once: its default, what it may be, and why. docs/knobs.md is made from this table.
+"""Every knob once: default, allowed values and reason; the source of docs/reference/knobs.md.
 
-Defaults are the paper's where it gives a value, except for normalization and schedule: those are
-in experiments/paper.py. Where it is silent they are Caffe's quick_solver's and MindCV's.
+Defaults are the paper's values, except for normalization and schedule, which experiments/paper.py
+sets. Where the paper gives no value, they are those of Caffe's quick_solver and MindCV.
 """
 
 import math
@@ -12,19 +12,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Allowed:
-    """The values that a knob may have: a test, its words, and the values if they are few."""
+    """A knob's allowed values: a test, its description, and the values if they are few."""
 
     holds: Callable[[Any], bool]
     words: str
     choices: tuple = ()
 
     def refusal(self, value: Any) -> str:
-        """What follows the knob's name in an error, as in '=0: must be at least 1'; or ''."""
+        """The error after the knob's name, as in '=0: must be at least 1'; '' if allowed."""
         return "" if self.holds(value) else f"={value}: {self.words}"
 
 
 class Elements(Allowed):
-    """Tuples of choices, with errors that show how to write one."""
+    """Tuples of choices, whose errors show how to write a tuple."""
 
     def refusal(self, value: Any) -> str:
         unknown = [v for v in value if v not in self.choices]
@@ -35,7 +35,7 @@ class Elements(Allowed):
 
 
 def one_of(*choices: Any, words: str = "") -> Allowed:
-    """Any of the choices; '' is called nothing. `words` are for errors, in place of a list."""
+    """One of the choices; errors print '' as nothing, and `words` instead of the list."""
     known = ", ".join("or nothing" if c == "" else str(c) for c in choices)
     return Allowed(lambda x: x in choices, words or f"choose one of {known}", choices)
 
@@ -64,7 +64,7 @@ TRUNK = ("conv1", "conv2_reduce", "conv2", "3a", "3b", "4a", "4b", "4c", "4d", "
 
 @dataclass(frozen=True)
 class Knob:
-    """One knob, of its default's type."""
+    """One knob; its type is its default's."""
 
     default: Any
     reason: str
@@ -72,13 +72,13 @@ class Knob:
 
     @property
     def type(self) -> str:
-        """As in 'float' or 'tuple of str'."""
+        """The type's name, as in 'float' or 'tuple of str'."""
         if isinstance(self.default, tuple):
             return f"tuple of {type(self.default[0]).__name__}"
         return type(self.default).__name__
 
     def misfit(self, value: Any) -> str:
-        """As `Allowed.refusal`: a value of another type, or a number below 0 or not finite."""
+        """Like `Allowed.refusal`, for another type, and for numbers below 0 or not finite."""
         several = isinstance(self.default, tuple)
         kind = type(self.default[0] if several else self.default)
         kinds = (int, float) if kind is float else kind
@@ -92,16 +92,16 @@ class Knob:
         return ""
 
 
-GROUPS = {  # what holds for every knob of a group
-    "data.colors": "On the device, in random order; 0 turns one off.",
+GROUPS = {  # remarks on all knobs of a group
+    "data.colors": "Colour distortions, on the device, in random order; 0 turns one off.",
     "data.randaugment": "RandAugment, Cubuk et al. (2020), before the colours.",
-    "run": "May change from one start of a run to the next: nothing here changes the result.",
+    "run": "May change between the starts of a run: no knob here changes the result.",
 }
 
 KNOBS = {
     "seed": Knob(0, "Seeds the initial weights and dropout; data.seed seeds order and crops."),
     "input_px": Knob(224, "Paper, section 5; at least 65 with strided heads."),
-    "init_from": Knob("", "A run's folder or a converted one: training starts with its weights."),
+    "init_from": Knob("", "A workdir or a converted checkpoint: training starts from its weights."),
     "model.classes": Knob(1000, "ILSVRC-2014 has 1000; labels must be below it.", ABOVE_0),
     "model.module": Knob("reduced", "Figure 2b; naive: figure 2a.", one_of("reduced", "naive")),
     "model.norm": Knob(
@@ -109,10 +109,10 @@ KNOBS = {
         "Paper, figure 3; batch: BatchNorm everywhere, no LRN.",
         one_of("lrn", "batch", "none"),
     ),
-    "model.width": Knob(1.0, "Times all filters; the ensemble has one wider model.", ABOVE_0),
-    "model.biases": Knob(True, "In the convolutions, as in Caffe and in the paper's time."),
+    "model.width": Knob(1.0, "Multiplies all filters; the ensemble has one wider model.", ABOVE_0),
+    "model.biases": Knob(True, "Biases in the convolutions, as in Caffe and usual in 2014."),
     "model.heads": Knob(True, "Auxiliary classifiers on 4a and 4d, in training only."),
-    "model.heads_on": Knob("both", "On both modules, or on one alone.", one_of("both", "4a", "4d")),
+    "model.heads_on": Knob("both", "Heads on both modules or on one.", one_of("both", "4a", "4d")),
     "model.conv5x5_px": Knob(
         5, "Paper, Table 1; 3: TF-slim's and torchvision's networks.", one_of(3, 5)
     ),
@@ -126,7 +126,7 @@ KNOBS = {
     ),
     "model.top": Knob(
         "average",
-        "Pooling: paper, Table 1; fc: a fully connected layer, .6% worse there.",
+        "Average pooling: paper, Table 1; fc: fully connected, .6% worse in the paper.",
         one_of("average", "fc"),
     ),
     "model.dropout": Knob(0.4, "Before the classifier: paper, Table 1.", SHARE),
@@ -134,34 +134,34 @@ KNOBS = {
     "model.initializer": Knob(
         "he",
         "For inputs of unit variance: on 0-255 the loss explodes in two steps. xavier is Caffe's, "
-        "for 0-255, and left the trunk dead for several people.",
+        "for 0-255; several people report a dead trunk with it.",
         one_of("he", "xavier"),
     ),
     "model.dtype": Knob(
-        "float32", "Of the computation; bfloat16: for TPU and GPU.", one_of("float32", "bfloat16")
+        "float32", "Computation type; bfloat16: for TPU and GPU.", one_of("float32", "bfloat16")
     ),
     "model.frozen_through": Knob(
-        "", "Training changes no module from conv1 to this one.", one_of(*TRUNK, "")
+        "", "Training freezes the modules from conv1 to this one.", one_of(*TRUNK, "")
     ),
     "model.remat": Knob(False, "Recomputes activations in the backward pass: less memory."),
-    "loss.head_weight": Knob(0.3, "Of each auxiliary loss: paper, section 5."),
+    "loss.head_weight": Knob(0.3, "Weight of each auxiliary loss: paper, section 5."),
     "loss.label_smoothing": Knob(0.0, "Not in the paper; Inception v3 uses .1."),
     "optim.batch_size": Knob(
         256, "The global batch; the paper gives none, Caffe uses 32, Intel's Caffe 256.", AT_LEAST_1
     ),
     "optim.accumulate": Knob(
         1,
-        "Micro-batches of a global batch, one after the other, for devices that it does not fit on."
-        " The result is the same, rounding apart, but for BatchNorm: see inception/step.py.",
+        "Micro-batches of a global batch, computed one by one if memory is too small for all. "
+        "The result is the same up to rounding, except with BatchNorm: see inception/step.py.",
         AT_LEAST_1,
     ),
     "optim.gradient_dtype": Knob(
         "float32",
-        "In which several devices sum their gradients. bfloat16 sends half the bytes.",
+        "Type in which devices sum their gradients; bfloat16 sends half the bytes.",
         one_of("float32", "bfloat16"),
     ),
     "optim.epochs": Knob(90.0, "Intel's Caffe at batch 256: 68.74 / 89.06 top-1 / top-5."),
-    "optim.min_epoch_steps": Knob(0, "An epoch has no fewer: several passes over a small set."),
+    "optim.min_epoch_steps": Knob(0, "Minimum steps per epoch: several passes over a small set."),
     "optim.learning_rate": Knob(
         0.01, "MindCV's at batch 256, for he; Intel's Caffe uses .04, for xavier."
     ),
@@ -176,32 +176,30 @@ KNOBS = {
     "optim.warmup_epochs": Knob(0.0, "Linear from 0; large batches need a few epochs."),
     "optim.momentum": Knob(0.9, "Paper, section 6."),
     "optim.momentum_style": Knob(
-        "optax", "caffe: the velocity includes the rate.", one_of("optax", "caffe")
+        "optax", "caffe: the velocity includes the learning rate.", one_of("optax", "caffe")
     ),
     "optim.weight_decay": Knob(2e-4, "L2: quick_solver's."),
-    "optim.bias_lr_mult": Knob(1.0, "Times the rate of parameters with one axis; Caffe: 2."),
-    "optim.bias_decay_mult": Knob(1.0, "Times the decay of parameters with one axis; Caffe: 0."),
-    "optim.trunk_lr_mult": Knob(
-        1.0, "Times the rate of all but classifiers and heads, besides bias_lr_mult."
-    ),
+    "optim.bias_lr_mult": Knob(1.0, "Multiplies the rate of one-axis parameters; Caffe: 2."),
+    "optim.bias_decay_mult": Knob(1.0, "Multiplies the decay of one-axis parameters; Caffe: 0."),
+    "optim.trunk_lr_mult": Knob(1.0, "Multiplies the rate of conv1 to 5b, besides bias_lr_mult."),
     "optim.polyak_decay": Knob(
         0.9999, "Averages over 2 epochs of ImageNet; the paper gives no decay; 0: no average."
     ),
     "data.source": Knob(
         "digits",
-        "Part of scikit-learn; folder: class folders; tfds: a TFDS set; store: what prepare "
-        "wrote; synthetic: noise around a colour a class.",
+        "Part of scikit-learn; folder: class folders; tfds: a TFDS set; store: written by prepare; "
+        "synthetic: noise around one colour per class.",
         one_of("digits", "folder", "tfds", "store", "synthetic"),
     ),
-    "data.path": Knob("", "The folder: of class folders, TFDS's, or what prepare wrote."),
-    "data.name": Knob("", "Of a tfds set: imagenet2012, mnist:3.0.1, ..."),
+    "data.path": Knob("", "Folder of the class folders, of TFDS, or of a store."),
+    "data.name": Knob("", "Name of a tfds set: imagenet2012, mnist:3.0.1, ..."),
     "data.examples": Knob(1024, "Number of synthetic images.", AT_LEAST_1),
     "data.train_split": Knob("train", "A tfds set may be sliced: train[:90%]."),
     "data.eval_split": Knob("test", "Folder without splits: val or all; imagenet2012: validation."),
     "data.seed": Knob(0, "Seeds order, crops and colours."),
     "data.decoder": Knob(
         "fast",
-        "Decodes the crop alone, without antialiasing; exact: slower (docs/input.md).",
+        "Decodes only the crop, no antialiasing; exact: slower (docs/reasons/input.md).",
         one_of("fast", "exact", words="choose fast or exact"),
     ),
     "data.sampler": Knob(
@@ -221,16 +219,16 @@ KNOBS = {
     "data.colors.hue": Knob(0.0, "Rotation by up to this, in turns; not Howard's."),
     "data.colors.lighting": Knob(0.1, "Standard deviation: Krizhevsky et al. (2012)."),
     "data.randaugment.layers": Knob(
-        0, "Operations on each image, of 14; the authors use 2 for ResNet-50; 0: none."
+        0, "Operations per image, drawn from 14; the authors use 2 for ResNet-50; 0: none."
     ),
     "data.randaugment.magnitude": Knob(
-        9.0, "Of 10, the authors' for ResNet-50; smaller networks bear less.", MAGNITUDE
+        9.0, "The authors' value for ResNet-50; smaller networks need less.", MAGNITUDE
     ),
-    "data.mixup": Knob(0.0, "Of Beta(this, this); 0: none; Zhang et al. (2018) use .2."),
+    "data.mixup": Knob(0.0, "Share from Beta(this, this); 0: none; Zhang et al. (2018) use .2."),
     "data.cutmix": Knob(
         0.0,
-        "Of Beta(this, this); 0: none; Yun et al. (2019) use 1. With mixup above 0 as well, each "
-        "image has one or the other.",
+        "Share from Beta(this, this); 0: none; Yun et al. (2019) use 1. With mixup above 0, each "
+        "image draws one of the two.",
     ),
     "data.normalization": Knob(
         "unit",
@@ -242,24 +240,24 @@ KNOBS = {
         "Evaluation resizes the shorter side; squash: both, Caffe's; central_crop: TF-slim's.",
         one_of("short", "squash", "central_crop"),
     ),
-    "data.resize_px": Knob(256, "Paper, its smallest scale; also before caffe's random crop."),
+    "data.resize_px": Knob(256, "Paper, section 7, smallest scale; also used by sampler caffe."),
     "data.bits": Knob(
         0,
-        "In use, of a set's pictures stored with 16 or 32 a channel: 12 for most X-rays. One with "
-        "more counts as damaged. 0: 16, with a warning where those looked at use fewer.",
+        "Bits used by pictures stored with 16 or 32 bits a channel: 12 for most X-rays. One that "
+        "uses more counts as damaged. 0: 16, with a warning if the sampled pictures use fewer.",
         BITS,
     ),
     "data.max_megapixels": Knob(100.0, "A larger picture counts as damaged."),
     "data.max_damaged_share": Knob(
-        0.01, "Of the training images: more end the run. ImageNet has none damaged."
+        0.01, "Share of the training images; above it the run ends. ImageNet has none damaged."
     ),
     "run.log_every_steps": Knob(20, "Steps from one line of metrics to the next.", AT_LEAST_1),
     "run.eval_every_epochs": Knob(1.0, "Epochs from one evaluation to the next."),
     "run.checkpoint_every_epochs": Knob(1.0, "Epochs from one checkpoint to the next."),
     "run.keep_checkpoints": Knob(2, "The newest ones; the best is kept too.", AT_LEAST_1),
     "run.workers": Knob(
-        "all", "Threads: a batch each, in evaluation an image; all: one per core.", THREADS
+        "all", "Threads; each makes a batch, in evaluation an image; all: one per core.", THREADS
     ),
     "run.eval_batch_size": Knob(256, "Rounded up to a multiple of the devices.", AT_LEAST_1),
-    "run.dead_head_epochs": Knob(4.0, "A head at chance for so long raises a warning."),
+    "run.dead_head_epochs": Knob(4.0, "A head at chance for this long raises a warning."),
 }

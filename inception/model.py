@@ -13,7 +13,7 @@ from inception import ops
 
 
 class Filters(NamedTuple):
-    """One row of Table 1: how many filters each convolution of an Inception module has."""
+    """One row of Table 1: the number of filters of each convolution in an Inception module."""
 
     conv1x1: int
     reduce3x3: int
@@ -23,9 +23,9 @@ class Filters(NamedTuple):
     pool_proj: int
 
 
-# Table 1. Below: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
+# Table 1. Columns: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
 # NOTE: the paper's parameter and operation counts do not all follow from these numbers
-# (`launch.py audit` lists where); the filter counts are what every port uses, and so do we.
+# (`launch.py audit` lists the differences). Every port uses these filter counts, as this one does.
 TABLE_1 = {
     "3a": Filters(64, 96, 128, 16, 32, 32),
     "3b": Filters(128, 128, 192, 32, 96, 64),
@@ -37,34 +37,34 @@ TABLE_1 = {
     "5a": Filters(256, 160, 320, 32, 128, 128),
     "5b": Filters(384, 192, 384, 48, 128, 128),
 }
-CONV1, CONV2_REDUCE, CONV2 = 64, 64, 192  # the filters before 3a
+CONV1, CONV2_REDUCE, CONV2 = 64, 64, 192  # filters of the convolutions before 3a
 HEAD_ROWS = ("4a", "4d")
-POOLED = ("3b", "4e")  # a max pool follows
+POOLED = ("3b", "4e")  # rows before a max pool
 TRUNK = ("conv1", "conv2_reduce", "conv2", *TABLE_1)  # all but the classifier and the heads
 HEAD_CONV, HEAD_HIDDEN = 128, 1024
-TOP_HIDDEN = 1024  # of 'fc': as many features as the average has
-# A head's 5x5 pool stands on 4a's grid, which is the input halved four times, rounded up.
+TOP_HIDDEN = 1024  # units of the 'fc' top: as many features as the average returns
+# A head's 5x5 pool reads 4a's grid: the input's size halved four times, rounded up each time.
 SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1
-# What some of GoogLeNet's fields choose from.
+# Choices of some of GoogLeNet's fields.
 HEADS_ON = {"both": HEAD_ROWS, "4a": ("4a",), "4d": ("4d",)}
 HEAD_POOLS = {
     "strided": functools.partial(ops.avg_pool, window=5, stride=3),
-    "adaptive": functools.partial(ops.adaptive_avg_pool, outputs=4),  # as strided at 224 px
+    "adaptive": functools.partial(ops.adaptive_avg_pool, outputs=4),  # strided's grid at 224 px
 }
 NAIVE = {"reduced": False, "naive": True}
 INITIALIZERS = {
-    # (kernels, biases of everything but the classifiers)
+    # (initializer of kernels, of biases); the classifiers' biases start at 0
     "he": (initializers.he_normal(), initializers.zeros),
     # NOTE: Caffe's "xavier" is uniform(+-sqrt(3 / fan_in)): fan-in only, unlike Glorot's.
     "xavier": (initializers.variance_scaling(1.0, "fan_in", "uniform"), initializers.constant(0.2)),
 }
-# What follows pool1 and conv2; BatchNorm is a part of every Conv.
+# The normalisation after pool1 and conv2. 'batch' adds none there: every Conv contains BatchNorm.
 NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "lrn": ops.local_response_normalization,
     "batch": lambda x: x,
     "none": lambda x: x,
 }
-# Fields that neither shape the trunk nor change what it computes in evaluation, rounding apart.
+# Fields that change neither the trunk's shape nor, up to rounding, its values in evaluation.
 FREE_KNOBS = frozenset((
     "heads", "heads_on", "head_pool", "dropout", "head_dropout", "initializer", "dtype",
     "frozen_through", "remat", "batch_axis",
@@ -74,12 +74,12 @@ Logits = dict[str, jax.Array]  # by head
 
 
 def frozen_modules(frozen_through: str) -> tuple[str, ...]:
-    """The modules from conv1 to the named one, which training leaves as they are; '': none."""
+    """The modules from conv1 to `frozen_through`, which training does not change; '': none."""
     return TRUNK[: TRUNK.index(frozen_through) + 1] if frozen_through else ()
 
 
 def scaled(filters: int, width: float) -> int:
-    """`filters` in a network of that `width`."""
+    """The number of filters, at least 1, at a `width` that multiplies it."""
     return max(1, round(filters * width))
 
 
@@ -90,7 +90,7 @@ def named(name: str, operation: Callable[[jax.Array], jax.Array], x: jax.Array) 
 
 
 class Conv(nn.Module):
-    """Convolution, BatchNorm if asked for, ReLU unless it follows later.
+    """Convolution, then BatchNorm if `batch_norm`, then ReLU if `relu`.
 
     [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride), filters * width].
     """
@@ -109,8 +109,8 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         kernel_init, bias_init = INITIALIZERS[self.initializer]
-        # NOTE: padded alike on both sides, as in Caffe and torch. TF's SAME pads a 7x7/2
-        # by (2, 3) on even inputs: weights trained one way need it at inference.
+        # NOTE: both sides have equal padding, as in Caffe and torch. TF's SAME pads a 7x7/2
+        # by (2, 3) on even inputs. Inference needs the padding that the weights trained with.
         x = nn.Conv(
             scaled(self.filters, self.width),
             (self.kernel_px, self.kernel_px),
@@ -123,7 +123,7 @@ class Conv(nn.Module):
             conv_general_dilated=ops.convolution,
         )(x)
         if self.batch_norm:
-            # The mean is over the global batch. epsilon as in the TF-slim and torchvision networks.
+            # Statistics are over the rows of all devices; epsilon is TF-slim's and torchvision's.
             norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-3, dtype=self.dtype)
             x = norm(use_running_average=not train, axis_name=self.batch_axis)(x)
         return ops.relu(x) if self.relu else x
@@ -133,8 +133,8 @@ class Inception(nn.Module):
     """The Inception module, paper section 4 and figure 2: (b) with dimension reductions or
     (a) naive, where 3x3, 5x5 and the pool read the input itself and no projection follows.
 
-    [b, h, w, c] -> [b, h, w, sum of the four branches]. Without `relu` the last convolutions have
-    none: it follows a max pool.
+    [b, h, w, c] -> [b, h, w, sum of the four branches]. With `relu` False, 3x3, 5x5 and pool_proj
+    return values before ReLU: the caller applies ReLU after a max pool.
     """
 
     filters: Filters
@@ -158,7 +158,7 @@ class Inception(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """The classifier on 4a and on 4d that only training has, paper section 5.
+    """The auxiliary classifier on 4a or 4d, in training only; paper, section 5.
 
     [b, h, w, c] -> logits float32 [b, classes]; the strided pool needs h, w >= 5.
     """
@@ -185,36 +185,36 @@ class GoogLeNet(nn.Module):
     """GoogLeNet, paper section 5 and Table 1.
 
     [b, px, px, 3] -> {'main': logits, '4a': logits, '4d': logits}, float32 [b, classes].
-    Training alone computes the heads '4a' and '4d': evaluation does not need their parameters.
-    Parameters are float32. `rows`, int [b], are the images' rows in the whole batch, where they are
-    a part of it: dropout's masks are functions of the rng 'dropout' and the row.
+    Only training computes the heads '4a' and '4d': evaluation does not need their parameters.
+    Parameters are float32. `rows`, int [b], are the images' rows in the global batch, if x is a
+    part of it: dropout's masks are functions of the rng 'dropout' and the row.
 
-    Raises ValueError or KeyError where a field has an unknown value, or heads too small an input.
+    Raises ValueError or KeyError for an unknown value of a field, or an input too small for heads.
     """
 
     classes: int = 1000
     module: str = "reduced"  # figure 2b, the paper's network; 'naive': figure 2a
     norm: str = "lrn"  # the paper's; 'batch': BatchNorm after every convolution, no LRN; 'none'
-    width: float = 1.0  # times every number of filters; the paper's ensemble had one wider model
-    biases: bool = True  # of the convolutions; BatchNorm's offset takes their place
+    width: float = 1.0  # multiplies all filters; one model of the paper's ensemble is wider
+    biases: bool = True  # of the convolutions; BatchNorm's offset replaces them
     heads: bool = True  # auxiliary classifiers in training
     heads_on: str = "both"  # or '4a' or '4d' alone
-    conv5x5_px: int = 5  # kernel of those called 5x5; TF-slim's and torchvision's have 3
-    pool4_px: int = 3  # window of the max pool after 4e; there 2
+    conv5x5_px: int = 5  # kernel of the 5x5 convolutions; TF-slim and torchvision use 3
+    pool4_px: int = 3  # window of the max pool after 4e; TF-slim and torchvision use 2
     head_pool: str = "strided"  # 5x5/3, the paper's; 'adaptive': to 4x4, torchvision's
-    top: str = "average"  # of 5b's grid; 'fc': fully connected, ReLU, which fixes the input's size
-    dropout: float = 0.4  # share of these features dropped before the classifier
+    top: str = "average"  # of 5b's grid; 'fc': fully connected and ReLU, for one input size
+    dropout: float = 0.4  # rate at which the top's features are dropped
     head_dropout: float = 0.7  # the same in the auxiliary heads
     initializer: str = "he"  # normal, fan-in, biases 0; 'xavier': Caffe's, biases .2
     dtype: str = "float32"  # of the computation; or 'bfloat16'
-    # In training, the modules from conv1 to this one run as in evaluation, with BatchNorm's running
+    # Training runs the modules from conv1 to this one as evaluation does, with BatchNorm's running
     # statistics, and without gradients; '': none. The optimiser needs `frozen_modules` as well.
     frozen_through: str = ""
-    # In training the backward pass computes the inside of every module of the trunk anew instead of
-    # keeping it: the same gradients.
+    # In training the backward pass recomputes the activations inside every module of the trunk
+    # instead of storing them; the gradients are the same.
     remat: bool = False
-    # Where each device is given its rows of the batch: the name of the mesh's axis, over which
-    # BatchNorm's statistics are averaged. No knob of a config: runs set it.
+    # The mesh's axis over which BatchNorm averages its statistics, if every device computes its own
+    # rows of the batch (`sharding.over_devices`). The run sets it: it is no knob.
     batch_axis: str | None = None
 
     @nn.nowrap
@@ -249,7 +249,7 @@ class GoogLeNet(nn.Module):
 
     @nn.nowrap
     def run(self, module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
-        """A module of the trunk on x: frozen, with remat, or as it is."""
+        """Applies a module of the trunk to x: frozen, with remat, or plainly."""
         if module.name in frozen_modules(self.frozen_through):
             return jax.lax.stop_gradient(module(x, train=False))
         if self.remat and train:
@@ -267,7 +267,7 @@ class GoogLeNet(nn.Module):
         run = functools.partial(self.run, train=train)
         pool, norm = functools.partial(ops.max_pool, stride=2), NORMS[self.norm]
         # Shapes at 224 px and width 1. ReLU follows pool1, pool3 and pool4 instead of preceding
-        # them: the values are the same, and the gradient reads a quarter as many.
+        # them: the values are the same, and ReLU's gradient reads a quarter as many.
         x = run(conv(CONV1, 7, 2, relu=False, name="conv1"), x)  # [b, 112, 112, 64]
         x = named("pool1", lambda x: ops.relu(pool(x)), x)  # [b, 56, 56, 64]
         x = named("lrn1", norm, x)

@@ -1,6 +1,6 @@
 """The paper's operations in plain form.
 
-Those marked `by_platform` are computed in another form where kernels/ has one of the platform.
+`by_platform` replaces an operation by another form where kernels/ contains one for the platform.
 """
 
 import functools
@@ -19,15 +19,15 @@ LRN_SIZE, LRN_ALPHA, LRN_K = 5, 1e-4, 1.0
 
 @by_platform
 def local_response_normalization(x: jax.Array) -> jax.Array:
-    """Divides each value by a power of the energy in its neighbourhood of five channels.
+    """Divides each value by a power of the energy in its neighbourhood of five channels::
 
         y[c] = x[c] / (1 + 1e-4 / 5 * sum_{|d| <= 2} x[c + d]^2) ** .75
 
     The paper draws the layer and gives no constants; these are Caffe's (bvlc_googlenet).
 
     NOTE: Caffe divides alpha by the window's size. TensorFlow's `depth_radius=2, bias=1,
-    alpha=2e-5, beta=.75` is the same function. It bites on inputs of 0-255 and is nearly
-    the identity on inputs of unit variance.
+    alpha=2e-5, beta=.75` is the same function. It changes inputs of 0-255 strongly and is
+    nearly the identity on inputs of unit variance.
 
     Args:
         x: [..., c], any float dtype; computed in float32.
@@ -39,17 +39,17 @@ def local_response_normalization(x: jax.Array) -> jax.Array:
 
 
 def energy(x: jax.Array) -> jax.Array:
-    """What local response normalisation takes to the power of .75, float32."""
+    """LRN's divisor before the power of .75: 1 + 1e-4 / 5 * the sum of squares, float32."""
     squares = jnp.square(x.astype(jnp.float32))
     return LRN_K + LRN_ALPHA / LRN_SIZE * sum_of_neighbours(squares)
 
 
 def sum_of_neighbours(x: jax.Array) -> jax.Array:
-    """Over the five channels around each, [..., c] -> [..., c]."""
+    """The sum of the five channels around each channel, [..., c] -> [..., c]."""
     channels, around = x.shape[-1], LRN_SIZE // 2
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(around, around)])
-    # Not padded[..., d : d + channels]: in a batch of unknown size, as in an exported network,
-    # that becomes a gather.
+    # padded[..., d : d + channels] would become a gather where the batch size is unknown, as in an
+    # exported network.
     views = (lax.slice_in_dim(padded, d, d + channels, axis=-1) for d in range(LRN_SIZE))
     return functools.reduce(jnp.add, views)
 
@@ -76,7 +76,7 @@ def convolution(x: jax.Array, kernel: jax.Array, *args: Any, **choices: Any) -> 
 def side_by_side(
     module: Any, x: jax.Array, train: bool, filters: Mapping[str, int]
 ) -> list[jax.Array]:
-    """The 1x1 convolutions `module.conv` of one input, {name: filters}."""
+    """Applies 1x1 convolutions `module.conv`, {name: filters}, to the same input."""
     return [module.conv(n, 1, name=name)(x, train) for name, n in filters.items()]
 
 
@@ -84,10 +84,10 @@ def side_by_side(
 def max_pool(x: jax.Array, *, stride: int, window: int = 3) -> jax.Array:
     """Max pool padded SAME, [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride), c].
 
-    Of equal values the first takes the gradient.
+    The gradient goes to the first of equal values.
 
     NOTE: on even inputs, as at 224 px, SAME pads a 3x3/2 by (0, 1) and equals Caffe's and torch's
-    ceil mode; on odd inputs they have one row and column fewer. A 2x2/2 equals theirs on all.
+    ceil mode; on odd inputs ceil mode returns one row and column fewer. A 2x2/2 is always equal.
     """
     return nn.max_pool(x, (window, window), (stride, stride), "SAME")
 
@@ -95,7 +95,7 @@ def max_pool(x: jax.Array, *, stride: int, window: int = 3) -> jax.Array:
 def avg_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
     """Average pool without padding, [b, h, w, c] -> [b, (h - window) // stride + 1, ..., c].
 
-    Summed in float32. Flax's own fails under strict dtype promotion.
+    The sum is float32. Flax's avg_pool fails under strict dtype promotion.
     """
     wide = x.astype(jnp.float32)
     sums = nn.pooling.pool(wide, 0.0, lax.add, (window, window), (stride, stride), "VALID")
@@ -105,9 +105,9 @@ def avg_pool(x: jax.Array, *, window: int, stride: int) -> jax.Array:
 def adaptive_avg_pool(x: jax.Array, *, outputs: int) -> jax.Array:
     """Average pool to a fixed grid, [b, h, w, c] -> [b, outputs, outputs, c], any h and w.
 
-    Cell i of an axis of n averages its values floor(i * n / outputs) to
-    ceil((i + 1) * n / outputs), the last left out, as torch's adaptive_avg_pool2d: cells overlap
-    where `outputs` does not divide n. Summed in float32.
+    Cell i of an axis of n averages the values from floor(i * n / outputs) to, but without,
+    ceil((i + 1) * n / outputs), as torch's adaptive_avg_pool2d does: cells overlap where
+    `outputs` does not divide n. The sum is float32.
     """
     means = x.astype(jnp.float32)
     for axis in (1, 2):
@@ -121,12 +121,12 @@ def adaptive_avg_pool(x: jax.Array, *, outputs: int) -> jax.Array:
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask of a row is a function of the key and the row's number alone.
+    """Dropout whose mask of a row is a function of the key and the row's number only.
 
-    So a row loses the same values in whichever part of a batch it is computed.
+    So a row has the same mask however its batch is split.
 
-    [b, ...] -> [b, ...]: in training each value is 0 with probability `rate`, and divided by
-    1 - rate otherwise; else the input.
+    [b, ...] -> [b, ...]: in training each value becomes 0 with probability `rate`, else it is
+    divided by 1 - rate; in evaluation the input is returned.
     """
 
     rate: float
@@ -143,5 +143,5 @@ class Dropout(nn.Module):
 
 @by_platform
 def to_update(gradients: Any) -> Any:
-    """The gradients, as the optimizer reads them."""
+    """The gradients in the form that the optimizer reads: in plain form, unchanged."""
     return gradients

@@ -20,7 +20,7 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """The learning rate as a function of the step.
 
-    It rises linearly from 0 over `warmup_steps`, fewer than all; over those that are left, t of T:
+    It rises linearly from 0 over `warmup_steps` (< total_steps). At step t of the T others::
 
         polynomial:  learning_rate * (1 - t / T) ** power         (Caffe's solvers: power .5)
         exponential: learning_rate * decay_rate ** floor(t / decay_steps)
@@ -46,7 +46,7 @@ def learning_rate_schedule(
 
 
 def is_vector(params: Any) -> Any:
-    """True where a parameter is a bias or a BatchNorm scale or offset: where it has one axis."""
+    """True for parameters with one axis: biases and BatchNorm's scales and offsets."""
     return jax.tree.map(lambda p: p.ndim <= 1, params)
 
 
@@ -67,11 +67,11 @@ def sgd(
         optax: v = momentum * v + g;       params -= rate * v
         caffe: v = momentum * v + rate * g;  params -= v
 
-    The two part as soon as the rate changes: Caffe's velocity keeps the rate of its day.
+    The two differ once the rate changes: Caffe's velocity contains each past step at its own rate.
     `bias_lr_mult` and `bias_decay_mult` are Caffe's lr_mult and decay_mult for every parameter
-    with one axis (biases; BatchNorm's scales and offsets): bvlc_googlenet has 2 and 0.
-    `trunk_lr_mult` is the lr_mult of the modules in `trunk`; a bias there has the product of both.
-    Modules in `frozen` are neither moved nor decayed, and no momentum is held for them.
+    with one axis (biases; BatchNorm's scales and offsets): bvlc_googlenet uses 2 and 0.
+    `trunk_lr_mult` is the lr_mult of the modules in `trunk`; their biases use the product of both.
+    Modules in `frozen` are neither updated nor decayed, and have no momentum.
 
     Raises:
         KeyError: an unknown momentum style.
@@ -89,7 +89,7 @@ def sgd(
         *order,
     )
 
-    def kinds(params: Any) -> Any:  # of each array: checkpoints have its momentum, or a mask
+    def kinds(params: Any) -> Any:  # a label per array: checkpoints store its momentum or a mask
         names = {name: "frozen" if name in frozen else "trained" for name in params}
         return {n: jax.tree.map(lambda _, n=n: names[n], params[n]) for n in params}
 
@@ -100,9 +100,9 @@ def polyak(average: Any, new: Any, step: jax.Array, *, decay: float) -> Any:
     """Moves the running average of parameters and BatchNorm statistics towards `new`.
 
     The paper evaluates with such an average (section 6). The decay is
-    min(decay, (1 + step) / (10 + step)), TensorFlow's rule: a plain average at first, so that
-    the initial weights are soon forgotten. Statistics are averaged too, for they belong to the
-    parameters they were measured with.
+    min(decay, (1 + step) / (10 + step)), TensorFlow's rule: close to a plain average at first, so
+    that the initial weights soon lose their influence. Statistics are averaged too, because they
+    belong to the parameters that produced them.
     """
     t = step.astype(jnp.float32)
     decay_now = jnp.minimum(decay, (1 + t) / (10 + t))

@@ -1,4 +1,4 @@
-"""The device's half of the input: uint8 pixels -> distorted, normalised, in the step."""
+"""The device's half of the input: the train step distorts and normalises uint8 pixels."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 
 NORMALIZATIONS = {
-    # (subtracted, divided by), red, green, blue, on pixels of 0-255
+    # (mean, scale) of red, green and blue, for pixels of 0-255
     "mean": ((123.0, 117.0, 104.0), (1.0, 1.0, 1.0)),
     "unit": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "symmetric": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
 }
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's
-# Krizhevsky et al. (2012), section 4.1: standard deviations and directions of ImageNet's
-# colours, for pixels of 0-1; the columns are the directions.
+# Krizhevsky et al. (2012), section 4.1: standard deviations and principal directions (the
+# columns) of ImageNet's colours, for pixels of 0-1.
 LIGHTING_STD = (0.2175, 0.0188, 0.0045)
 LIGHTING_DIRECTIONS = (
     (-0.5675, 0.7192, 0.4009),
@@ -28,10 +28,10 @@ RGB_TO_YIQ = (
 
 
 def normalize(images: jax.Array, *, method: str) -> jax.Array:
-    """Pixels of 0-255 -> what the network reads, float32 [b, h, w, 3] (RGB).
+    """Pixels of 0-255 -> the network's input, float32 [b, h, w, 3] (RGB).
 
-    'mean': minus ImageNet's mean colour, range kept (the paper and Caffe; the only one at which
-    local response normalisation bites); 'unit': unit variance as well; 'symmetric': [-1, 1].
+    'mean': minus ImageNet's mean colour, range kept, as in the paper and Caffe; LRN has an effect
+    in this range only. 'unit': unit variance as well. 'symmetric': [-1, 1].
     """
     mean, scale = (jnp.asarray(v)[None, None, None] for v in NORMALIZATIONS[method])
     return (images.astype(jnp.float32) - mean) / scale
@@ -46,14 +46,14 @@ def augment(
     colors: dict[str, float],
     mixing: dict[str, float],
 ) -> tuple[jax.Array, jax.Array]:
-    """Distorts the colours of images, then mixes images and targets where there is an 'other'.
+    """Distorts the colours of images, then mixes images and targets if the batch has 'other'.
 
     Args:
         batch: {'image': [b, px, px, 3] of 0-255, 'label': int32 [b], 'row': int [b]; 'other': the
             same three fields of the images to mix in}. All random numbers are functions of the
             keys and 'row'.
-        colors: as `distort_colors` takes them.
-        mixing: as `own_share` does.
+        colors: keyword arguments of `distort_colors`.
+        mixing: keyword arguments of `own_share`.
 
     Returns:
         (images, float32 of 0-255, targets, float32 [b, classes])
@@ -85,22 +85,22 @@ def _grey(image: jax.Array) -> jax.Array:
 
 
 def adjust_brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """factor 0: black, 1: as it is. [h, w, 3] of 0-255."""
+    """factor 0: black, 1: unchanged. [h, w, 3] of 0-255."""
     return _blend(image, 0.0, factor)
 
 
 def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """factor 0: the mean grey, 1: as it is. [h, w, 3] of 0-255."""
+    """factor 0: the mean grey, 1: unchanged. [h, w, 3] of 0-255."""
     return _blend(image, _grey(image).mean(), factor)
 
 
 def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """factor 0: grey, 1: as it is. [h, w, 3] of 0-255."""
+    """factor 0: grey, 1: unchanged. [h, w, 3] of 0-255."""
     return _blend(image, _grey(image), factor)
 
 
 def adjust_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
-    """Turns the colours about the grey axis in YIQ by `turns` of a circle. [h, w, 3] of 0-255."""
+    """Rotates the colours about the grey axis in YIQ by `turns` of a circle. [h, w, 3] of 0-255."""
     cos, sin = jnp.cos(2 * jnp.pi * turns), jnp.sin(2 * jnp.pi * turns)
     rotation = jnp.eye(3).at[1:, 1:].set(jnp.stack([cos, -sin, sin, cos]).reshape(2, 2))
     to_yiq = jnp.asarray(RGB_TO_YIQ)
@@ -109,17 +109,17 @@ def adjust_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
 
 
 def add_lighting(image: jax.Array, amounts: jax.Array) -> jax.Array:
-    """Krizhevsky's lighting noise: `amounts` [3] along the principal colours. 0-255."""
+    """Krizhevsky's lighting noise: `amounts` [3] along the principal directions. 0-255."""
     shift = jnp.asarray(LIGHTING_DIRECTIONS) @ (amounts * jnp.asarray(LIGHTING_STD)) * 255
     return jnp.clip(image + shift[None, None], 0.0, 255.0)
 
 
 def own_share(keys: jax.Array, *, px: int, mixup: float, cutmix: float) -> jax.Array:
-    """How much of each pixel an image keeps where it is mixed with another, 0 to 1.
+    """The share, 0 to 1, that an image has in each pixel of its mixture with another image.
 
-    Mixup (Zhang et al., 2018): the same share of all pixels. CutMix (Yun et al., 2019): all of
-    them but those of a box. The share is drawn from Beta(a, a), a being `mixup` or `cutmix`; where
-    both are above 0, each image has one or the other. Its mean over pixels is the label's share.
+    Mixup (Zhang et al., 2018): the same share in all pixels. CutMix (Yun et al., 2019): 0 in a box,
+    1 outside. The share is drawn from Beta(a, a), a being `mixup` or `cutmix`; where both are above
+    0, each image draws one of them. The mean over pixels is the label's share.
 
     Args:
         keys: [b], a key for each image.
@@ -145,13 +145,13 @@ def own_share(keys: jax.Array, *, px: int, mixup: float, cutmix: float) -> jax.A
 
 
 def _symmetric_beta(key: jax.Array, a: jax.Array) -> jax.Array:
-    """From Beta(a, a), a > 0.
+    """A sample of Beta(a, a), a > 0.
 
-    jax.random.beta rejects and draws again until all images of the batch have one: its loops ask
-    all devices each time. Bailey (1994): with w = u^(1/a), T = sqrt(2a (1/w - 1)) cos(2 pi v) has
-    Student's t distribution with 2a degrees of freedom, and (1 + T / sqrt(2a + T^2)) / 2 is
-    Beta(a, a). Its fraction is multiplied by sqrt(w), so that w = 0 does no harm: below, t is
-    T sqrt(w / 2a).
+    jax.random.beta rejects and redraws until every image of the batch has a sample: each iteration
+    synchronises all devices. Bailey (1994): with w = u^(1/a), T = sqrt(2a (1/w - 1)) cos(2 pi v)
+    has Student's t distribution with 2a degrees of freedom, and (1 + T / sqrt(2a + T^2)) / 2 is
+    Beta(a, a). The code multiplies both sides of the fraction by sqrt(w / 2a), which avoids
+    dividing by w = 0: t is T sqrt(w / 2a).
     """
     u, v = jax.random.uniform(key, (2,))
     w = u ** (1 / a)
@@ -169,11 +169,11 @@ def distort_colors(
     hue: float = 0.0,
     lighting: float = 0.0,
 ) -> jax.Array:
-    """Photometric distortions after Howard (2013), each image its own, in random order.
+    """Photometric distortions after Howard (2013), drawn for each image, in random order.
 
-    Brightness, contrast and saturation are multiplied by a factor from [1 - s, 1 + s], hue
-    turns by [-hue, hue] of a circle; lighting is the standard deviation of Krizhevsky's noise
-    and comes last. What has strength 0 is left out. Paper, section 6.
+    Brightness, contrast and saturation are multiplied by a factor from [1 - s, 1 + s], s being
+    the argument; hue turns by [-hue, hue] of a circle. Lighting, Krizhevsky's noise of this
+    standard deviation, comes last. Distortions of strength 0 are omitted. Paper, section 6.
 
     Args:
         images: [b, h, w, 3] of 0-255, any dtype.
@@ -183,7 +183,7 @@ def distort_colors(
         float32 [b, h, w, 3] of 0-255.
     """
     images = images.astype(jnp.float32)
-    adjustments = {  # the factor or turn that leaves an image as it is, and the strength
+    adjustments = {  # (factor or turn that changes nothing, strength)
         adjust_brightness: (1.0, brightness),
         adjust_contrast: (1.0, contrast),
         adjust_saturation: (1.0, saturation),

@@ -1,4 +1,4 @@
-"""What the devices run in training: TrainState, the loss, the train step."""
+"""The program of the devices in training: TrainState, the loss, the train step."""
 
 import functools
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def eval_variables(self) -> dict[str, Any]:
-        """What evaluation uses: the Polyak average if there is one."""
+        """The variables that evaluation uses: the Polyak average, or else this step's."""
         return self.average or self.raw_variables()
 
 
@@ -52,7 +52,7 @@ def create_state(
 def first_state(
     variables: Any, tx: optax.GradientTransformation, *, polyak_decay: float
 ) -> TrainState:
-    """The state before the first step from {'params', and with BatchNorm 'batch_stats'}."""
+    """The state before the first step, from {'params', with BatchNorm also 'batch_stats'}."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     average = {"params": params, "batch_stats": batch_stats} if polyak_decay > 0 else {}
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), average)
@@ -61,7 +61,7 @@ def first_state(
 def head_losses(
     logits: dict[str, jax.Array], targets: jax.Array, *, label_smoothing: float
 ) -> dict[str, jax.Array]:
-    """Mean cross-entropy in nats of each head, float32 scalars; targets float32 [b, classes]."""
+    """Each head's mean cross-entropy in nats, a float32 scalar; targets float32 [b, classes]."""
     targets = optax.smooth_labels(targets, label_smoothing)
     return {
         head: optax.softmax_cross_entropy(head_logits, targets).mean()
@@ -84,7 +84,7 @@ def loss_and_metrics(
     """(main + head_weight * (4a + 4d), (the next batch_stats, metrics)), paper section 5.
 
     Args:
-        batch: see `pixels.augment`; `augment` is that function with the run's knobs.
+        batch: as for `pixels.augment`; `augment` is that function with the run's knobs.
     """
     images, targets = augment(batch)
     logits, updates = model.apply(
@@ -109,15 +109,15 @@ def loss_and_metrics(
 def in_micro_batches(
     batch: dict[str, jax.Array], accumulate: int, *, mixed: bool
 ) -> dict[str, Any]:
-    """[b, ...] -> [accumulate, b / accumulate, ...], with 'row', and if `mixed` 'other', added."""
+    """[b, ...] -> [accumulate, b / accumulate, ...]; adds 'row', and 'other' if `mixed`."""
     examples: dict[str, Any] = {**batch, "row": jnp.arange(len(batch["label"]))}
     if mixed:
-        # Before it is split: which image is mixed with which depends on the whole batch alone.
+        # Before the split: the pairs of mixed images then depend on the global batch only.
         examples["other"] = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), examples)
 
     def split(x: jax.Array) -> jax.Array:
-        # Micro-batch i has the rows i, i + accumulate, ...: each device gives equally many, and
-        # none moves to another.
+        # Micro-batch i takes the rows i, i + accumulate, ...: each device contributes equally many,
+        # and no row moves to another device.
         return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
     return jax.tree.map(split, examples)
@@ -126,10 +126,10 @@ def in_micro_batches(
 def mean_gradient(
     loss: Callable[..., Any], params: Any, batch_stats: Any, micro_batches: dict[str, Any]
 ) -> tuple[Any, Any, dict[str, jax.Array]]:
-    """(gradient of the mean loss, the next batch_stats, mean metrics), micro-batch by micro-batch.
+    """(gradient of the mean loss, the next batch_stats, mean metrics) over the micro-batches.
 
     Args:
-        loss: (params, batch_stats, micro-batch) -> as `loss_and_metrics`.
+        loss: (params, batch_stats, micro-batch) -> the result of `loss_and_metrics`.
     """
     count = len(micro_batches["label"])
 
@@ -143,7 +143,7 @@ def mean_gradient(
         grads, (batch_stats, metrics) = gradient(params, batch_stats, micro_batch)
         return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
 
-    zeros = jax.tree.map(jnp.zeros_like, params)  # float32, whatever the network computes in
+    zeros = jax.tree.map(jnp.zeros_like, params)  # float32, also for a bfloat16 network
     (grads, batch_stats), metrics = jax.lax.scan(add, (zeros, batch_stats), micro_batches)
     return grads, batch_stats, {name: values.mean() for name, values in metrics.items()}
 
@@ -167,22 +167,22 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of SGD, its gradient summed over `accumulate` micro-batches.
 
-    It equals the whole batch's gradient up to rounding. NOTE: not with BatchNorm: its statistics
-    are those of each micro-batch, and the running ones move once a micro-batch.
+    The sum equals the global batch's gradient up to rounding. NOTE: BatchNorm is the exception:
+    each micro-batch has its own statistics and updates the running statistics.
 
-    Random numbers are functions of (seed, step, row of the batch): nothing about them is stored,
-    and they do not depend on micro-batches, devices or processes.
+    Random numbers are functions of (seed, step, row of the batch): no state of them is stored, and
+    they do not depend on micro-batches, devices or processes.
 
     Args:
-        batch: {'image': uint8 [b, px, px, 3], 'label': int32 [b]}; accumulate times the number of
-            devices divides b.
-        mixing: {'mixup', 'cutmix'}, see `pixels.own_share`; above 0 each image is mixed with the
-            one before it in the batch. Accuracy is then the target weight of the predicted class.
-        over_devices: see `sharding.over_devices`; the model's batch_axis belongs to it.
+        batch: {'image': uint8 [b, px, px, 3], 'label': int32 [b]}; b is a multiple of accumulate
+            times the number of devices.
+        mixing: {'mixup', 'cutmix'}, see `pixels.own_share`; if one is above 0, each image is mixed
+            with the image before it, and accuracy is the target weight of the predicted class.
+        over_devices: see `sharding.over_devices`; the model's batch_axis must be of the same mesh.
 
     Returns:
         The next state, and scalars: 'loss', 'grad_norm'; 'loss_HEAD' and 'top1_HEAD' for main,
-        4a and 4d, where main's accuracy is called 'top1'.
+        4a and 4d, except that main's accuracy is called 'top1'.
     """
     color_key, dropout_key, mix_key = (
         jax.random.fold_in(jax.random.fold_in(jax.random.key(s), stream), state.step)

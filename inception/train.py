@@ -23,7 +23,7 @@ from inception.step import TrainState, create_state, train_step
 
 
 class Training(NamedTuple):
-    """What a run computes with, each made once."""
+    """The parts of a run's computation, each created once."""
 
     mesh: Any
     model: GoogLeNet
@@ -34,7 +34,7 @@ class Training(NamedTuple):
 
 
 def build(config: ConfigDict, mesh: Any, *, steps_per_epoch: float, total_steps: int) -> Training:
-    """The network, its optimiser and its train step, as a config says."""
+    """Builds the network, the optimiser and the train step of a config."""
     model = GoogLeNet(**config.model, batch_axis=sharding.batch_axis(mesh))
     schedule = optim.learning_rate_schedule(
         config.optim.schedule,
@@ -88,7 +88,7 @@ def restore_or_initialise(
     checkpoints: checkpoint.Checkpoints,
     classes: tuple[str, ...],
 ) -> TrainState:
-    """The newest saved state; without one the first, with the weights of config.init_from."""
+    """The newest checkpoint; without one, the initial state with config.init_from's weights."""
     state = checkpoints.restore(sharding.replicated_shapes(training.init, training.mesh))
     if state is not None:
         return state
@@ -116,16 +116,18 @@ def loop(
     checkpoints: checkpoint.Checkpoints,
     stop: processes.Stop,
 ) -> TrainState:
-    """Trains until all steps are done; a stop from outside saves, and raises Interrupted.
+    """Trains to the last step; a stop from outside saves the state and raises Interrupted.
 
-    for each step:
-        stop, if a signal came          # here the state is whole, and all processes agree
-        evaluate, then save, if due     # before the step: a stop in either loses nothing
-        take the next batch             # read ahead; time without it and without work counts
-        start the step                  # the devices compute it while the host continues
-        wait for the step before it     # at most two are under way: memory stays bounded
-        log, if due                     # only here are metrics fetched, and alarms raised
-    evaluate and save the last state
+    The order, and the reason for each part of it::
+
+        for each step:
+            stop, if a signal came       # here the state is complete, and all processes agree
+            evaluate, then save, if due  # before the step: a stop in either loses nothing
+            take the next batch          # read ahead; waiting counts if the devices are idle
+            start the step               # the devices compute it while the host continues
+            wait for the step before it  # at most two run at a time: memory stays bounded
+            log, if due                  # only here metrics are fetched and alarms raised
+        evaluate and save the last state
     """
     running: dict[str, jax.Array] = {}  # metrics of the newest step
 
@@ -156,14 +158,14 @@ def loop(
             save_finite(checkpoints, state)
             raise Interrupted(
                 f"stopped by {stopped}: step {state.step} of {calls.steps.total} is saved; the "
-                "same command goes on from there"
+                "same command resumes from there"
             ) from stopped
     checkpoints.wait()
     return state
 
 
 def save_finite(checkpoints: checkpoint.Checkpoints, state: TrainState) -> None:
-    """Saves at once, without Evaluator.check_finite; UserError for numbers that are not finite."""
+    """Saves at once if all numbers are finite, without Evaluator.check_finite; else UserError."""
     numbers = jax.device_get((state.raw_variables(), state.average))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
         raise UserError(
@@ -175,7 +177,7 @@ def save_finite(checkpoints: checkpoint.Checkpoints, state: TrainState) -> None:
 
 
 def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, Evaluator]:
-    """The training split, and what evaluates on the other; UserError if they do not fit."""
+    """The training split, and the other split's evaluator; UserError if the classes do not fit."""
     source = processes.together(lambda: pipeline.open_split(config, config.data.train_split))
     if (found := len(source.classes)) != config.model.classes:
         raise UserError(
@@ -191,14 +193,14 @@ def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, Evaluato
 
 
 def count_steps(config: ConfigDict, images: int) -> tuple[float, int]:
-    """(steps an epoch, steps in all); UserError if there is none, or the warm-up takes all."""
+    """(steps per epoch, total steps); UserError for no steps, or none after the warm-up."""
     batch_size, epochs = config.optim.batch_size, config.optim.epochs
     steps_per_epoch = max(images / batch_size, config.optim.min_epoch_steps)
     total_steps = round(epochs * steps_per_epoch)
     if total_steps < 1:
         raise UserError(
             f"`epochs`={epochs} makes no step of `optim.batch_size`={batch_size} on {images} "
-            "images: raise or lower them"
+            "images: raise the epochs or lower the batch size"
         )
     warmup_steps = round(config.optim.warmup_epochs * steps_per_epoch)
     if warmup_steps >= total_steps:
@@ -210,7 +212,7 @@ def count_steps(config: ConfigDict, images: int) -> tuple[float, int]:
 
 
 def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str) -> metrics.Writer:
-    """metrics.jsonl, with the line of this start; UserError if the set has changed."""
+    """Adds this start's line to metrics.jsonl; UserError if the number of images has changed."""
     if processes.is_main():
         checkpoint.write_classes(workdir, source.classes)
     images, devices = len(source), jax.devices()
@@ -221,7 +223,7 @@ def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str
         f"{images} images, {steps.total} steps of {steps.batch_size} on {len(devices)} device(s) "
         f"of kind {devices[0].device_kind}"
         + (f" of {n} processes" if (n := jax.process_count()) > 1 else "")
-        + (f", going on at step {steps.start}" if steps.start else "; compiling")
+        + (f", resuming at step {steps.start}" if steps.start else "; compiling")
     )
     return writer
 
@@ -229,7 +231,7 @@ def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str
 def write_results(
     workdir: str, result: dict[str, Any], evaluation: callbacks.EvaluateAndSave
 ) -> None:
-    """eval.json, the page and result.json, by process 0."""
+    """Process 0 writes eval.json, the page and result.json."""
     if not processes.is_main():
         return
     from inception.reporting import page
@@ -244,15 +246,15 @@ def write_results(
 def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any]:
     """Trains `config` in `workdir`, resuming where the last start stopped.
 
-    Every process of the run calls it; process 0 writes. `command`: for the page, the run's own.
+    Every process of the run calls it; process 0 writes. The page shows `command`, the command line.
 
     Returns:
         {'steps', 'images_per_second', 'waiting_for_data': share of the training time,
         'params_digest', 'damaged'} and the keys of `Evaluation.result`.
 
     Raises:
-        UserError: whatever the user can mend.
-        Interrupted: after a signal or a maintenance notice, when the state is saved.
+        UserError: any error that the user can correct.
+        Interrupted: after a signal or a maintenance notice, once the state is saved.
     """
     with locked(json.loads(config.to_json()), workdir), contextlib.ExitStack() as closing:
         mesh = sharding.make_mesh()
@@ -293,6 +295,6 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
             "damaged": len(writer.damaged),
             **evaluation.newest.result(),
         }
-        closing.close()  # before the page reads what they wrote
+        closing.close()  # writes all files that the page reads
         write_results(workdir, result, evaluation)
     return result

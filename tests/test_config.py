@@ -329,9 +329,9 @@ def test_the_reference_of_a_pattern_and_an_experiment(capsys: pytest.CaptureFixt
 
 
 def test_the_page_is_current() -> None:
-    page = (ROOT / "docs/knobs.md").read_text()
+    page = (ROOT / "docs/reference/knobs.md").read_text()
     now = command.to_markdown(command.rows(BASE)) + "\n"
-    assert page == now, "run: python -m inception.cli.knobs > docs/knobs.md"
+    assert page == now, "run: python -m inception.cli.knobs > docs/reference/knobs.md"
 
 
 def test_the_table_and_its_page_import_nothing_heavy() -> None:

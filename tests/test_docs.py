@@ -26,11 +26,11 @@ from tests import tiny
 from tests.formats import test_pretrained
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES += sorted((ROOT / "experiments").glob("[!_]*.py"))
+DOCS = sorted(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts)
+PAGES = [ROOT / "README.md", *DOCS, *sorted((ROOT / "experiments").glob("[!_]*.py"))]
 SMALL = [
-    "--config.model.width=0.05", "--config.model.norm=lrn", "--config.model.dtype=float32", "--config.input_px=65",
-    "--config.data.resize_px=65", "--config.optim.batch_size=8", "--config.optim.warmup_epochs=0",
+    "--config.model.width=0.05", "--config.model.norm=none", "--config.model.heads=false", "--config.model.dtype=float32",
+    "--config.input_px=33", "--config.data.resize_px=33", "--config.optim.batch_size=8", "--config.optim.warmup_epochs=0",
     "--config.run.eval_batch_size=8", "--config.run.workers=2", "--config.optim.learning_rate=1e-4",
     "--config.optim.min_epoch_steps=0",
 ]  # fmt: skip
@@ -53,15 +53,28 @@ def commands(page: pathlib.Path, *, inline: bool = False) -> list[list[str]]:
     return [argv for argv in split if argv]
 
 
-LONG = ("guide", "reproduce")  # minutes each
+def name(page: pathlib.Path) -> str:
+    return str(page.relative_to(ROOT).with_suffix(""))
+
+
+LONG = ("docs/how-to/imagenet", "docs/how-to/speed", "docs/how-to/variants")  # minutes each
 RUN = [
-    pytest.param(p, marks=pytest.mark.faults if p.stem in LONG else pytest.mark.slow)
+    pytest.param(p, marks=pytest.mark.faults if name(p) in LONG else pytest.mark.slow)
     for p in PAGES
     if p.parent != ROOT / "experiments" and commands(p)
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [p for p in PAGES if p.suffix == ".md"], ids=name)
+def test_pages_are_short_and_link_to_files(page: pathlib.Path) -> None:
+    text = page.read_text()
+    if page.parent.name != "notes":
+        assert len(text.splitlines()) <= (130 if page.name == "README.md" else 200)
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_flag_and_knob_is_there(page: pathlib.Path, monkeypatch) -> None:
     def check(args, overrides: list[str]) -> dict:
         if args.takes_knobs:
@@ -150,12 +163,18 @@ def train(argv: list[str]) -> int:
 
 
 def supply(argv: list[str]) -> None:
-    """The runs and studies that a command reads and the page has not made: copies of its last."""
+    """The runs and studies that a command reads and the page did not make: copies of its last, or of weights/bvlc."""
     paths = [a for a in argv if a.startswith("runs/")]
     for a in argv:
         if a.startswith("--checkpoints="):
             paths += a.removeprefix("--checkpoints=").split(",")
-    made = sorted(pathlib.Path("runs").glob("*/config.json"), key=os.path.getmtime)
+    paths += [
+        a.removeprefix("--workdir=")
+        for a in argv
+        if a.startswith("--workdir=runs/") and argv[0] == "eval"
+    ]
+    runs = sorted(pathlib.Path("runs").glob("*/config.json"), key=os.path.getmtime)
+    made = [pathlib.Path("weights/bvlc/config.json"), *runs]
     for path in map(pathlib.Path, paths):
         if not path.exists():
             point = path / "0" if argv[0] == "report" else path
@@ -182,7 +201,7 @@ def extra_of(argv: list[str]) -> str:
     return next((e for flag, e in EXTRAS.items() if any(a.startswith(flag) for a in argv)), "")
 
 
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", RUN, ids=name)
 def test_the_commands(page: pathlib.Path, world: pathlib.Path, capfd) -> None:
     """First what makes stores and runs, then what reads them; then the page's Python."""
     if page.stem == "export":
@@ -191,8 +210,6 @@ def test_the_commands(page: pathlib.Path, world: pathlib.Path, capfd) -> None:
     for argv in sorted(commands(page), key=lambda argv: (*makes, argv[0]).index(argv[0])):
         if any(a.startswith(NEEDING) for a in argv):
             continue
-        if page.stem == "README" and (argv[0] == "bench" or "--measure" in argv):
-            continue  # a minute each; the guide has them too
         supply(argv)
         argv, extra = small(argv), extra_of(argv)
         if tuple(argv) in ONCE:
@@ -209,9 +226,11 @@ def test_the_commands(page: pathlib.Path, world: pathlib.Path, capfd) -> None:
     if page.stem != "export":  # whose file test_export.py reads
         for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.DOTALL):
             exec(block, {})
-    if page.stem == "guide":
+    if page.stem == "sweeps":
         assert len(pathlib.Path("heads.csv").read_text().splitlines()) == 2
+    if page.stem == "evaluate":
         assert len(pathlib.Path("top5.jsonl").read_text().splitlines()) == 6
+    if page.stem == "prepare":
         assert json.loads(pathlib.Path("runs/stored/result.json").read_text())["steps"] == 3
-    if page.stem == "reproduce":
+    if page.stem == "imagenet":
         assert re.search(r"^\W*7 +144 ", printed, re.MULTILINE), printed

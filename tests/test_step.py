@@ -191,9 +191,9 @@ def test_remat_computes_the_same_in_less_memory(on_eight) -> None:
 @pytest.mark.parametrize(
     ("batch_size", "accumulate", "message"),
     [
-        (40, 4, "batch_size=40 is not divided by the 8 devices times config.optim.accumulate=4: "
+        (40, 4, "batch_size=40 is not divisible by the 8 devices times config.optim.accumulate=4: "
                 "take 32 or 64"),
-        (8, 2, "batch_size=8 is not divided by the 8 devices times config.optim.accumulate=2: "
+        (8, 2, "batch_size=8 is not divisible by the 8 devices times config.optim.accumulate=2: "
                "take 16"),
     ],
 )  # fmt: skip

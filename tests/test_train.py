@@ -143,9 +143,9 @@ def test_run_knobs_may_change_and_others_may_not(unbroken, tmp_path: pathlib.Pat
     [
         ("config.json", '{"architectures": ["GoogLeNet"]}', "it is no config of this project"),
         ("config.json", "[]", "it is no config of this project"),
-        ("classes.txt", "bird\n", "has classes.txt of no run: choose another"),
-        ("report.html", "<html>", "has report.html of no run"),
-        ("lock", "a poem", "lock was written by no run"),
+        ("classes.txt", "bird\n", "has classes.txt, no config: choose another"),
+        ("report.html", "<html>", "has report.html, no config"),
+        ("lock", "a poem", "lock was not written by a run"),
     ],
 )
 def test_a_folder_with_files_of_others_is_no_workdir(

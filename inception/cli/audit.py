@@ -1,4 +1,4 @@
-"""parameters and operations, row by row, beside the paper's"""
+"""count parameters and multiply-adds of each row, beside the paper's"""
 
 from inception.cli import flags
 from inception.config import NETWORK, load_config

@@ -1,4 +1,4 @@
-"""how fast it is on this machine, compilation apart"""
+"""measure speed on this machine, without compilation"""
 
 from inception.cli import flags
 from inception.config import NETWORK, TRAINING, load_config
@@ -10,7 +10,7 @@ def add_flags(parser: flags.Parser) -> None:
     text = "a training step (default), a forward pass, or the loader's batches"
     add("--what", choices=("train", "eval", "input"), default="train", help=text)
     add("--batch_size", type=flags.whole_number, metavar="N", help="default: the config's own")
-    add("--profile", action="store_true", help="and where the time goes, layer by layer")
+    add("--profile", action="store_true", help="also show the time of each layer")
 
 
 def run(args: flags.Args, overrides: list[str]) -> flags.Result:

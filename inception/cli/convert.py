@@ -1,4 +1,4 @@
-"""published weights of another framework -> a checkpoint of ours"""
+"""convert published weights of another framework to a checkpoint"""
 
 import json
 
@@ -13,7 +13,7 @@ def add_flags(parser: flags.Parser) -> None:
     text = "bvlc_googlenet.caffemodel; or torchvision's googlenet, .pth or .safetensors"
     add("--input", required=True, metavar="FILE", help=text)
     add("--output", required=True, metavar="DIR", help="a new folder")
-    text = "names of the outputs, a line each (default: ImageNet's if they are 1,000)"
+    text = "class names, one per line (default: ImageNet's for 1,000 classes)"
     add("--classes", default="", metavar="FILE", help=text)
 
 
@@ -40,12 +40,12 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
         f"{'with' if config.model.heads else 'without'} auxiliary heads: {args.output}"
     )
     for key, why in (
-        ("ignored", "the network has no place for"),
-        ("missing", "the network could have, and the file lacks"),
+        ("ignored", "not in the network"),
+        ("missing", "not in the file"),
     ):
         if names := result[key]:
             more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-            print(f"{key}, what {why}: {', '.join(names[:12])}{more}")
+            print(f"{key}, {why}: {', '.join(names[:12])}{more}")
     print(
         f"Evaluate it on class folders in FOLDER/val: launch.py eval --workdir={args.output} "
         "--config.data.path=FOLDER; on class folders in FOLDER itself, with --split=all"

@@ -1,4 +1,4 @@
-"""exact top-1 and top-5 error of the newest checkpoint, as in the paper's Table 3"""
+"""compute exact top-1 and top-5 error of the newest checkpoint, as in the paper's Table 3"""
 
 from typing import Any
 
@@ -12,19 +12,19 @@ def add_flags(parser: flags.Parser) -> None:
     flags.add_processes(parser)
     add = parser.add_argument
     add("--workdir", default="", metavar="DIR", help="a run, or converted weights")
-    text = "instead: an ensemble"
+    text = "instead of --workdir: an ensemble"
     add("--checkpoints", type=flags.folders, default=[], metavar="DIR,DIR,...", help=text)
-    text = "1 (default), 10 or 144 crops an image; several come out of one pass"
+    text = "1 (default), 10 or 144 crops per image; several values share one pass"
     add("--crops", type=flags.several_views, default=[1], metavar="N,...", help=text)
-    add("--predictions", default="", metavar="FILE", help="a JSON line an image")
-    add("--per_class", default="", metavar="FILE", help="CSV of accuracy by class")
-    text = "default: config.data.eval_split; all: the whole of a folder that has no splits"
+    add("--predictions", default="", metavar="FILE", help="write a JSON line per image")
+    add("--per_class", default="", metavar="FILE", help="write a CSV of accuracy by class")
+    text = "default: config.data.eval_split; all: a whole folder without splits"
     add("--split", default="", help=text)
     add("--best", action="store_true", help="the best checkpoint, not the newest")
 
 
 def evaluation_config(workdir: str, file: str, overrides: list[str]) -> Any:
-    """Of --config, or the run's own; UserError where its network or input is not the run's."""
+    """Loads --config, or the run's; UserError if its network or normalization is not the run's."""
     from inception.model import FREE_KNOBS
 
     config = load_config(file, overrides, EVALUATION) if file else run_config(workdir, overrides)

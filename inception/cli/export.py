@@ -1,4 +1,4 @@
-"""a trained network as one file, for other programs"""
+"""write a trained network as one file, for other programs"""
 
 import pathlib
 
@@ -12,12 +12,12 @@ def add_flags(parser: flags.Parser) -> None:
     add("--best", action="store_true", help="the best checkpoint, not the newest")
     text = "the suffix chooses the format: .safetensors, .stablehlo or .onnx"
     add("--output", required=True, metavar="FILE", help=text)
-    text = "of .stablehlo, for that batch size alone (default: any)"
+    text = "for .stablehlo: a fixed batch size (default: any)"
     add("--batch_size", type=flags.whole_number, metavar="N", help=text)
-    text = "of .onnx: weights and activations in 8 bits, which needs --calibration"
+    text = "for .onnx: 8-bit weights and activations; needs --calibration"
     add("--int8", action="store_true", help=text)
     text = (
-        "of --int8: pictures for the ranges of activations, a folder or a .txt with a path a line"
+        "for --int8: pictures for the ranges of activations, a folder or a .txt with a path a line"
     )
     add("--calibration", default="", metavar="PATH", help=text)
 
@@ -36,7 +36,7 @@ def run(args: flags.Args, _overrides: list[str]) -> flags.Result:
     if args.int8 and suffix != ".onnx":
         raise CommandLineError("--int8 is for --output=FILE.onnx")
     if args.int8 and not args.calibration:
-        raise CommandLineError("--int8 needs --calibration=PATH, pictures of the kind to be seen")
+        raise CommandLineError("--int8 needs --calibration=PATH, pictures like those to classify")
     if args.calibration and not args.int8:
         raise CommandLineError("--calibration is for --int8")
     if "://" in args.output:

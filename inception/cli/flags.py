@@ -1,4 +1,4 @@
-"""What several commands share: types of flags, the config's flags, those of processes and jobs."""
+"""Flags that several commands share: their types, and flags of the config, processes and jobs."""
 
 import argparse
 import itertools
@@ -25,21 +25,21 @@ LAUNCHER_FLAGS = {  # --on -> flags for it
 
 
 def values(args: Args, *names: str) -> dict[str, Any]:
-    """{name: value} of some flags, for a function whose parameters have their names."""
+    """{name: value} of some flags, as keyword arguments of a function."""
     return {name: getattr(args, name) for name in names}
 
 
 def errors(result: Result, classes: int) -> str:
-    """The line about an evaluation; of five classes or fewer each is among the top five."""
+    """The line about an evaluation; no top-5 for five classes or fewer, where it is always 0."""
     top5 = f", top-5 error {result['top5_error']:.2f}%" if classes > 5 else ""
     return f"top-1 error {result['top1_error']:.2f}%{top5} on {result['count']} images"
 
 
-# Types for argparse: what they raise ends the command with exit status 2.
+# Types for argparse: their errors end the command with exit status 2.
 
 
 def folders(text: str) -> list[str]:
-    """'a,b' -> ['a', 'b']; commas may be in the name of a folder that is there."""
+    """'a,b' -> ['a', 'b']; an existing folder's name may contain commas."""
     names, rest = [], text.split(",")
     while rest:
         starts = range(len(rest), 1, -1)
@@ -97,7 +97,7 @@ def add_config(parser: Parser, default: str, shown: str = "") -> None:
 
 
 def add_knobs(parser: Parser) -> None:
-    """--config.any.knob=VALUE, which argparse does not know: `run` has them as overrides."""
+    """Allows --config.any.knob=VALUE; argparse does not know them, `run` gets them as overrides."""
     parser.set_defaults(takes_knobs=True)
     parser.epilog = (
         "Any knob can be changed, as in --config.data.resize=short: launch.py knobs lists them."
@@ -106,7 +106,7 @@ def add_knobs(parser: Parser) -> None:
 
 def add_processes(parser: Parser) -> None:
     """The flags of one of several processes, for `join_processes`."""
-    text = "SLURM, TPU pods, Open MPI and Kubernetes tell these themselves"
+    text = "SLURM, TPU pods, Open MPI and Kubernetes set these themselves"
     add = parser.add_argument_group("one of several processes", text).add_argument
     add("--coordinator_address", metavar="HOST:PORT", help="of process 0")
     add("--num_processes", type=int, metavar="N")
@@ -127,16 +127,16 @@ def join_processes(args: Args) -> None:
 
 
 def add_launchers(parser: Parser) -> None:
-    """--on, and what a job of a cluster or a cloud asks for."""
-    text = "this machine, a job of SLURM, or of SkyPilot; see docs/launching.md"
+    """--on, and the resources of a job on a cluster or in a cloud."""
+    text = "this machine, a SLURM job, or a SkyPilot job; see docs/how-to/clusters.md"
     parser.add_argument("--on", choices=("local", "slurm", "sky"), default="local", help=text)
     parser.add_argument("--dry_run", action="store_true", help="print what would be launched")
     group = parser.add_argument_group("--on=slurm", "each overrides what --cluster=FILE says")
     add = group.add_argument
-    add("--cluster", default="", metavar="FILE", help="TOML file of what follows")
+    add("--cluster", default="", metavar="FILE", help="TOML file of the flags below")
     add("--partition", metavar="NAME")
     add("--account", metavar="NAME")
-    add("--time", metavar="TIME", help="of one turn, as sbatch has it; it goes on")
+    add("--time", metavar="TIME", help="limit of one turn, as for sbatch; the job then resumes")
     add("--gpus_per_node", type=whole_number, metavar="N")
     add("--tasks_per_node", type=whole_number, metavar="N", help="default: one for each GPU")
     add("--cpus_per_task", type=whole_number, metavar="N")
@@ -144,16 +144,16 @@ def add_launchers(parser: Parser) -> None:
     add("--nodes", type=whole_number, metavar="N", help="default: 1")
     add = parser.add_argument_group("--on=sky", "through SkyPilot").add_argument
     add("--accelerators", default="", metavar="NAME", help="tpu-v5litepod-64, H100:8, ...")
-    add("--infra", default="", help="cloud/region/zone or k8s; default: the cheapest there is")
+    add("--infra", default="", help="cloud/region/zone or k8s; default: the cheapest")
     add("--spot", action="store_true", help="on machines that may be taken away")
     several: dict[str, Any] = {"type": assignment, "action": "append", "default": []}
-    text = "a bucket's folder that is copied to each host"
+    text = "copy a bucket's folder to PATH on each host"
     add("--copy", **several, metavar="PATH=gs://...", help=text)
     add("--env", **several, metavar="NAME=VALUE", help="a variable for the command")
 
 
 def launcher_flags(args: Args) -> dict[str, Any]:
-    """{name: value} of the flags for --on; CommandLineError for others, and files it lacks."""
+    """{name: value} of the flags for --on; CommandLineError for others, and for files it lacks."""
     own = LAUNCHER_FLAGS[args.on]
     for name in itertools.chain(*LAUNCHER_FLAGS.values()):
         value = getattr(args, name, None)
@@ -168,7 +168,7 @@ def launcher_flags(args: Args) -> dict[str, Any]:
 
 
 def without_launchers(argv: list[str]) -> list[str]:
-    """The command line that runs in the job."""
+    """The command line that runs in the job, without the launchers' flags."""
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_launchers(known)
     return known.parse_known_args(argv)[1]
@@ -178,7 +178,7 @@ def _check_is_on_hosts(config: str, from_run: str) -> None:
     if from_run and "://" not in from_run:
         raise CommandLineError(
             f"--from_run={from_run} is a folder of this machine, which those of --on=sky lack: "
-            "copy its config.json into a bucket, as to gs://BUCKET/RUN, and name that"
+            "copy its config.json to a bucket, as gs://BUCKET/RUN, and give that"
         )
     if not config:
         return

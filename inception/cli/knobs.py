@@ -1,4 +1,4 @@
-"""every knob: its value, type, choices or bounds, and reason"""
+"""list every knob: its value, type, choices or bounds, and reason"""
 
 import difflib
 import re
@@ -18,8 +18,8 @@ NAME_WIDTH = 2 + max(map(len, KNOBS))
 def add_flags(parser: flags.Parser) -> None:
     parser.set_defaults(takes_knobs=True)
     add = parser.add_argument
-    add("pattern", nargs="?", default="", metavar="PATTERN", help="in the knob's name or reason")
-    text = f"whose values (default: {flags.BASE_CONFIG}, all the defaults)"
+    add("pattern", nargs="?", default="", metavar="PATTERN", help="part of a knob's name or reason")
+    text = f"experiment whose values to list (default: {flags.BASE_CONFIG}, the defaults)"
     add("--config", default=flags.BASE_CONFIG, metavar="FILE", help=text)
 
 
@@ -55,7 +55,7 @@ def rows(config: str, overrides: Sequence[str] = (), pattern: str = "") -> list[
 
 
 def to_text(found: Sequence[dict[str, Any]], *, width: int) -> str:
-    """The rows for a terminal: names on the left, what is said of each on the right."""
+    """The rows for a terminal: names on the left, values and reasons on the right."""
     lines, right, width = [], " " * NAME_WIDTH, max(width, NAME_WIDTH + 30)
     for group, members in _groups(found).items():
         if group in GROUPS:
@@ -71,11 +71,11 @@ def to_text(found: Sequence[dict[str, Any]], *, width: int) -> str:
 
 
 def to_markdown(found: Sequence[dict[str, Any]]) -> str:
-    """The rows as a page: a section a group, a table in each."""
+    """The rows as a page: a section with a table for each group."""
     lines = [
         "# Knobs",
         "",
-        "<!-- Made by: python -m inception.cli.knobs > docs/knobs.md -->",
+        "<!-- Made by: python -m inception.cli.knobs > docs/reference/knobs.md -->",
         "",
         "`--config.KNOB=VALUE` changes a knob of any command that takes `--config`.",
         "`launch.py knobs [PATTERN] [--config=FILE]` prints this with the values of an experiment.",
@@ -99,7 +99,7 @@ def _groups(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _as_typed(value: Any) -> str:
-    """A value as a flag has it."""
+    """A value as a flag takes it."""
     if value is None:
         return "yours to give"
     return str(value).replace(" ", "") if value != "" else "''"
@@ -110,5 +110,5 @@ def _kind(row: dict[str, Any]) -> str:
     return f"{row['type']}: {words}" if words else row["type"]
 
 
-if __name__ == "__main__":  # python -m inception.cli.knobs > docs/knobs.md
+if __name__ == "__main__":  # python -m inception.cli.knobs > docs/reference/knobs.md
     print(to_markdown(rows(flags.BASE_CONFIG)))

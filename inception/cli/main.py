@@ -33,7 +33,7 @@ FAILED = {
     "predict": "rejected",
     "eval": "unwritten",
     "plan": "too_large",
-}  # lines that make the exit status 1
+}  # command -> key of the result whose lines make the exit status 1
 LESS_MEMORY = (
     "Give a smaller config.run.eval_batch_size; to train config.optim.accumulate=2 or more, or "
     "config.model.remat=true; to bench a smaller --batch_size"
@@ -58,18 +58,18 @@ def parser(command: str) -> argparse.ArgumentParser:
 
 
 def name_a_command(argv: list[str]) -> int:
-    """What a line says that begins with no command, and the exit status."""
+    """Answers a command line that begins with no command; returns the exit status."""
     top = argparse.ArgumentParser(
         prog="launch.py",
         description="GoogLeNet (Szegedy et al., 2014): train, evaluate, look.",
         epilog="Exit status: 0 done, 1 the work failed, 2 the command line was wrong, 75 stopped "
-        "from outside: train and sweep go on with the same command.",
+        "from outside: train and sweep resume with the same command.",
     )
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for name in COMMANDS:
         commands.add_parser(name, help=module(name).__doc__)
     if argv:
-        top.parse_known_args(argv)  # ends it at --help, or at a word that is no command
+        top.parse_known_args(argv)  # exits at --help, or at an unknown command
         print(f"launch.py: {argv[0]}: name a COMMAND first; see launch.py --help", file=sys.stderr)
     else:
         top.print_help()
@@ -79,11 +79,11 @@ def name_a_command(argv: list[str]) -> int:
 def main(argv: list[str]) -> int:
     """Runs one command; returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # whatever the locale; names as they are
+        if isinstance(stream, io.TextIOWrapper):  # for every locale and file name
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     if not argv or argv[0] not in COMMANDS:
         return name_a_command(argv)
-    # Without the knobs: after a flag that it does not know argparse takes no positional argument.
+    # Without the knobs: argparse takes no positional argument after an unknown flag.
     knobs = [a for a in argv if re.match(r"--?config\.[^=]+=", a)]
     own = [a for a in argv[1:] if a not in knobs]
     args, rest = parser(argv[0]).parse_known_intermixed_args(own)
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
         choose_platforms()
     try:
         check_knobs(args, overrides)
-        others = getattr(args, "processes", 1) > 1 or getattr(args, "restarts", 0)  # print it
+        others = getattr(args, "processes", 1) > 1 or getattr(args, "restarts", 0)  # they print it
         with stdout_to_stderr() if args.json and not others else contextlib.nullcontext():
             result = module(args.command).run(args, overrides)
     except (Exception, KeyboardInterrupt) as error:
@@ -111,7 +111,7 @@ def main(argv: list[str]) -> int:
 
 
 def choose_platforms() -> None:
-    """Before JAX is imported: CPU alone, where all that it would find are compilers."""
+    """Before JAX is imported, selects the CPU if only compilers for accelerators are installed."""
     if any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
         from inception.runtime import platforms
 
@@ -119,14 +119,14 @@ def choose_platforms() -> None:
 
 
 def check_knobs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Raises CommandLineError where what argparse does not know changes no knob."""
+    """Raises CommandLineError for an argument that is neither a flag nor an override."""
     for argument in overrides:
         if not args.takes_knobs or re.match(r"-(?!-?(no)?config\.)", argument):
             raise CommandLineError(f"unknown flag {argument}; see launch.py {args.command} --help")
 
 
 def explain(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
-    """The line about an error that the user can mend, and the exit status; raises a bug again."""
+    """The line and exit status of an error that the user can fix; re-raises a bug."""
     text = str(error)
     if isinstance(error, CommandLineError | UserError | OSError):
         status = 2 if isinstance(error, CommandLineError) else getattr(error, "status", 1)
@@ -137,7 +137,7 @@ def explain(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
     if processes and processes.is_lost_peer(error):
         return (
             "another process of the run has ended or is out of reach "
-            f"({text.splitlines()[0]}). What is saved is kept: the same command goes on from there",
+            f"({text.splitlines()[0]}). Saved state is kept: the same command resumes from there",
             Interrupted.status,
         )
     if "RESOURCE_EXHAUSTED" in text and "memory" in text:
@@ -146,10 +146,10 @@ def explain(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
 
 
 def as_flags(text: str, flags: Collection[str]) -> str:
-    """A message with its backquoted parameters as a command's flags, and knobs as config.KNOB.
+    """Rewrites a message's backquoted parameters as a command's flags or as config.KNOB.
 
-    `output` -> --output, `path` -> config.data.path, `path=...`, which is to be given, ->
-    --config.data.path=... Flags come before knobs of the same name.
+    `output` -> --output, `path` -> config.data.path, `path=...`, with a value to give, ->
+    --config.data.path=... A flag takes precedence over a knob of the same name.
     """
 
     def flag(match: re.Match[str]) -> str:
@@ -167,7 +167,7 @@ def as_flags(text: str, flags: Collection[str]) -> str:
 
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Within it whatever prints, in C as well, prints to stderr."""
+    """Context manager: sends stdout to stderr, that of C code too."""
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)
@@ -186,20 +186,20 @@ def is_main_process() -> bool:
 
 
 def on_sigterm(_number: int, _frame: Any) -> None:
-    """What SIGTERM does where nothing is saved by it."""
+    """Ends the process at SIGTERM, where there is nothing to save."""
     print("launch.py: stopped by SIGTERM", file=sys.stderr)
     raise SystemExit(Interrupted.status)
 
 
 def run_process(function: Callable[[list[str]], int], argv: list[str]) -> NoReturn:
-    """Ends this process with the status that function(argv) returns; after a failure at once.
+    """Ends this process with the status of function(argv); after a failure without cleaning up.
 
-    Threads that still compile, or other processes that wait for this one, would keep it.
+    A clean end would wait for threads that compile, and for the run's other processes.
     """
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
         status = function(argv)
-    except SystemExit as error:  # of argparse, and of `on_sigterm`
+    except SystemExit as error:  # from argparse and `on_sigterm`
         status = error.code if isinstance(error.code, int) else 1
     except BaseException:
         traceback.print_exc()
@@ -209,5 +209,5 @@ def run_process(function: Callable[[list[str]], int], argv: list[str]) -> NoRetu
     if status in (0, 2):
         sys.exit(status)
     if "inception.runtime.processes" in sys.modules and is_main_process():
-        time.sleep(1)  # the others fail by themselves, or JAX ends them with a page of its own
+        time.sleep(1)  # lets the others fail first: else JAX aborts them with a long text
     os._exit(status)

@@ -1,4 +1,4 @@
-"""steps, FLOPs, memory and hours of a run, before it"""
+"""estimate the steps, FLOPs, memory and hours of a run"""
 
 from inception.cli import flags
 from inception.config import NETWORK, CommandLineError, load_config
@@ -6,12 +6,12 @@ from inception.config import NETWORK, CommandLineError, load_config
 
 def add_flags(parser: flags.Parser) -> None:
     flags.add_config(parser, default=flags.DEFAULT_CONFIG)
-    text = "to train on, where the set is not here"
+    text = "images to train on, without the set itself"
     parser.add_argument("--images", type=flags.whole_number, metavar="N", help=text)
     add = parser.add_mutually_exclusive_group().add_argument
-    add("--images_per_second", type=flags.positive, metavar="X", help="in training, for the hours")
-    add("--measure", action="store_true", help="or at this machine's rate")
-    text = "or on devices that are not here: h100:8, v5e:4x4, ...; see docs/guide.md"
+    add("--images_per_second", type=flags.positive, metavar="X", help="training rate for the hours")
+    add("--measure", action="store_true", help="measure this machine's rate")
+    text = "on devices that this machine lacks: h100:8, v5e:4x4, ...; see docs/how-to/speed.md"
     add("--topology", metavar="NAME", help=text)
     add = parser.add_argument_group("with --topology").add_argument
     text = "a training step (default), or a forward pass"
@@ -47,7 +47,7 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
 
 
 def run_elsewhere(args: flags.Args, overrides: list[str]) -> flags.Result:
-    """--topology: the program for devices that are not here."""
+    """--topology: compiles for devices that this machine lacks."""
     if args.images and args.what == "eval":
         raise CommandLineError("--images is for the hours of --what=train")
     config = load_config(args.config, overrides, NETWORK)

@@ -1,4 +1,4 @@
-"""what is in pictures: the likeliest classes"""
+"""print the likeliest classes of pictures"""
 
 import collections
 import itertools
@@ -17,15 +17,15 @@ def add_flags(parser: flags.Parser) -> None:
     text = "a run, or converted weights; several are an ensemble"
     add("--checkpoint", type=flags.folders, required=True, metavar="DIR[,DIR...]", help=text)
     add("--best", action="store_true", help="the best checkpoint, not the newest")
-    add("--topk", type=flags.whole_number, default=5, help="classes of each (default: 5)")
+    add("--topk", type=flags.whole_number, default=5, help="classes per image (default: 5)")
     add("--crops", type=flags.views, default=1, help="1 (default), 10 or 144, averaged")
-    text = "draw where each of these classes was seen in the central crop, a PNG an image"
+    text = "draw where the central crop shows each of these classes, one PNG per image"
     add("--cam", default="", metavar="DIR", help=text)
     add("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a .txt with a path a line")
 
 
 def free_name(stem: str, taken: set[str]) -> str:
-    """STEM.png, or where that is taken, or a file, STEM-2.png, ...; it is taken from now on."""
+    """Takes STEM.png, or STEM-2.png, ... if that name is taken or a file; adds it to `taken`."""
     endings = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
     names = (f"{stem}{ending}.png" for ending in endings)
     name = next(n for n in names if n not in taken and not os.path.lexists(n))

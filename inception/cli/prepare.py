@@ -1,4 +1,4 @@
-"""ImageNet's tars, or any TFDS set, -> ArrayRecord; or a store that trains faster"""
+"""write ImageNet's tars or a TFDS set as ArrayRecord, or a store that trains faster"""
 
 import functools
 
@@ -14,14 +14,14 @@ def add_flags(parser: flags.Parser) -> None:
     text = "instead: a folder of class folders, or what TFDS prepared"
     add("--source", default="", metavar="DIR", help=text)
     add("--output", required=True, metavar="DIR", help="a new folder")
-    text = "write a store: every image once more, its shorter side at most this"
+    text = "write a store: a copy of every image, its shorter side at most PX"
     add("--short_side", type=flags.whole_number, metavar="PX", help=text)
     percent = functools.partial(flags.whole_number, most=100)
     add("--quality", type=percent, default=90, help="of the store's JPEGs, 1 to 100 (default: 90)")
-    text = "of the store: rgb is plain pixels, 9 to 10 times the bytes and no decoding"
+    text = "format of the store: rgb is plain pixels, 9 to 10 times the bytes, no decoding"
     add("--format", choices=("jpeg", "rgb"), default="jpeg", help=text)
     bits = functools.partial(flags.whole_number, least=8, most=32)
-    text = "in use, of pictures stored with 16 or 32 a channel (default: 16)"
+    text = "bits in use, of pictures with 16 or 32 per channel (default: 16)"
     add("--bits", type=bits, default=0, metavar="N", help=text)
 
 
@@ -29,9 +29,9 @@ def run(args: flags.Args, _overrides: list[str]) -> flags.Result:
     if bool(args.source) == bool(args.tars or args.name):
         raise CommandLineError("give --tars, --name or both; or else --source")
     if args.source and args.short_side is None:
-        raise CommandLineError("--source is there to write a store from: give --short_side")
+        raise CommandLineError("--source is for writing a store: give --short_side")
     if args.bits and args.short_side is None:
-        raise CommandLineError("--bits is of a store; of records it is --config.data.bits")
+        raise CommandLineError("--bits is for a store; for records it is --config.data.bits")
     from inception.data import prepare
 
     names = ("tars", "name", "source", "output", "short_side", "quality", "format", "bits")

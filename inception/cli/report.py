@@ -1,4 +1,4 @@
-"""a page about one run or several, or a table"""
+"""write a page or a table about one run or several"""
 
 from inception.cli import flags
 

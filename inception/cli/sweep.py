@@ -1,4 +1,4 @@
-"""train every point of the experiment's sweep(); those that are finished stay as they are"""
+"""train every point of the experiment's sweep(), except finished ones"""
 
 from inception.cli import flags
 
@@ -7,10 +7,10 @@ def add_flags(parser: flags.Parser) -> None:
     flags.add_config(parser, default="experiments/ensemble.py")
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="a folder of runs: 0, 1, ...")
-    add("--sweep", default="", metavar="NAME", help="sweep_NAME() of the experiment, not sweep()")
-    text = "instead: Optuna chooses so many points from the experiment's space()"
+    add("--sweep", default="", metavar="NAME", help="the experiment's sweep_NAME(), not sweep()")
+    text = "instead: Optuna chooses TRIALS points from the experiment's space()"
     add("--search", type=flags.whole_number, metavar="TRIALS", help=text)
-    text = "points at a time; here they share the cores (default: 1, on SLURM all)"
+    text = "points at a time; local ones share the cores (default: 1; of a SLURM sweep 256)"
     add("--workers", type=flags.whole_number, metavar="N", help=text)
     flags.add_launchers(parser)
 

@@ -1,4 +1,4 @@
-"""train, or go on where DIR stopped"""
+"""train a network, or resume the run in DIR"""
 
 import functools
 import pathlib
@@ -14,18 +14,18 @@ def add_flags(parser: flags.Parser) -> None:
     flags.add_processes(parser)
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="the run's folder")
-    add("--from_run", default="", metavar="DIR", help="instead of --config: as that run was")
+    add("--from_run", default="", metavar="DIR", help="instead of --config: that run's config")
     flags.add_launchers(parser)
     add = parser.add_argument_group("--on=local").add_argument
     number = flags.whole_number
-    add("--processes", type=number, default=1, metavar="N", help="so many on this machine")
-    text = "start again up to K times when a process was killed or lost"
+    add("--processes", type=number, default=1, metavar="N", help="processes on this machine")
+    text = "restart up to K times after a process was killed or lost"
     number = functools.partial(number, least=0)
     add("--restarts", type=number, default=0, metavar="K", help=text)
 
 
 def train_config(args: flags.Args, overrides: list[str]) -> Any:
-    """Of --config, or with --from_run of another run."""
+    """Loads --config, or another run's config with --from_run."""
     if not args.from_run:
         return load_config(args.config or flags.DEFAULT_CONFIG, overrides)
     if args.config:
@@ -34,7 +34,7 @@ def train_config(args: flags.Args, overrides: list[str]) -> Any:
 
 
 def submit(args: flags.Args, resources: dict[str, Any]) -> list[str] | list[int]:
-    """Submits the same command as a job, or with --dry_run prints it; the jobs' ids."""
+    """Submits the same command as a job, or prints it with --dry_run; returns the jobs' ids."""
     command = flags.without_launchers(args.argv)
     if args.on == "sky":
         from inception.launching import sky
@@ -62,10 +62,10 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result | int:
         raise CommandLineError("--dry_run is for --on=slurm and --on=sky")
     if args.processes > 1 or args.restarts:
         if args.coordinator_address:
-            raise CommandLineError("--processes and --restarts start all processes here")
+            raise CommandLineError("--processes, --restarts: leave out --coordinator_address")
         from inception.launching import local
 
-        command = [*local.LAUNCH, *args.argv, "--processes=1", "--restarts=0"]  # the last count
+        command = [*local.LAUNCH, *args.argv, "--processes=1", "--restarts=0"]  # the last counts
         return local.run(command, processes=args.processes, restarts=args.restarts)
     flags.join_processes(args)
     from inception import train

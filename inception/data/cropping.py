@@ -1,4 +1,4 @@
-"""Which part of an image the network sees: training's random crops, the views of evaluation."""
+"""The parts of an image that the network sees: random crops in training, views in evaluation."""
 
 import collections
 import dataclasses
@@ -14,7 +14,7 @@ from PIL import Image
 from inception import UserError
 from inception.data.decoding import Box, Picture
 
-ATTEMPTS = 10  # at a crop that fits into the image
+ATTEMPTS = 10  # draws of a crop, until one fits into the image
 # Random numbers of a training crop: area and aspect of each attempt; left, top; mirror;
 # interpolation.
 UNIFORMS = 2 * ATTEMPTS + 4
@@ -32,15 +32,15 @@ def inception_crop(
     """The paper's crop: a box (left, top, right, bottom) in pixels, section 6.
 
     Its share of the area is uniform in `area_range`, its aspect ratio log-uniform in
-    `aspect_range`, its position uniform. Of 10 draws the first that fits is taken, or else the
-    largest central box of the nearest allowed aspect ratio is taken.
+    `aspect_range`, its position uniform. The first of 10 draws that fits into the image is used;
+    if none fits, the largest central box of the nearest allowed aspect ratio.
 
     Args:
         uniforms: at least 22 numbers from [0, 1).
     """
     low, high = area_range
     log_low, log_high = (math.log(a) for a in aspect_range)
-    draws = uniforms.tolist()  # Python's own numbers are quicker here than NumPy's
+    draws = uniforms.tolist()  # Python's floats are faster here than NumPy's
     for i in range(0, 2 * ATTEMPTS, 2):
         area = width * height * (low + (high - low) * draws[i])
         aspect = math.exp(log_low + (log_high - log_low) * draws[i + 1])
@@ -69,8 +69,8 @@ def training_crop(
 ) -> None:
     """Fills `out`, uint8 [px, px, 3], contiguous, with the crop that the uniform numbers choose.
 
-    Sampler 'inception': the paper's crop, resized. 'caffe': the image squashed to resize_px x
-    resize_px, and a crop of it at a random position. Both: mirrored half the time if `mirror`,
+    Sampler 'inception': the paper's crop, resized. 'caffe': a crop at a random position of the
+    image squashed to resize_px x resize_px. Both: mirrored half the time if `mirror`,
     interpolation drawn from `interpolations`.
 
     Args:
@@ -103,22 +103,22 @@ class Crop(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """What evaluation averages over: uint8 [input_px, input_px, 3], so many of each image.
+    """The crops of an image that evaluation averages over, each uint8 [input_px, input_px, 3].
 
-    1: the image resized, its centre. 10: centre and four corners, each also mirrored. 144: the
-    paper's, section 7: at 4 scales (the shorter side resize_px times 8/8, 9/8, 10/8 and 11/8:
-    256, 288, 320, 352) 3 squares, and of each the centre, the four corners and the whole square
-    resized to input_px, each also mirrored. The single view is the first of the ten, and those
-    are among the 144: all three together cost no more than 144.
+    1: the centre of the resized image. 10: the centre and four corners, each also mirrored. 144:
+    the paper's, section 7: 4 scales (the shorter side is resize_px times 8/8, 9/8, 10/8 and 11/8:
+    256, 288, 320, 352), 3 squares of each scale, and of each square the centre, the four corners
+    and the whole square resized to input_px, each also mirrored. The single view is the first of
+    the ten, and the ten are among the 144: all three together cost no more than 144.
 
     Args:
         crops: some of 1, 10, 144.
         resize: 'short': the shorter side becomes resize_px. 'squash': both sides do (Caffe).
-            'central_crop': as squash, but crop first and resize once (TF-slim: with 224 of 256
-            px the central 87.5% of both sides).
+            'central_crop': as 'squash', but cropped first and resized once (TF-slim: 224 of 256
+            px are the central 87.5% of both sides).
 
     Raises:
-        UserError: another number of crops, or 144 of images resized another way than 'short'.
+        UserError: an unknown number of crops, or 144 crops with another `resize` than 'short'.
     """
 
     crops: tuple[int, ...]
@@ -137,7 +137,7 @@ class Views:
 
     @property
     def rows(self) -> int:
-        """How many crops of one image the network sees."""
+        """The number of crops of one image that the network sees."""
         return max(self.crops)
 
     def crops_of(self, size: tuple[int, int], count: int) -> list[Crop]:
@@ -146,7 +146,7 @@ class Views:
         for eighths in (8, 9, 10, 11) if count == 144 else (8,):
             px = self.resize_px * eighths // 8
             width, height = self._resized_size(size, px)
-            right, bottom = width - px, height - px  # of these one is 0: squares lie in a row
+            right, bottom = width - px, height - px  # one of them is 0: the squares lie in a row
             squares = [
                 (x, y, x + px, y + px)
                 for x, y in ((0, 0), (right // 2, bottom // 2), (right, bottom))
@@ -158,9 +158,9 @@ class Views:
         return crops[:count]
 
     def crop_weights(self, size: tuple[int, int]) -> np.ndarray:
-        """How often each row counts among each number of crops, float32 [rows, len(crops)].
+        """How often each row counts in each number of crops, float32 [rows, len(crops)].
 
-        More than once where crops coincide; a column sums to its number of crops.
+        A row counts more than once where crops coincide; a column sums to its number of crops.
         """
         rows = self.crops_of(size, self.rows)
         columns = []
@@ -170,7 +170,7 @@ class Views:
         return np.asarray(columns, np.float32).T
 
     def of(self, image: Image.Image, rows: Iterable[int] | None = None) -> np.ndarray:
-        """All rows of an RGB image, or some: uint8 [n, input_px, input_px, 3]."""
+        """The crops of an RGB image, all or those of `rows`: uint8 [n, input_px, input_px, 3]."""
         crops = self.crops_of(image.size, self.rows)
         crops = crops if rows is None else [crops[row] for row in rows]
         out = np.empty((len(crops), self.input_px, self.input_px, 3), np.uint8)
@@ -191,8 +191,8 @@ class Views:
         return out
 
     def _resized_size(self, size: tuple[int, int], px: int) -> tuple[int, int]:
-        """NOTE: of an image longer than 9 times its width only the ends and the middle are used,
-        for the crops see no more: a strip of a few pixels' width would become gigabytes."""
+        """NOTE: an image longer than 9 times its width is reduced to its ends and its middle, which
+        contain all crops: otherwise a strip a few pixels wide would become gigabytes."""
         if self.resize != "short":
             return px, px
         short = min(size)
@@ -210,7 +210,7 @@ class Views:
 
     def _centre_and_corners(self, area: Square, px: int) -> list[Square]:
         left, top, right, bottom = area
-        # Centred in the central square: to the pixel the same crop as the 144's.
+        # Centred in the central square: the same crop as the 144's, to the pixel.
         x, y = (
             low + (high - low - px) // 2 + (px - self.input_px) // 2
             for low, high in ((left, right), (top, bottom))

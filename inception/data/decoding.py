@@ -20,14 +20,14 @@ INTERPOLATIONS = {  # Pillow's and OpenCV's
     "cubic": (Image.Resampling.BICUBIC, cv2.INTER_CUBIC),
 }
 FORMATS = {"JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF"}
-SUFFIXES = {  # of the files in a folder that are pictures: those of FORMATS that this Pillow reads
+SUFFIXES = {  # file suffixes of pictures: those of FORMATS that the installed Pillow reads
     suffix
     for suffix, name in Image.registered_extensions().items()
     if name in FORMATS and name in Image.OPEN
 }
 ORIENTATION = 0x112  # EXIF's tag
-Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, with the knob's name
-cv2.setNumThreads(1)  # the loader's threads are many already
+Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, and names the knob
+cv2.setNumThreads(1)  # the loader already uses many threads
 
 Record = bytes | np.ndarray  # an encoded image, or pixels: uint8 [h, w] or [h, w, 3]
 Opened = Record | Image.Image  # or an image that Pillow has opened
@@ -35,12 +35,12 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 class DamagedImageError(Exception):
-    """An image that cannot be decoded; the text says which and why."""
+    """An image cannot be decoded; the message names the image and the reason."""
 
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Within it C code's stderr is dropped."""
+    """Discards what C code writes to stderr within the block."""
     saved = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -52,32 +52,32 @@ def _silent_stderr() -> Iterator[None]:
 
 
 try:
-    with _silent_stderr():  # it warns of missing CUDA libraries, of no use to its CPU backend
+    with _silent_stderr():  # it warns of missing CUDA libraries, which its CPU backend does not use
         from nvidia import nvimgcodec
-except ImportError:  # there are wheels for Linux and Windows only
+except ImportError:  # wheels exist for Linux and Windows only
     nvimgcodec = None
 
 _thread = threading.local()
 
 
 def _deep(image: Image.Image, data: Opened) -> np.ndarray | None:
-    """The numbers of a file of 16 or 32 bits a channel, grey or RGB; None of any other."""
+    """The pixels of a picture of 16 or 32 bits a channel, grey or RGB; None for any other."""
     if image.mode.startswith("I"):
         pixels = np.asarray(image)
-        # NOTE: Pillow reads 32 bits as int32, and files that go beyond it hold uint32.
+        # NOTE: Pillow reads 32 bits as int32, but files with larger numbers contain uint32.
         return pixels.view(np.uint32) if pixels.dtype == np.int32 else pixels
-    tile = getattr(image, "tile", ())  # of a file that is open
+    tile = getattr(image, "tile", ())  # only an open file has it
     if image.mode in ("RGB", "RGBA") and isinstance(data, bytes) and tile and ";16" in str(tile[0]):
-        # NOTE: of each channel's 16 bits Pillow keeps the upper 8, which may be those not in use.
+        # NOTE: Pillow keeps the upper 8 of each channel's 16 bits, which may be unused.
         colors = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if colors is None or colors.dtype != np.uint16:
             raise ValueError("a picture of 16 bits a channel that cannot be read")
-        return colors[..., 2::-1]  # of BGR, perhaps with transparency
+        return colors[..., 2::-1]  # RGB from BGR, perhaps with transparency
     return None
 
 
 def _eight_bits(pixels: np.ndarray, bits: int) -> Image.Image:
-    """The upper 8 of so many bits; ValueError where a number has more."""
+    """The upper 8 of `bits` bits; ValueError if a number has more bits."""
     if (most := int(pixels.max())) >> bits:
         has = f"its greatest number, {most:,}, has {most.bit_length()} bits"
         raise ValueError(f"{has}, not config.data.bits={bits}")
@@ -85,12 +85,12 @@ def _eight_bits(pixels: np.ndarray, bits: int) -> Image.Image:
 
 
 def greatest(data: Record) -> int:
-    """The greatest number in a picture of 16 or 32 bits a channel; 0 of others and damaged ones."""
+    """The greatest number in a picture of 16 or 32 bits a channel; 0 for others, also damaged."""
     if isinstance(data, np.ndarray):
         return 0
     try:
         with Image.open(io.BytesIO(data)) as image:
-            fits = image.width * image.height < 1e8  # what memory holds, whatever the header says
+            fits = image.width * image.height < 1e8  # fits in memory, whatever the header says
             pixels = _deep(image, data) if fits else None
     except Exception:  # as in `decode`
         return 0
@@ -100,23 +100,23 @@ def greatest(data: Record) -> int:
 def decode(
     data: Opened, name: str, *, max_megapixels: float, bits: int = 0, upright: bool = False
 ) -> Image.Image:
-    """JPEG, PNG, WebP and whatever else Pillow reads, of any mode -> RGB.
+    """JPEG, PNG, WebP and every other format that Pillow reads, of any mode -> RGB.
 
-    Grey, palette and CMYK pictures are converted, transparency is dropped, of an animation the
-    first frame is taken.
+    Grey, palette and CMYK pictures are converted; transparency is dropped; an animation's first
+    frame is used.
 
-    NOTE: an EXIF orientation is ignored unless `upright`, as by TensorFlow and torchvision:
-    ImageNet's published numbers were trained and evaluated so.
+    NOTE: an EXIF orientation is ignored unless `upright`, as TensorFlow and torchvision do:
+    ImageNet's published results come from training and evaluation without it.
 
     Args:
         name: for messages.
         max_megapixels: a larger picture counts as damaged; its pixels are never read.
-        bits: in use, of pictures that have 16 or 32 a channel: the upper 8 of them are taken,
-            whatever the picture, so that a dark one stays dark; 0: 16.
+        bits: number of bits in use in pictures of 16 or 32 bits a channel; 0: 16. The upper 8 of
+            them are used, whatever the picture contains, so that a dark picture stays dark.
 
     Raises:
-        DamagedImageError: no image, a truncated one, too large a one, or one with a number beyond
-            `bits`: clipped it would pass for white; no uint8 pixels.
+        DamagedImageError: no image, a truncated or too large image, or pixels that are not uint8;
+            a number of more than `bits` bits, because clipping would make it white.
     """
     if isinstance(data, np.ndarray):
         if data.dtype != np.uint8 or data.shape[2:] not in ((), (3,)) or data.size == 0:
@@ -141,7 +141,7 @@ def decode(
         return image.convert("RGB")
     except DamagedImageError:
         raise
-    except Exception as error:  # Pillow's plugins raise what they like on damaged files
+    except Exception as error:  # Pillow's plugins raise any type on damaged files
         reason = "an empty file" if not data else str(error).replace(f"{io.BytesIO}", "the file")
         if "cannot identify image file" in reason:
             reason = "not an image"
@@ -149,7 +149,7 @@ def decode(
 
 
 class ExactPicture:
-    """The whole image decoded; resized with an antialiasing filter, the box to the subpixel.
+    """Decodes the whole image; resizes with antialiasing, from a box of subpixel precision.
 
     Raises:
         DamagedImageError: as `decode`.
@@ -160,23 +160,23 @@ class ExactPicture:
         self.size: tuple[int, int] = self._image.size  # width, height
 
     def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
-        """Fills uint8 `out` [h, w, 3] with the box, or the whole; a key of INTERPOLATIONS."""
+        """Fills uint8 `out` [h, w, 3] with the box, by default all; a method of INTERPOLATIONS."""
         height, width, _ = out.shape
         out[:] = self._image.resize((width, height), INTERPOLATIONS[method][0], box=box)
 
 
 class FastPicture:
-    """Only the box decoded, to whole pixels; resized as TensorFlow 1 did, without antialiasing.
+    """Decodes only the box, in whole pixels; resizes without antialiasing, as TensorFlow 1 did.
 
-    The decoded pixels are the same as an ExactPicture's (of a box one pixel wide nearly). A box at
-    least twice as wide and high as what is wanted is first averaged down by a whole factor, unless
-    the method is nearest or area. docs/input.md has what this is worth and what it costs.
+    The decoded pixels equal an ExactPicture's (nearly, if the box is one pixel wide). A box at
+    least twice as wide and high as `out` is first averaged down by an integer factor, unless the
+    method is nearest or area. docs/reasons/input.md lists the gain and the cost.
 
-    NOTE: of a JPEG only what lies above the box's lower edge is read: damage below goes unseen,
-    but for a file cut off at its end. What nvImageCodec does not take, Pillow decodes.
+    NOTE: a JPEG is read only down to the box's lower edge: damage below goes unnoticed, except in
+    a file cut off at its end. Pillow decodes the files that nvImageCodec does not support.
 
     Raises:
-        DamagedImageError: as `decode`; perhaps only when it is resized.
+        DamagedImageError: as `decode`; perhaps only from `resize`.
     """
 
     def __init__(self, data: Record, name: str, **reading: Any):
@@ -198,7 +198,7 @@ class FastPicture:
         return np.asarray(image)
 
     def resize(self, out: np.ndarray, method: str, box: Box | None = None) -> None:
-        """As ExactPicture's."""
+        """As ExactPicture.resize."""
         left, top, right, bottom = box or (0, 0, *self.size)
         right, bottom = min(self.size[0], math.ceil(right)), min(self.size[1], math.ceil(bottom))
         region = self._region(int(left), int(top), right, bottom)
@@ -216,7 +216,7 @@ class FastPicture:
 
 
 def _jpeg_decoder() -> "nvimgcodec.Decoder":
-    """This thread's own."""
+    """This thread's decoder."""
     if not hasattr(_thread, "decoder"):
         _thread.decoder = nvimgcodec.Decoder(
             device_id=-99999,  # NVIMGCODEC_DEVICE_CPU_ONLY of its C header: loads no CUDA
@@ -228,7 +228,7 @@ def _jpeg_decoder() -> "nvimgcodec.Decoder":
 
 
 def _jpeg_stream(data: bytes, *, max_megapixels: float, **_: Any) -> Any:
-    """A grey or three-channel JPEG, not too large, that ends as it should, or None."""
+    """A grey or three-channel JPEG, not too large, with an end marker; None for other data."""
     if nvimgcodec is None or data[:2] != b"\xff\xd8" or b"\xff\xd9" not in data[-64:]:
         return None
     try:
@@ -236,7 +236,7 @@ def _jpeg_stream(data: bytes, *, max_megapixels: float, **_: Any) -> Any:
         fits = stream.width * stream.height <= max_megapixels * 1e6
         plain = stream.num_channels in (1, 3) and stream.precision in (0, 8)
         return stream if fits and plain else None
-    except RuntimeError:  # it parses the header when first used
+    except RuntimeError:  # the header is parsed on first use
         return None
 
 

@@ -1,4 +1,4 @@
-"""Folders and files, on this machine or in a bucket (gs://..., s3://...): whole ones, locks."""
+"""Folders and files, local or in a bucket (gs://..., s3://...): checks, atomic writes, locks."""
 
 import contextlib
 import fcntl
@@ -15,16 +15,16 @@ from etils import epath
 
 from inception import UserError
 
-UTF8: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # of text in files
-MARK = ".incomplete"  # in a folder that is not whole yet
-PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what fsspec needs for each
+UTF8: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # for text files
+MARK = ".incomplete"  # a file in folders that are not complete yet
+PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # the package that fsspec needs for each
 
 
 @contextlib.contextmanager
 def explained(what: str, remedy: str = "", errors: Any = OSError) -> Iterator[None]:
-    """Within it an OSError, or another of `errors`, becomes a UserError of one line.
+    """Turns an OSError, or any of `errors`, within the block into a UserError of one line.
 
-    'WHAT: the error', or with a remedy 'WHAT (the error): REMEDY'.
+    The line is 'WHAT: the error', or with a remedy 'WHAT (the error): REMEDY'.
     """
     try:
         yield
@@ -38,15 +38,15 @@ def explained(what: str, remedy: str = "", errors: Any = OSError) -> Iterator[No
 
 
 def in_bucket(path: str) -> bool:
-    """Whether a path lies in a bucket, such as gs://..."""
+    """Whether a path is in a bucket, such as gs://..."""
     return "://" in path
 
 
 def at(path: str) -> epath.Path:
-    """The path that a flag or a knob names; '~' is the home folder.
+    """The path of a flag or a knob; '~' is the home folder.
 
     Raises:
-        UserError: a bucket for which no package is installed.
+        UserError: a bucket whose package is not installed, or that cannot be reached.
     """
     found = epath.Path(path).expanduser()
     if in_bucket(path):
@@ -55,13 +55,13 @@ def at(path: str) -> epath.Path:
         except ImportError as error:
             package = PACKAGES.get(path.split("://")[0], "fsspec's package for it")
             raise UserError(f"{path}: pip install {package} first") from error
-        except Exception as error:  # whatever the bucket's library raises: no rights, no network
+        except Exception as error:  # any type, by library: no rights, no network
             raise UserError(f"{path} cannot be reached: {' '.join(str(error).split())}") from error
     return found
 
 
 def on_disk(path: str) -> pathlib.Path:
-    """A folder of ArrayRecord files, which its library cannot read from buckets; '~' as in `at`."""
+    """A local folder of ArrayRecord files, whose library reads no buckets; '~' as in `at`."""
     if in_bucket(path):
         raise UserError(
             f"`path`={path}: ArrayRecord files are read from disks: mount the bucket, as "
@@ -71,32 +71,32 @@ def on_disk(path: str) -> pathlib.Path:
 
 
 def check_writable(path: epath.Path, kind: bytes = b"") -> None:
-    """Before the work, raises UserError where `write_whole` would fail, or replace others' files.
+    """Before the work, raises UserError if `write_whole` would fail or replace a foreign file.
 
     Args:
-        kind: what the first MB holds of every file of the kind that is to be written, and of few
-            others: such a file, or an empty one, may be replaced. b'': any file.
+        kind: bytes that the first MB of every file of the output's kind contains, and of few other
+            files: a file with these bytes, or an empty one, may be replaced. b'': any file.
     """
     with explained(f"{path} cannot be written"):
         if not path.parent.is_dir():
             raise FileNotFoundError("no such folder")
         if path.is_dir():
-            raise IsADirectoryError("a folder of that name is there")
+            raise IsADirectoryError("a folder of that name exists")
         if kind and path.exists():
             with path.open("rb") as file:
                 head = file.read(1 << 20)
             if head and kind not in head:
-                raise FileExistsError("what is there is no such file: name another, or remove it")
+                raise FileExistsError("a file of another kind exists: name another, or remove it")
         unfinished = _unfinished(path)
         unfinished.write_text("")
         unfinished.unlink()
 
 
 def check_outputs(*, make_folders: bool = True, **outputs: tuple[str, bytes]) -> None:
-    """Before the work, raises UserError where a file could not be written, or two are the same.
+    """Before the work, raises UserError if a file cannot be written, or two flags name one file.
 
     Args:
-        make_folders: whether files' folders are made, as by `write_output`.
+        make_folders: whether the writer creates the files' folders, as `write_output` does.
         outputs: flag=(the file, or '' for none; the `kind` of `check_writable`).
     """
     named: dict[str, str] = {}
@@ -117,7 +117,7 @@ def check_outputs(*, make_folders: bool = True, **outputs: tuple[str, bytes]) ->
 def lock(file: Any, name: object, *, wait: bool = False) -> None:
     """Locks an open file, called `name`, for this process, until it is closed or the process ends.
 
-    A warning is printed where the file system supports no locks.
+    Prints a warning if the file system does not support locks.
 
     Raises:
         BlockingIOError: another process holds the lock, and `wait` is false.
@@ -128,13 +128,13 @@ def lock(file: Any, name: object, *, wait: bool = False) -> None:
         raise
     except OSError as error:
         print(
-            f"WARNING: {name} cannot be locked ({error}): see that nothing else works there",
+            f"WARNING: {name} cannot be locked ({error}): make sure that no other process uses it",
             file=sys.stderr,
         )
 
 
 def is_locked(path: pathlib.Path) -> bool:
-    """Whether a process holds the file's lock."""
+    """Whether a process holds the file's lock; False if it cannot be read or locked."""
     try:
         with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -146,7 +146,7 @@ def is_locked(path: pathlib.Path) -> bool:
 
 
 def read_lines(path: epath.Path) -> list[Any]:
-    """The JSON values of a file, one a line; a line cut off by a crash is left out."""
+    """The JSON values of a file, one a line; skips a line that a crash has cut off."""
     rows = []
     for line in path.read_bytes().decode(errors="replace").splitlines() if path.exists() else ():
         try:
@@ -157,17 +157,17 @@ def read_lines(path: epath.Path) -> list[Any]:
 
 
 def read_text(path: Any) -> str:
-    """A UTF-8 file, whatever the locale; bytes that are none stay as in names of files."""
+    """A UTF-8 file's text in any locale; invalid bytes become surrogates, as in file names."""
     return path.read_bytes().decode(**UTF8)
 
 
 def _unfinished(path: epath.Path) -> epath.Path:
-    """Where a file is written until it is whole: a name that no one else gives."""
+    """The path of a file while it is being written: a name that nothing else uses."""
     return path.with_name(f".{path.name}.unfinished")
 
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:
-    """Writes a file, or replaces it, atomically: readers never see a part of it."""
+    """Writes or replaces a file atomically: readers never see a part of it."""
     unfinished = _unfinished(path)
     try:
         unfinished.write_bytes(content.encode(**UTF8) if isinstance(content, str) else content)
@@ -178,7 +178,7 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
 
 
 def write_output(output: str, content: str | bytes, *, flag: str = "output") -> None:
-    """Writes the file that `output` names, and its folder; UserError where that fails."""
+    """Writes the file `output` and creates its folder; UserError if this fails."""
     with explained(f"`{flag}`={output} cannot be written"):
         path = at(output)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,17 +187,17 @@ def write_output(output: str, content: str | bytes, *, flag: str = "output") -> 
 
 @contextlib.contextmanager
 def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
-    """A folder OUTPUT.incomplete to write in, which becomes OUTPUT when the block ends.
+    """A folder OUTPUT.incomplete to write in, renamed to OUTPUT when the block ends.
 
-    Leftovers of an interrupted start, with MARK, are deleted first; after an error all is deleted.
+    Deletes the leftovers, with MARK, of an interrupted start; after an error, deletes the folder.
 
     Raises:
-        UserError: OUTPUT exists and is not empty, cannot be written, lies in a bucket, or another
-            process writes it; OUTPUT.incomplete has files and no MARK.
+        UserError: OUTPUT exists and is not empty, cannot be written, is in a bucket, or another
+            process writes it; OUTPUT.incomplete contains files but no MARK.
     """
     if in_bucket(output):
         raise UserError(f"`output`={output}: write a local folder, then copy it there")
-    errors = (OSError, ValueError, RuntimeError)  # also of a path without a name
+    errors = (OSError, ValueError, RuntimeError)  # also for a path without a name
     with explained(f"`output`={output} cannot be written", errors=errors):
         final = pathlib.Path(output).expanduser().resolve()
         work = final.with_name(f"{final.name}.incomplete")
@@ -209,7 +209,7 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
             )
         work.mkdir(parents=True, exist_ok=True)
         if any(work.iterdir()) and not (work / MARK).exists():
-            raise UserError(f"`output`={output}: {work} has files of others: name another folder")
+            raise UserError(f"`output`={output}: {work} holds foreign files: name another folder")
         held = os.open(work, os.O_RDONLY)
     try:
         lock(held, work)
@@ -231,7 +231,7 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
 
 
 def check_room(folder: pathlib.Path, needed: float, what: str, remedy: str = "") -> None:
-    """Raises UserError, about WHAT that needs so many bytes, where the disk has fewer."""
+    """Raises UserError if the disk has fewer bytes free than WHAT needs."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(

@@ -1,6 +1,6 @@
 """The host's half of the input: open a split, then read -> decode -> crop -> augment -> batch.
 
-Grain makes the batches ahead of time, in threads, and gives them in order. Nothing about them is
+Grain makes the batches ahead of time, in threads, and returns them in order. No input state is
 saved: a training batch is a function of (seed, step), and evaluation begins at the first image.
 """
 
@@ -22,7 +22,7 @@ from inception.data.sources import Source
 T = TypeVar("T")
 Batch = dict[str, np.ndarray]
 READING = ("max_megapixels", "bits")
-LOOKED_AT = 16  # pictures of a set, for `remarks`
+LOOKED_AT = 16  # pictures of a split that `remarks` decodes
 CROPPING = ("sampler", "resize_px", "area_range", "aspect_range", "mirror", "interpolations")
 
 
@@ -35,10 +35,10 @@ def open_split(config: ConfigDict, split: str) -> Source:
 def remarks(
     *splits: Source, bits: int, flag: str = "config.data.bits", where: str = ""
 ) -> list[str]:
-    """What to say once of the splits of a set: what is passed over, and bits that are not in use.
+    """Remarks to print once about a set's splits: files passed over, and bits that are not in use.
 
     Args:
-        bits: as of `decode`; `flag` changes it. With 0 a few pictures are looked at, always those.
+        bits: as for `decode`; `flag` changes it. If 0, a fixed few pictures are checked.
         where: the set's folder.
     """
     over = dict.fromkeys(getattr(split, "passed_over", "") for split in splits)
@@ -46,7 +46,7 @@ def remarks(
     most = 0
     for split in splits if bits == 0 else ():
         for index in np.linspace(0, len(split) - 1, min(LOOKED_AT, len(split))).astype(int):
-            with contextlib.suppress(decoding.DamagedImageError, ValueError):  # an odd name
+            with contextlib.suppress(decoding.DamagedImageError, ValueError):  # odd file names
                 most = max(most, decoding.greatest(sources.read(split, int(index))[0]))
     if 0 < most < 2**15:
         used = max(8, most.bit_length())
@@ -69,22 +69,22 @@ def training_batches(
 ) -> Iterator[tuple[Batch, list[str]]]:
     """This process's share of the batches start_step ... total_steps - 1.
 
-    Each is a function of (config.data.seed, step) only: a resumed run sees what the unbroken one
-    would have seen, on any number of processes. The next whole image replaces a damaged one.
+    Each is a function of (config.data.seed, step) only: a resumed run sees the batches of an
+    uninterrupted one, on any number of processes. The next undamaged image replaces a damaged one.
 
     Yields:
         {'image': uint8 [batch_size / processes, px, px, 3], 'label': int32 [the same]}, and a
         line for each damaged image met while making it.
 
     Raises:
-        UserError: a label out of range, no whole image.
+        UserError: a label out of range, no undamaged image.
     """
     pipeline = TrainingPipeline(config, source, process=process, processes=processes)
     return iter(in_threads(pipeline.batch, start_step, total_steps, workers=config.run.workers))
 
 
 class TrainingPipeline:
-    """Makes the training batches of a config, one process's rows of them; threads share it."""
+    """Makes one process's rows of a config's training batches; threads share it."""
 
     def __init__(
         self, config: ConfigDict, source: Source, *, process: int = 0, processes: int = 1
@@ -104,7 +104,7 @@ class TrainingPipeline:
     def batch(self, step: int) -> tuple[Batch, list[str]]:
         """This process's rows of global batch number `step`; a line for each damaged image."""
         indices = batch_indices(self._seed, step, self._batch_size, len(self._source))
-        # Drawn for the global batch, so that it does not depend on the number of processes.
+        # Drawn for the global batch: independent of the number of processes.
         rng = np.random.default_rng((self._seed, 1, step))
         uniforms = rng.random((self._batch_size, cropping.UNIFORMS))
         images = np.empty(self._shape, np.uint8)
@@ -116,7 +116,7 @@ class TrainingPipeline:
     def _whole_example(
         self, index: int, uniforms: np.ndarray, out: np.ndarray, damaged: list[str]
     ) -> int:
-        """Fills `out` with the example's crop or, if damaged, the next whole one's; its label."""
+        """Fills `out` with the crop of the first undamaged image from `index` on; its label."""
         count = len(self._source)
         for i in range(index, index + count):
             try:
@@ -129,7 +129,7 @@ class TrainingPipeline:
         raise UserError(f"every image is damaged; the last: {damaged[-1]}")
 
     def open(self, index: int) -> tuple[decoding.Picture, int]:
-        """The example's picture, which a fast decoder decodes when it is cropped; its label."""
+        """The example's picture, which the fast decoder decodes at the crop, and its label."""
         record, label = sources.read(self._source, index)
         name = self._source.name(index)
         return self._decoder(record, name, **self._reading), label
@@ -154,8 +154,8 @@ def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
 def batch_indices(seed: int, step: int, batch_size: int, examples: int) -> np.ndarray:
     """Which examples make up global batch number `step`, int64 [batch_size].
 
-    Batches are cut from epoch after epoch laid end to end: each example comes once an epoch,
-    none is dropped, and a batch may straddle two epochs.
+    The epochs form one sequence that is cut into batches: each example comes once per epoch,
+    none is dropped, and a batch may span epochs.
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, offsets = np.divmod(positions, examples)
@@ -176,9 +176,9 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """This process's share of all views of the whole split, in order, cut into batches.
 
-    Every batch has `batch_size` rows, whatever the number of views: those of one image may span
-    batches. Each image is read and decoded once, as `reading` says. Every process has the same
-    count of batches.
+    Every batch has `batch_size` rows for any number of views: an image's views may span batches.
+    Each image is read and decoded once, with the arguments `reading` of `decode`. Every process
+    has the same number of batches.
 
     Yields:
         {'image': uint8 [batch_size / processes, px, px, 3], 'label': int32 [the same], 'index':
@@ -196,7 +196,7 @@ def evaluation_batches(
         rows = np.arange(index * each, end if index == len(source) else (index + 1) * each)
         rows = rows[rows % batch_size // share == process]
         if not len(rows):
-            return None  # Grain passes over it
+            return None  # Grain skips None
         part: Batch = {
             "image": np.zeros((len(rows), views.input_px, views.input_px, 3), np.uint8),
             "label": np.zeros(len(rows), np.int32),
@@ -223,14 +223,14 @@ def _check_label(source: Source, index: int, label: int, classes: int) -> None:
 def _whole_image(
     source: Source, index: int, classes: int, **reading: Any
 ) -> tuple[Image.Image, int]:
-    """The image and its label; UserError where it is damaged."""
+    """The image and its label; UserError if the image is damaged."""
     try:
         record, label = sources.read(source, index)
         _check_label(source, index, label, classes)
         return decoding.decode(record, source.name(index), **reading), label
     except decoding.DamagedImageError as error:
         raise UserError(
-            f"{error}. Evaluation skips no image, for its result would not be exact: mend or "
+            f"{error}. Evaluation skips no image, because its result must be exact: repair or "
             "remove the file"
         ) from error
 
@@ -242,7 +242,7 @@ def in_threads(
 
     Args:
         workers: how many threads; 'all': one for each core of this process.
-        ahead: how many results a thread may be ahead of the reader.
+        ahead: how many results each thread may prepare before the reader needs them.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""ImageNet's tars, or any set of TFDS -> ArrayRecord; any of these, or a folder -> a store.
+"""ImageNet's tars, or any TFDS set -> ArrayRecord; any of these, or a folder -> a store.
 
 Only this file needs TensorFlow, for TFDS's builders.
 """
@@ -41,7 +41,7 @@ def _names_in(path: pathlib.Path) -> list[str]:
 
 
 def _check_tars(tars: str, classes: list[str], work: pathlib.Path) -> None:
-    """Reads both tars' tables of contents: TFDS itself would drop the split of a missing tar."""
+    """Checks both tars' tables of contents: TFDS silently drops the split of a missing tar."""
     train, val = (pathlib.Path(tars).expanduser() / name for name in TARS)
     inside = {path: _names_in(path) for path in (train, val)}
     for path, suffix, what in ((train, ".tar", "one tar a class"), (val, ".JPEG", "JPEG images")):
@@ -85,8 +85,8 @@ def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
             raise UserError(f"`name`={name} cannot be downloaded: give `tars`")
         _check_tars(tars, builder.info.features["label"].names, work)
     with (
-        paths.explained(f"TFDS could not prepare {name}", errors=Exception),  # of the builder's
-        contextlib.redirect_stdout(io.StringIO()),  # it names the temporary folder
+        paths.explained(f"TFDS could not prepare {name}", errors=Exception),  # of any type
+        contextlib.redirect_stdout(io.StringIO()),  # it prints the temporary folder
     ):
         builder.download_and_prepare(
             download_dir=work / "downloads",
@@ -97,14 +97,14 @@ def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
 
 
 def _label(source: sources.Source, index: int) -> int:
-    """The record's label; DamagedImageError. All but plain JPEGs are decoded whole."""
+    """The record's label; DamagedImageError if undecodable. Plain JPEGs are only parsed."""
     record, label = sources.read(source, index)
     decoding.FastPicture(record, source.name(index), max_megapixels=store.MEGAPIXELS)
     return label
 
 
 def _check_records(splits: Mapping[str, sources.Source], name: str) -> dict[str, Any]:
-    """Checks every record that TFDS has written; prints counts, beside the expected ones."""
+    """Checks every record that TFDS has written; prints actual and expected counts."""
     counts: dict[str, int] = {}
     rejected: list[str] = []
     for split, source in splits.items():
@@ -119,13 +119,13 @@ def _check_records(splits: Mapping[str, sources.Source], name: str) -> dict[str,
 
 
 def _open_all(path: pathlib.Path) -> dict[str, sources.Examples]:
-    """Every split of a set that TFDS has prepared, or of a folder of images."""
+    """Opens every split of a set that TFDS has prepared, or of a folder of images."""
     if (path / "store.json").exists():
-        raise UserError("this is a store already; give what it was made from")
+        raise UserError("this is already a store: give the set that it was made from")
     depths = ("", "*/", "*/*/", "*/*/*/")  # a version, a set, TFDS's folder, sets with configs
     versions = [found for depth in depths for found in path.glob(f"{depth}dataset_info.json")]
     if len(versions) > 1:
-        raise UserError(f"there are {', '.join(sorted(str(v.parent) for v in versions))}: name one")
+        raise UserError(f"contains {', '.join(sorted(str(v.parent) for v in versions))}: name one")
     if versions:
         from inception.data import tfds
 
@@ -152,14 +152,14 @@ def prepare(
 ) -> dict[str, Any]:
     """Writes OUTPUT: a set of TFDS as ArrayRecord, or with `short_side` a store.
 
-    The arguments are the command's flags; of `name` and `source` those not given are ''. OUTPUT
-    appears only when it is whole; an interrupted start begins anew.
+    The arguments are the command's flags; '' is a `name` or `source` not given. OUTPUT appears
+    only when it is complete; after an interruption, the next start begins anew.
 
     Returns:
         {'splits': {name: count}, 'rejected': [a line for each image that cannot be read]}.
 
     Raises:
-        UserError: whatever is wrong with the tars, the source, the output or the numbers.
+        UserError: an error in the tars, the source, the output or the numbers.
     """
     with paths.all_or_nothing(output) as work:
         prepared = pathlib.Path(os.path.expanduser(source))
@@ -169,7 +169,7 @@ def prepare(
             splits = _open_all(prepared)
         except UserError as error:
             raise UserError(f"`source`={source}: {error}" if source else str(error)) from error
-        flag = "config.data.bits" if short_side is None else "bits"  # records stay as they are
+        flag = "config.data.bits" if short_side is None else "bits"  # records stay unchanged
         for line in pipeline.remarks(*splits.values(), bits=bits, flag=flag, where=source):
             print(line, file=sys.stderr)
         if short_side is None:

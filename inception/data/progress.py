@@ -1,4 +1,4 @@
-"""A progress bar for terminals, and lines now and then for log files."""
+"""A progress bar for terminals, and periodic lines for log files."""
 
 import sys
 from collections.abc import Iterable
@@ -10,10 +10,10 @@ LOG_SECONDS = 15.0
 
 
 class _Lines:
-    """What a bar draws, a line each time, on a stderr that is a file or a pipe."""
+    """Writes each drawing of a bar as a line to stderr, for a file or a pipe."""
 
     def write(self, text: str) -> None:
-        if text.startswith("\r") and (drawn := text.strip()):  # the rest moves the cursor
+        if text.startswith("\r") and (drawn := text.strip()):  # other text moves the cursor
             sys.stderr.write(f"{drawn}\n")
 
     def flush(self) -> None:
@@ -21,8 +21,8 @@ class _Lines:
 
 
 def bar(items: Iterable | None = None, **options: Any) -> tqdm.tqdm:
-    """tqdm's bar on stderr, over `items` or updated by hand; where that is no terminal, a line
-    every 15 s, and none about what takes less.
+    """tqdm's bar on stderr, over `items` or updated by hand. If stderr is no terminal, it prints
+    a line every 15 s, and none for shorter work.
 
     Args:
         options: tqdm's, such as desc, total, unit and leave.

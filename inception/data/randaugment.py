@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-HIGHEST = 10.0  # magnitude, as in the authors' code
+HIGHEST = 10.0  # the largest magnitude, as in the authors' code
 FILL = (123, 117, 104)  # ImageNet's mean colour: near 0 to the network
 
 Operation = Callable[[Image.Image, float], Image.Image]
@@ -21,8 +21,8 @@ def _enhanced(kind: type) -> Operation:
     return lambda image, amount: kind(image).enhance(1 + 0.9 * amount)
 
 
-# name -> (image, amount) -> image; the amount is -1 to 1, of those without a sign 0 to 1. The
-# ranges are torchvision's, in which every operation grows with the magnitude.
+# name -> (image, amount) -> image; the amount is -1 to 1 for SIGNED, 0 to 1 for UNSIGNED. The
+# ranges are torchvision's, where every operation becomes stronger with the magnitude.
 SIGNED: dict[str, Operation] = {
     "shear_x": lambda image, amount: _moved(image, 1, 0.3 * amount, 0, 0, 1, 0),
     "shear_y": lambda image, amount: _moved(image, 1, 0, 0, 0.3 * amount, 1, 0),
@@ -51,8 +51,8 @@ def rand_augment(
 ) -> None:
     """Changes uint8 [h, w, 3] in place by `layers` operations, Cubuk et al. (2020).
 
-    Each is drawn from all fourteen alike; those that have two directions take either. A
-    magnitude of 0 leaves most as they are, 10 is the strongest.
+    Each is drawn uniformly from all fourteen; an operation with two directions draws one. At
+    magnitude 0 most operations change nothing; 10 is the strongest.
     """
     names = list(OPERATIONS)
     image = Image.fromarray(out)

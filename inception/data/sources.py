@@ -1,4 +1,4 @@
-"""Where examples come from, one interface for all kinds: random access to (image, label)."""
+"""Sources of examples, all with one interface: random access to (image, label)."""
 
 import collections
 import dataclasses
@@ -14,15 +14,15 @@ from inception import UserError
 from inception.data import paths
 from inception.data.decoding import FORMATS, SUFFIXES, DamagedImageError, Record
 
-SPLITS = {"train", "val", "validation", "test"}  # a folder with one of these has splits
-# What operating systems, storage and archives leave in folders of pictures.
+SPLITS = {"train", "val", "validation", "test"}  # a folder that contains one of these has splits
+# Names that operating systems, storage and archives leave in folders of pictures.
 STRAY_FOLDERS = {"lost+found", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"}
 STRAY_FILES = {"Thumbs.db", "desktop.ini", "Icon\r"}
-ALL = "all"  # a split of every set that comes without splits
+ALL = "all"  # the split of all images, in a set without splits
 
 
 class Source(Protocol):
-    """Examples by index. Threads read it at the same time."""
+    """Examples by index; safe to read from several threads."""
 
     classes: tuple[str, ...]
 
@@ -32,19 +32,19 @@ class Source(Protocol):
         """(an encoded image, or uint8 pixels [h, w] or [h, w, 3]; label)."""
 
     def name(self, index: int) -> str:
-        """What a person would look for: a file, or a record's number."""
+        """The example's name for messages: a file, or a record's number."""
 
 
 @dataclasses.dataclass
 class Examples:
-    """A Source of functions of the index."""
+    """A Source whose records and names are functions of the index."""
 
     classes: tuple[str, ...]
     count: int
     read: Callable[[int], tuple[Record, int]]
     name_of: Callable[[int], str]
     left_out: int = 0  # images of a set without splits that belong to the other split
-    passed_over: str = ""  # what is no picture in a folder of them, by suffix
+    passed_over: str = ""  # files of a folder that are no pictures, by suffix
 
     def __len__(self) -> int:
         return self.count
@@ -53,11 +53,12 @@ class Examples:
         return self.read(index)
 
     def name(self, index: int) -> str:
+        """As of a Source."""
         return self.name_of(index)
 
 
 def read(source: Source, index: int) -> tuple[Record, int]:
-    """The record and its label; DamagedImageError, with its name, where it cannot be read."""
+    """The record and its label; DamagedImageError with the name if it cannot be read."""
     try:
         return source[index]
     except OSError as error:
@@ -65,12 +66,12 @@ def read(source: Source, index: int) -> tuple[Record, int]:
 
 
 def counted(suffixes: collections.Counter[str]) -> str:
-    """As in '2 .mp4, 1 no suffix'."""
+    """Counts as text, as in '2 .mp4, 1 no suffix'."""
     return ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common())
 
 
 def check_split(split: str, splits: Sequence[str], where: str = "") -> None:
-    """Raises UserError where the split is none of these."""
+    """Raises UserError if the split is not in `splits`."""
     if split not in splits:
         raise UserError(
             f"`data`: there is no split '{split}'{where}; there are {', '.join(splits)}"
@@ -78,13 +79,13 @@ def check_split(split: str, splits: Sequence[str], where: str = "") -> None:
 
 
 def held_out_fifth(labels: np.ndarray, split: str, *, names: tuple[str, str]) -> np.ndarray:
-    """Indices of one part of a set that comes without splits, the same on every machine.
+    """Indices of one part of a set without splits, the same on every machine.
 
-    A stratified fifth is held out: each class gives its share.
+    The held-out fifth is stratified by class.
 
     Args:
         labels: int [n], at least two of each class.
-        split: one of `names`, what the rest and the fifth are called; or 'all'.
+        split: one of `names`, the names of the rest and of the fifth; or 'all'.
     """
     from sklearn.model_selection import train_test_split
 
@@ -94,13 +95,13 @@ def held_out_fifth(labels: np.ndarray, split: str, *, names: tuple[str, str]) ->
         return every
     what = f"`data`: a fifth of {len(labels)} images cannot be held out"
     remedy = "add images, make train and val folders, or evaluate split 'all'"
-    with paths.explained(what, remedy, ValueError):  # less than one of each class
+    with paths.explained(what, remedy, ValueError):  # less than one image of a class
         halves = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
     return np.sort(halves[names.index(split)])
 
 
 def digits(split: str) -> Examples:
-    """1,797 handwritten digits of 8x8 px inside scikit-learn; splits train and test.
+    """scikit-learn's 1,797 handwritten digits of 8x8 px; splits train and test.
 
     Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, test part. A
     stratified fifth is the test split.
@@ -120,7 +121,7 @@ def digits(split: str) -> Examples:
 
 
 def synthetic(split: str, examples: int, classes: int) -> Examples:
-    """Noise of 256x256 px around one colour a class, learnable: for measuring, and for tests.
+    """Noise of 256x256 px around one colour per class, learnable, for benchmarks and tests.
 
     An image is a function of the split and the index.
     """
@@ -137,7 +138,7 @@ def synthetic(split: str, examples: int, classes: int) -> Examples:
 
 
 def folders_in(folder: epath.Path) -> list[epath.Path]:
-    """The folders in a folder, by name; hidden ones and STRAY_FOLDERS are passed over."""
+    """The folders in a folder, by name; passes over hidden folders and STRAY_FOLDERS."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -148,11 +149,11 @@ def folders_in(folder: epath.Path) -> list[epath.Path]:
 def pictures_below(
     folder: epath.Path, others: collections.Counter[str], above: frozenset[str] = frozenset()
 ) -> Iterator[epath.Path]:
-    """Files with a picture's suffix at any depth; names that begin with a dot are passed over.
+    """Files with a picture's suffix at any depth; passes over names that begin with a dot.
 
     Args:
         others: counts the suffixes of the files that are no pictures.
-        above: the folders that this one is in: a link back to one of them is not followed.
+        above: the folders that contain this one; a link to one of them is not followed.
     """
     above |= {os.path.realpath(folder)}
     for path in folder.iterdir():
@@ -170,10 +171,10 @@ def pictures_below(
 def folder(path: str, split: str) -> Examples:
     """A folder of class folders of pictures, decoding.SUFFIXES, at any depth below the class.
 
-    PATH/SPLIT/CLASS/... if PATH has a folder train, val, validation or test; otherwise
-    PATH/CLASS/..., and of each class a fifth is split 'val', the rest 'train', both 'all'. Classes
-    are sorted by name; names that begin with a dot are passed over. PATH may lie in a bucket
-    (gs://...).
+    PATH/SPLIT/CLASS/... if PATH contains a folder train, val, validation or test; otherwise
+    PATH/CLASS/..., where split 'val' is a fifth of each class, 'train' the rest, and 'all' both.
+    Classes are sorted by name; names that begin with a dot are passed over. PATH may be in a
+    bucket (gs://...).
     """
     if not path:
         raise UserError("`path` is empty: name the folder of class folders")
@@ -214,7 +215,7 @@ def folder(path: str, split: str) -> Examples:
 
 
 def check_classes(*splits: Sequence[str]) -> None:
-    """Raises UserError where splits number their classes differently."""
+    """Raises UserError if the splits' classes, or their order, differ."""
     if len(set(map(tuple, splits))) > 1:
         differing = sorted(set().union(*splits) - set(splits[0]).intersection(*splits))
         raise UserError(
@@ -224,10 +225,10 @@ def check_classes(*splits: Sequence[str]) -> None:
 
 
 def as_classes(source: Source, classes: tuple[str, ...]) -> Source:
-    """The source with the labels that `classes` gives its classes: its own or more, in any order.
+    """The source with labels that index `classes`, which contains its classes in any order.
 
     Raises:
-        UserError: the source has a class that is none of them.
+        UserError: the source has a class that is not in `classes`.
     """
     if source.classes == classes:
         return source
@@ -262,7 +263,7 @@ def open_source(
     """The split of a set: 'digits', 'folder', 'tfds', 'store' or 'synthetic'.
 
     Raises:
-        UserError: no such set or split, an empty one; a store of pictures of other `bits`.
+        UserError: no such set or split, an empty split; a store of pictures of other `bits`.
     """
     lazily = importlib.import_module
     openers = {

@@ -20,21 +20,21 @@ from inception.data import cropping, decoding, paths, pipeline, progress, source
 T = TypeVar("T")
 VERSION = 1
 FORMATS = ("jpeg", "rgb")
-PROBES = 100  # images from which the size and the effect on pixels are estimated beforehand
+PROBES = 100  # images that estimate the size and the effect on pixels beforehand
 MEGAPIXELS = 1000.0  # larger pictures are left out
 
 
 def open_store(path: str, split: str, *, bits: int = 0) -> sources.Examples:
-    """A source that `launch.py prepare --short_side` wrote: one file of JPEGs or pixels a split.
+    """A source written by `launch.py prepare --short_side`: one file of JPEGs or pixels per split.
 
-    PATH/store.json describes it; PATH/SPLIT.bin holds the images one after the other,
-    PATH/SPLIT.npz where each begins ('offsets', int64 [n + 1]), its 'labels', int32 [n], and its
+    PATH/store.json describes it; PATH/SPLIT.bin contains the images one after the other;
+    PATH/SPLIT.npz contains 'offsets', int64 [n + 1], where images begin, 'labels', int32 [n], and
     'shapes', int32 [n, 2], height and width. The images are mapped into memory: of plain pixels
-    only the rows that are used are read. `bits` is checked alone: what trains on a store sees other
-    pictures as the store was made from them.
+    only the used rows are read. `bits` is only compared with the store's: a network trained on
+    the store decodes other pictures with it.
 
-    NOTE: the pages count as the process's memory though the system may drop them at any time, and
-    a file that is cut short while it is open kills the process.
+    NOTE: the pages count as the process's memory, but the system may drop them at any time.
+    Shortening the file while it is open kills the process.
     """
     root, where = paths.on_disk(path), f"{path}/{split}"
     remedy = "write one with launch.py prepare --short_side"
@@ -77,15 +77,15 @@ def open_store(path: str, split: str, *, bits: int = 0) -> sources.Examples:
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """How a store holds an image, `short_side` px wide or high; smaller ones keep their size."""
+    """A store's encoding: the shorter side is `short_side` px; smaller images keep their size."""
 
     short_side: int
     quality: int  # of the JPEGs, 1 to 100
     format: str  # 'jpeg', or 'rgb' for plain pixels: several times the bytes, no decoding
-    bits: int = 0  # of the pictures that it is made from, as of `decode`
+    bits: int = 0  # of the original pictures, as for `decode`
 
     def stored(self, source: sources.Source, index: int) -> tuple[bytes, int, tuple[int, int]]:
-        """(bytes, label, (height, width)) of an image; DamagedImageError where there is none."""
+        """(bytes, label, (height, width)) of an image; DamagedImageError if it is damaged."""
         name = source.name(index)
         record, label = sources.read(source, index)
         image = decoding.decode(record, name, max_megapixels=MEGAPIXELS, bits=self.bits)
@@ -107,7 +107,7 @@ class Encoding:
 def of_each(
     source: sources.Source, make: Callable[[int], T], rejected: list[str], *, desc: str
 ) -> Iterator[T]:
-    """make(index) of every image, in order; of each that is damaged a line joins `rejected`."""
+    """make(index) of every image, in order; adds a line to `rejected` for each damaged image."""
 
     def outcome(index: int) -> T | str:
         try:
@@ -125,9 +125,9 @@ def of_each(
 
 
 def _probe(source: sources.Source, encoding: Encoding) -> tuple[float, float]:
-    """(mean bytes an image; dB between crops of 224 px from the store and from the originals).
+    """(mean bytes per image; dB between crops of 224 px from the store and from the originals).
 
-    Of up to 100 images spread over the source; the crops are the paper's, resized exactly.
+    Up to 100 images spread over the source are used; the crops are the paper's, resized exactly.
     """
     sizes, errors = [], []
     crops = np.empty((2, 224, 224, 3), np.uint8)
@@ -154,7 +154,7 @@ def _probe(source: sources.Source, encoding: Encoding) -> tuple[float, float]:
         sizes.append(len(data))
         errors.append(np.mean(np.subtract(*crops, dtype=np.float32) ** 2))
     if not sizes:
-        raise UserError("every image looked at is damaged: is this the right source?")
+        raise UserError("every sampled image is damaged: is this the right source?")
     return float(np.mean(sizes)), float(10 * np.log10(255**2 / max(np.mean(errors), 1e-9)))
 
 
@@ -163,18 +163,18 @@ def write_store(
 ) -> dict[str, Any]:
     """Writes a smaller copy of every image of the sources; prints size, time, effect on pixels.
 
-    An image that cannot be read is left out and named. store.json comes last: a folder without it
-    is no store.
+    Unreadable images are left out and named. store.json is written last: a folder without it is
+    no store.
 
     Args:
-        splits: sources by the name of the split, of the same classes.
-        folder: exists, is empty.
+        splits: sources by the name of their split, all with the same classes.
+        folder: an existing empty folder.
 
     Returns:
-        {'splits': {name: count}, 'rejected': [a line each]}.
+        {'splits': {name: count}, 'rejected': [a line for each image left out]}.
 
     Raises:
-        UserError: too small a disk, a source without a readable image.
+        UserError: a disk too small, or a source without a readable image.
     """
     counts: dict[str, int] = {}
     rejected: list[str] = []

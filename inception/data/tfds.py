@@ -1,4 +1,4 @@
-"""Sets that TFDS has prepared, read without TensorFlow; source=tfds imports this."""
+"""Reads sets that TFDS has prepared, without TensorFlow; source=tfds imports this."""
 
 import concurrent.futures
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from inception.data.sources import Examples
 
 
 def builder(path: str, name: str) -> Any:
-    """Reads what TFDS has prepared in a folder, without TensorFlow; arguments as of `open_tfds`."""
+    """A builder of a prepared TFDS set, without TensorFlow; arguments as of `open_tfds`."""
     root = paths.on_disk(path)
     try:
         if not name:
@@ -29,20 +29,20 @@ def builder(path: str, name: str) -> Any:
 
 
 def _check_shards(shards: Sequence[Any]) -> None:
-    """Raises UserError unless each file of a split is there, whole, with as many records as noted.
+    """Raises UserError unless each file of a split is complete, with the noted number of records.
 
-    TFDS opens a split without a look at its files.
+    TFDS opens a split without checking its files.
     """
 
     def fault(shard: Any) -> str:
         try:
             reader = array_record_module.ArrayRecordReader(str(shard.filename))
-            records = reader.num_records()  # 0, and no error, where it is cut between two blocks
+            records = reader.num_records()  # 0 without an error, if cut between blocks
             reader.close()
         except (OSError, RuntimeError, ValueError) as error:
             return " ".join(str(error).split())[:200] or "cut short"
         noted = shard.examples_in_shard
-        return "" if records == noted else f"{records} records, and {noted} are noted"
+        return "" if records == noted else f"{records} records instead of {noted}"
 
     with concurrent.futures.ThreadPoolExecutor(16) as threads:
         faults = zip(shards, threads.map(fault, shards), strict=True)
@@ -58,9 +58,9 @@ def _check_shards(shards: Sequence[Any]) -> None:
 def open_tfds(path: str, name: str, split: str) -> Examples:
     """A TFDS image-classification set prepared as ArrayRecord, read without TensorFlow.
 
-    PATH is TFDS's data folder, and the set `name` ('imagenet2012', 'mnist:3.0.1') is looked up
-    in it; or PATH is the folder of one prepared version and `name` is empty. Splits may be
-    sliced: 'train[:90%]'.
+    PATH is TFDS's data folder, which contains the set `name` ('imagenet2012', 'mnist:3.0.1');
+    or PATH is the folder of one prepared version and `name` is empty. Splits may be sliced:
+    'train[:90%]'.
     """
     where = f"`path`={path} `data.name`={name}"
     prepared = builder(path, name)

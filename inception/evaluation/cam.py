@@ -1,8 +1,8 @@
-"""Class activation maps: where in a picture the network saw a class, and pictures of that.
+"""Class activation maps: where in a picture the network sees a class, and drawings of the maps.
 
-Zhou et al., "Learning Deep Features for Discriminative Localization" (2016): with global average
-pooling before the classifier, the classifier applied to every position of the last grid is a map
-whose mean is the logit.
+Zhou et al., "Learning Deep Features for Discriminative Localization" (2016): if a global average
+precedes the classifier, the classifier can also be applied to each position of the last grid. The
+mean of the resulting map is the logit.
 """
 
 import functools
@@ -19,18 +19,18 @@ from inception import UserError, pixels
 from inception.model import TABLE_1, GoogLeNet
 
 LAST = list(TABLE_1)[-1]  # 5b
-TILE_PX = 224  # at least; of one map in a picture
+TILE_PX = 224  # the smallest side of one map in a drawing
 CAPTION_PX = 22
 
 
 def check(model: Mapping[str, Any]) -> None:
-    """Raises UserError for a network without maps: one that does not average."""
+    """Raises UserError for a network that does not average: it has no maps."""
     if (top := model["top"]) != "average":
-        raise UserError(f"`cam`: `top`={top} keeps no place: average does")
+        raise UserError(f"`cam`: `top`={top} loses the positions: maps need `top=average`")
 
 
 def maps(model: Mapping[str, Any], variables: Any, images: Any, *, normalization: str) -> Any:
-    """The classifier at each position of 5b's grid, float32 [b, h, w, classes].
+    """Applies the classifier to each position of 5b's grid: float32 [b, h, w, classes].
 
     The mean over h and w is the logit.
 
@@ -62,12 +62,12 @@ def _maps(variables: Any, images: jax.Array, *, model: GoogLeNet, normalization:
 
 
 def draw(crop: np.ndarray, activation: np.ndarray, captions: Sequence[str]) -> Image.Image:
-    """The crop, then each map over it from blue to red, captions below.
+    """Draws the crop, then each map over the crop from blue to red, with captions below.
 
     Args:
         crop: uint8 [px, px, 3].
-        activation: [n, h, w], any range; blue is the least of all, red the most.
-        captions: n + 1; the first is the crop's.
+        activation: [n, h, w], any range; blue is the minimum over all maps, red the maximum.
+        captions: n + 1 texts; the first is for the crop.
     """
     px = max(TILE_PX, len(crop))
     crop = cv2.resize(crop, (px, px), interpolation=cv2.INTER_CUBIC)

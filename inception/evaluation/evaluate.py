@@ -1,4 +1,4 @@
-"""The paper's Table 3 for folders of networks: one or several, 1, 10 or 144 crops; its files."""
+"""The paper's Table 3 for one network or several, with 1, 10 or 144 crops; its output files."""
 
 import csv
 import io
@@ -24,10 +24,10 @@ from inception.runtime.weights import Trained, load_network
 def load_alike(
     workdirs: Sequence[str], configs: Sequence[ConfigDict], *, best: bool = False
 ) -> list[Trained]:
-    """`load_network` of each folder.
+    """Calls `load_network` for each folder.
 
     Raises:
-        UserError: also where a folder is named twice, or they differ in views or classes.
+        UserError: also if a folder is given twice, or the folders differ in views or classes.
     """
     folders = [os.path.realpath(paths.at(workdir)) for workdir in workdirs]
     trained = [load_network(w, c, best=best) for w, c in zip(workdirs, configs, strict=True)]
@@ -35,7 +35,7 @@ def load_alike(
     for i, (workdir, other, t) in enumerate(zip(workdirs, configs, trained, strict=True)):
         if folders[i] in folders[:i]:
             raise UserError(
-                f"{workdir} is there twice: an ensemble is of different networks; leave one out"
+                f"{workdir} is given twice: an ensemble needs different networks; leave one out"
             )
         for knob in ("input_px", "data.resize", "data.resize_px", "data.bits"):
             value, own = (operator.attrgetter(knob)(c) for c in (config, other))
@@ -47,31 +47,31 @@ def load_alike(
         if len(t.classes) != len(classes):
             raise UserError(
                 f"{first} has {len(classes)} classes and {workdir} {len(t.classes)}: an ensemble "
-                "has the same; leave one out"
+                "needs the same classes; leave one out"
             )
         if t.classes != classes:
             raise UserError(
-                f"{first} and {workdir} have other classes, or in another order: see their "
+                f"{first} and {workdir} have different classes, or a different order: see their "
                 "classes.txt; leave one out"
             )
     return trained
 
 
 def _check_files(predictions: str, per_class: str) -> None:
-    """Before the work, raises UserError where a file could not be written after it."""
+    """Raises UserError before the work if a file could not be written after it."""
     if processes.is_main():
         files = {"predictions": (predictions, b'"top": [['), "per_class": (per_class, PER_CLASS)}
         paths.check_outputs(make_folders=False, **files)
 
 
 def _remarks(config: ConfigDict, source: sources.Source) -> list[str]:
-    """What to say of the split before the work."""
+    """The lines to print about the split before the work."""
     lines = pipeline.remarks(source, bits=config.data.bits, where=config.data.path)
     if left_out := getattr(source, "left_out", 0):
         lines.append(
             f"evaluating {(n := len(source))} of {n + left_out} images: {config.data.path} has no "
-            "train and val folders, and of each class a fifth is 'val', the rest 'train'; "
-            "--split=all takes all"
+            "train and val folders, so a fifth of each class is 'val' and the rest is 'train'; "
+            "--split=all evaluates all"
         )
     return lines
 
@@ -86,18 +86,18 @@ def run(
     predictions: str = "",
     per_class: str = "",
 ) -> dict[str, Any]:
-    """Evaluates the newest checkpoints of folders, or the best, together on one split.
+    """Evaluates the newest checkpoints of folders, or the best ones, together on one split.
 
     Args:
-        configs: of each folder; the first's names the data.
-        predictions, per_class: files to write, of the last row of the table.
+        configs: one for each folder; the first one names the data.
+        predictions, per_class: files to write for the last row of the table.
 
     Returns:
-        `Evaluation.result` of the last row: all networks, the most crops; 'table', all rows; and
-        'unwritten', a line for each of the two files that could not be written.
+        `Evaluation.result` of the last row (all networks, the most crops); 'table': all rows;
+        'unwritten': a line for each of the two files that could not be written.
 
     Raises:
-        UserError: as `load_alike`; a damaged image; before the work, a file that cannot be written.
+        UserError: as `load_alike`; a damaged image; an unwritable file, before the work.
     """
     config = configs[0]
     processes.together(lambda: _check_files(predictions, per_class))
@@ -119,10 +119,10 @@ def run(
     last = table[-1]
     unwritten: list[str] = []
     if processes.is_main():
-        trained_with = run_config(workdirs[0], [], rules=())  # an older run's has all knobs too
+        trained_with = run_config(workdirs[0], [], rules=())  # adds knobs that an older run lacks
         views = [(c.input_px, c.data.to_dict()) for c in (config, trained_with)]
         own = views[0] == views[1] and not (split or best)
-        if own and len(workdirs) == 1 and last.crops == 1:  # the run's result, for its page
+        if own and len(workdirs) == 1 and last.crops == 1:  # the run's own result, for its page
             try:
                 evaluator.write(workdirs[0], last, step=trained[0].step)
             except OSError as error:
@@ -137,7 +137,7 @@ def run(
 def _write_files(
     evaluation: Evaluation, source: sources.Source, predictions: str, per_class: str
 ) -> list[str]:
-    """Writes the files that have a name; returns a line for each that could not be written."""
+    """Writes the files whose name is given; returns a line for each that could not be written."""
     unwritten = []
     for write, file in ((write_predictions, predictions), (write_per_class, per_class)):
         try:
@@ -148,7 +148,7 @@ def _write_files(
     return unwritten
 
 
-COLUMNS = (  # of `Evaluation.row`: a column's head, its key, how its values are shown
+COLUMNS = (  # heading, key in `Evaluation.row`, format of the values
     ("models", "models", "{}"),
     ("crops", "crops", "{}"),
     ("cost", "cost", "{}"),
@@ -164,7 +164,7 @@ COLUMNS = (  # of `Evaluation.row`: a column's head, its key, how its values are
 
 
 def table_3(rows: Sequence[dict[str, Any]]) -> str:
-    """`Evaluation.row`s as the paper's Table 3, for people; its numbers where a row has them."""
+    """Formats each `Evaluation.row` as in the paper's Table 3, beside the paper's numbers."""
     columns = []
     for head, key, shown in COLUMNS:
         values = [row[key] for row in rows]
@@ -179,7 +179,7 @@ PER_CLASS = b"class,count,top1_accuracy,top5_accuracy"
 
 
 def write_predictions(path: str, evaluation: Evaluation, source: sources.Source) -> None:
-    """A JSON object a line and image: its name, its class, the top five with probabilities."""
+    """Writes a JSON line for each image: its name, its class, the top five with probabilities."""
     lines = []
     for i, label in enumerate(evaluation.labels):
         top = [[source.classes[c], p] for c, p in evaluation.guesses(i, digits=6)]
@@ -189,7 +189,7 @@ def write_predictions(path: str, evaluation: Evaluation, source: sources.Source)
 
 
 def write_per_class(path: str, evaluation: Evaluation, source: sources.Source) -> None:
-    """CSV: class, count, top-1 and top-5 accuracy in percent, of every class that has images."""
+    """Writes CSV: class, count, top-1 and top-5 accuracy in percent, for each class with images."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(PER_CLASS.decode().split(","))

@@ -1,4 +1,4 @@
-"""The outcome of networks on every image of a split, each counted exactly once."""
+"""The results of networks on a split, in which every image counts exactly once."""
 
 import dataclasses
 import functools
@@ -29,10 +29,10 @@ TABLE_3 = {
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The outcome for each image of a split, in its order; averages are taken from it.
+    """The results for each image of a split, in the split's order; averages are computed from them.
 
-    labels: int32 [n]; top: int32 [n, 5], the likeliest classes, best first (fewer if there are
-    fewer classes); probabilities: float32 [n, 5], theirs; losses: float32 [n], -log p(label);
+    labels: int32 [n]; top: int32 [n, 5], the likeliest classes, best first (fewer if the network
+    has fewer); probabilities: float32 [n, 5], those of `top`; losses: float32 [n], -log p(label);
     crops, models: how many were averaged.
     """
 
@@ -61,9 +61,9 @@ class Evaluation:
         return [(label, round(p, digits)) for label, p in pairs]
 
     def error_interval(self, k: int) -> list[float]:
-        """95% interval of the error in percent, after Wilson (1927), from the count alone."""
+        """95% interval of the error in percent, after Wilson (1927), from the counts alone."""
         wrong = self.count - int(self.correct(k).sum())
-        import scipy.stats  # takes half a second, which `predict` can do without
+        import scipy.stats  # takes half a second, and `predict` does not need it
 
         interval = scipy.stats.binomtest(wrong, self.count).proportion_ci(method="wilson")
         return [100 * interval.low, 100 * interval.high]
@@ -88,10 +88,10 @@ class Evaluation:
         }
 
     def row(self, *, classes: int, name: str = "") -> dict[str, Any]:
-        """A row of Table 3: ours, the paper's where it has one, and the difference.
+        """A row of Table 3: our errors, the paper's if it has one, and the difference.
 
         Args:
-            classes: of the set; with 50,000 images of 1,000 classes it is taken for ILSVRC's.
+            classes: the set's; 1,000 classes and 50,000 images are taken for ILSVRC's set.
         """
         result = self.result()
         ilsvrc = (classes, self.count) == (1000, 50_000)
@@ -115,10 +115,10 @@ class Evaluator:
     """Variables -> Evaluation, over every example of one split exactly once.
 
     Args:
-        config: of the data and of the network.
+        config: describes the data and the network.
         crops: some of 1, 10, 144; one pass serves all.
-        networks: of several networks that see the same images the configs, `config` first.
-        classes: what the networks' outputs stand for, if more than the set has.
+        networks: the configs of several networks that see the same images, `config` first.
+        classes: the classes of the networks' outputs, if the set has fewer.
     """
 
     def __init__(
@@ -148,24 +148,24 @@ class Evaluator:
         }
 
     def check_finite(self, variables: Any) -> None:
-        """Raises UserError where the outputs on a batch of noise are not finite."""
+        """Raises UserError if the outputs on a batch of noise are not finite."""
         for _ in self._networks.outputs([variables], [self._noise]):
             pass
 
     def __call__(self, variables: Any, *, stop: processes.Stop | None = None) -> Evaluation:
-        """Of a single network, with the most of the evaluator's `crops`; as `table`."""
+        """As `table`, for a single network and the largest of the evaluator's `crops`."""
         return self.table([variables], stop=stop)[-1]
 
     def table(
         self, variables: Sequence[Any], *, stop: processes.Stop | None = None
     ) -> list[Evaluation]:
-        """An Evaluation for each number of crops: of each network, and of all together.
+        """For each number of crops, an Evaluation of each network, and of several together.
 
         Every process evaluates its share of the images; all return the same result.
 
         Raises:
             RuntimeError: an example that was not evaluated exactly once.
-            processes.Stopped: `stop` says so, before a batch or while waiting.
+            processes.Stopped: by `stop`, before a batch or while waiting.
             UserError: outputs that are not finite, a damaged image.
         """
         n, parts = len(self.source), []
@@ -192,7 +192,7 @@ class Evaluator:
         ]
 
     def write(self, workdir: str, evaluation: Evaluation, *, step: int) -> None:
-        """WORKDIR/eval.json: the result, the confusion counts, the worst mistakes."""
+        """Writes WORKDIR/eval.json: the result, the confusion counts, the worst mistakes."""
         wrong = np.flatnonzero(~evaluation.correct(1))
         worst = wrong[np.argsort(-evaluation.losses[wrong], kind="stable")][:MISTAKES]
         pairs = np.stack([evaluation.labels, evaluation.top[:, 0]], 1)

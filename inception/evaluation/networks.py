@@ -19,7 +19,7 @@ from inception.runtime import compiling, prefetch, processes, sharding
 def eval_batch_size(most: int, rows: int, mesh: Any) -> int:
     """The global batch for `rows` rows in all, at most about `most`.
 
-    The power of two at or above `rows`, since each size is a program to compile; capped at `most`,
+    The power of two at or above `rows`, since each size compiles its own program; capped at `most`,
     then rounded up to a multiple of the devices.
     """
     devices = mesh.devices.size
@@ -29,17 +29,17 @@ def eval_batch_size(most: int, rows: int, mesh: Any) -> int:
 def eval_step(
     variables: Any, batch: dict[str, jax.Array], *, model: nn.Module, normalization: str
 ) -> dict[str, jax.Array]:
-    """One batch -> its 'logits', float32 [b, classes], and its other arrays but the images."""
+    """One batch -> its 'logits', float32 [b, classes], and its arrays except the images."""
     images = pixels.normalize(batch["image"], method=normalization)
     logits: Any = model.apply(variables, images, train=False)
     return {"logits": logits["main"], **{k: v for k, v in batch.items() if k != "image"}}
 
 
 class Networks:
-    """One network or several, compiled for a mesh; each sees the same views, normalised its way.
+    """One network or several, compiled for a mesh; all see the same views, each normalised its way.
 
     Args:
-        configs: of each; the first's is how images are read and viewed.
+        configs: one for each; the first one determines how images are read and cropped.
     """
 
     def __init__(self, configs: Sequence[ConfigDict], mesh: Any):
@@ -52,17 +52,17 @@ class Networks:
         self._steps = [compiled(GoogLeNet(**c.model), c.data.normalization) for c in configs]
 
     def views(self, crops: Iterable[int]) -> cropping.Views:
-        """The views of an image that so many crops are."""
+        """The views of an image for each number of crops."""
         data = self._config.data
         return cropping.Views(tuple(crops), self._config.input_px, data.resize_px, data.resize)
 
     def batch_size(self, source: sources.Source, views: cropping.Views) -> int:
-        """Of `batches`, over all processes."""
+        """The size of a batch of `batches`, over all processes."""
         rows = len(source) * views.rows
         return eval_batch_size(self._config.run.eval_batch_size, rows, self._mesh)
 
     def batches(self, source: sources.Source, views: cropping.Views) -> Iterator[pipeline.Batch]:
-        """This process's share of all views of the source: `pipeline.evaluation_batches`."""
+        """This process's share of all views of the source, by `pipeline.evaluation_batches`."""
         return pipeline.evaluation_batches(
             source,
             views=views,
@@ -81,10 +81,10 @@ class Networks:
         *,
         stop: processes.Stop | None = None,
     ) -> Iterator[list[dict[str, np.ndarray]]]:
-        """For each batch what `eval_step` returns, by network; the next one computes meanwhile.
+        """The results of `eval_step` for each batch, by network, while the next batch computes.
 
         Args:
-            batches: this process's rows; the outputs are of all processes' rows, in each.
+            batches: this process's rows; every process receives the outputs of all rows.
             stop: checked before every batch, and while waiting.
 
         Raises:
@@ -113,18 +113,18 @@ class Networks:
         crops: Sequence[int],
         stop: processes.Stop | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Averages over the crops of each image, as `pipeline.evaluation_batches` orders them.
+        """Averages over the crops of each image, in the order of `pipeline.evaluation_batches`.
 
         Yields:
-            Of some images their positions and labels, int32 [n]; float64 [n, networks, crop counts,
-            classes], the mean of softmax over each number of crops.
+            For some images, positions and labels, int32 [n]; float64 [n, networks, crop counts,
+            classes], the mean softmax over each number of crops.
 
         Raises:
-            RuntimeError: an image without all of its crops; and as `outputs`.
+            RuntimeError: an image without all of its crops; also as `outputs`.
         """
         each, counts = max(crops), np.asarray(crops)
         missing = f"lacks some of its {each} crops"
-        left: list[np.ndarray] = []  # of the last image, whose other crops are in the next batch
+        left: list[np.ndarray] = []  # rows of the last image; its other crops are in the next batch
         for outputs in self.outputs(variables, batches, stop=stop):
             real = outputs[0]["index"] >= 0  # -1 is padding
             logits = np.stack([o["logits"][real] for o in outputs], 1)  # [rows, networks, classes]

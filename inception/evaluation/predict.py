@@ -1,4 +1,4 @@
-"""Classes of pictures, by one network or several: the Python API, and `launch.py predict`.
+"""Predicts pictures' classes by one network or several: the Python API, `launch.py predict`.
 
 from inception import Predictor
 
@@ -30,14 +30,14 @@ Picture = str | pathlib.Path | Image.Image | np.ndarray
 
 
 class Pictures:
-    """Pictures as a source of upright RGB pixels; an unreadable one is black, and in `rejected`."""
+    """Pictures as a source of upright RGB pixels; unreadable ones are black and in `rejected`."""
 
     classes: tuple[str, ...] = ("",)
 
     def __init__(self, pictures: Sequence[Any], **reading: Any):
         self._pictures = pictures
-        self._reading = reading  # of `decode`
-        self.rejected: dict[int, str] = {}  # why, by index
+        self._reading = reading  # arguments of `decode`
+        self.rejected: dict[int, str] = {}  # the reason by index
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -48,21 +48,22 @@ class Pictures:
             if isinstance(picture, str | pathlib.Path):
                 picture = pathlib.Path(picture).read_bytes()
             return np.asarray(decoding.decode(picture, name, upright=True, **self._reading)), 0
-        except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+        except (OSError, ValueError) as error:  # a ValueError: an impossible file name
             self.rejected[index] = f"{name}: {getattr(error, 'strerror', None) or error}"
         except decoding.DamagedImageError as error:
             self.rejected[index] = str(error)
         return np.zeros((1, 1, 3), np.uint8), 0
 
     def name(self, index: int) -> str:
+        """The file's path, or the picture's number in the call."""
         picture = self._pictures[index]
         return str(picture) if isinstance(picture, str | pathlib.Path) else f"picture {index}"
 
 
 def find(names: Sequence[str], others: collections.Counter[str] | None = None) -> list[str]:
-    """Picture files from files, folders at any depth, and lists: .txt files, a path a line.
+    """Finds picture files: files, folders at any depth, and lists (.txt files, a path a line).
 
-    Names in folders that begin with a dot are skipped; `others` counts the suffixes of files there
+    In folders, names that begin with a dot are skipped, and `others` counts the suffixes of files
     that are no pictures.
 
     Raises:
@@ -91,7 +92,7 @@ def find(names: Sequence[str], others: collections.Counter[str] | None = None) -
 
 
 def remarks(names: Sequence[str], others: collections.Counter[str], *, bits: int) -> list[str]:
-    """What process 0 has to say of the pictures that `find` found: `pipeline.remarks`."""
+    """`pipeline.remarks` on the pictures that `find` found; [] except in process 0."""
 
     def read(index: int) -> tuple[bytes, int]:
         return pathlib.Path(names[index]).read_bytes(), 0
@@ -102,12 +103,12 @@ def remarks(names: Sequence[str], others: collections.Counter[str], *, bits: int
 
 
 class Predictor:
-    """A network that `train` or `convert` wrote, or an ensemble of several, for use on pictures.
+    """A network that `train` or `convert` wrote, or an ensemble of several, to classify pictures.
 
     Args:
         workdirs: folders with config.json, classes.txt and checkpoints/.
-        best: of each the best checkpoint, not the newest.
-        configs: one a folder, to change knobs that do not make the network, such as data.resize.
+        best: use each folder's best checkpoint, not the newest.
+        configs: one for each folder, to change knobs outside the network, such as data.resize.
 
     Raises:
         UserError: as `load_alike`.
@@ -138,7 +139,7 @@ class Predictor:
 
         Args:
             pictures: paths, PIL images, or uint8 arrays [h, w] or [h, w, 3] (RGB).
-            topk: how many classes of each.
+            topk: the number of classes for each picture.
             crops: 1, 10 or 144, averaged as in evaluation.
 
         Returns:
@@ -158,7 +159,7 @@ class Predictor:
     def each(
         self, pictures: Iterable[Picture], *, topk: int = 5, crops: int = 1
     ) -> Iterator[dict[str, Any]]:
-        """As a call, one after another; {'image', 'error'} of a picture that cannot be read."""
+        """As a call, but one by one; yields {'image', 'error'} for an unreadable picture."""
         if topk < 1:
             raise UserError(f"`topk`={topk}: must be at least 1")
         source = Pictures(list(pictures), **self._reading)
@@ -167,7 +168,7 @@ class Predictor:
             self._variables, batches, crops=[crops]
         ):
             rejected: dict[str, str] = {}
-            for own in processes.gather_text(json.dumps(source.rejected.copy())):  # threads add
+            for own in processes.gather_text(json.dumps(source.rejected.copy())):  # threads write
                 rejected |= json.loads(own)
             for index, p in zip(images.tolist(), values.mean(1)[:, 0], strict=True):
                 image = source.name(index)
@@ -181,9 +182,9 @@ class Predictor:
                 yield {"image": image, "classes": classes}
 
     def draw(self, prediction: dict[str, Any]) -> Image.Image:
-        """The single central crop of a predicted file, and over it the map of each of its classes.
+        """Draws the central crop of a predicted file, and over it the map of each predicted class.
 
-        Of several networks the mean of their maps.
+        For several networks it draws the mean of their maps.
         """
         source = Pictures([prediction["image"]], **self._reading)
         pixels, _ = source[0]

@@ -1,4 +1,4 @@
-"""Caffe's bvlc_googlenet.caffemodel: a NetParameter of V1 or of current layers."""
+"""Reads Caffe's bvlc_googlenet.caffemodel: a NetParameter with V1 or with current layers."""
 
 import pathlib
 from typing import Any
@@ -37,7 +37,7 @@ RAW = ("<f8", "<f4", "<f2")  # dtypes of raw_data, by raw_data_type
 
 
 def net_parameter() -> Any:
-    """The protobuf class of a .caffemodel, of the fields in MESSAGES."""
+    """The protobuf class of a .caffemodel, with the fields in MESSAGES."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
     kinds = descriptor_pb2.FieldDescriptorProto
     for message, fields in MESSAGES.items():
@@ -59,7 +59,7 @@ def net_parameter() -> Any:
 def _array(blob: Any, *, bias: bool) -> np.ndarray:
     """A blob as float32 [out, in, h, w], [out, in] or [out]; ValueError if its numbers are too few.
 
-    Old blobs always have four axes, in their own fields or in `shape`: the first ones are 1.
+    Old blobs always have four axes, in their own fields or in `shape`: unused leading ones are 1.
     """
     if blob.HasField("raw_data"):
         values = np.frombuffer(blob.raw_data, RAW[blob.raw_data_type]).astype(np.float32)
@@ -75,8 +75,8 @@ def read(path: str) -> dict[str, np.ndarray]:
     NOTE: Caffe's images are BGR: the input channels of conv1 are reversed to RGB.
 
     Raises:
-        UserError: it has no weights; its text goes on after the file's name.
-        Exception: of any kind, where the file is damaged.
+        UserError: the file has no weights; its text continues the file's name.
+        Exception: of any kind, if the file is damaged.
     """
     net = net_parameter().FromString(pathlib.Path(path).read_bytes())
     arrays = {

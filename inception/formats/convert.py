@@ -1,4 +1,4 @@
-"""A file of published weights -> a checkpoint at step 0."""
+"""Converts a file of published weights to a checkpoint at step 0."""
 
 import math
 import pathlib
@@ -18,9 +18,9 @@ from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
 from inception.runtime import checkpoint, workdir
 from inception.step import TrainState, first_state
 
-# A format has FILE (what it is called), LAYERS (our layer -> its name), PARTS (a layer's array ->
-# the suffix of its name), KNOBS (of the network and its input) and read(path) -> {name: array
-# [out, in, ...]}.
+# A format defines FILE (its name in messages), LAYERS (our layer -> its name in the file), PARTS (a
+# layer's array -> its name's suffix), KNOBS (of the network and its input) and
+# read(path) -> {name: array [out, in, ...]}.
 FORMATS: dict[str, Any] = {"caffe": caffe, "torchvision": torchvision}
 DENSE = ("fc", "classifier")
 
@@ -29,7 +29,7 @@ class Weights(NamedTuple):
     """The content of a file.
 
     arrays: by the file's names, in its layout; names: our variable, LAYER/PART -> its name in the
-    file; knobs: of the network and the input of these weights.
+    file; knobs: of the network and the input that the weights need.
     """
 
     path: str
@@ -42,7 +42,7 @@ def read(source: str, path: str) -> Weights:
     """Reads a file of `source`, a key of FORMATS.
 
     Raises:
-        UserError: no such file, a damaged one, one of another kind.
+        UserError: the file is missing, damaged, or of another kind.
     """
     kind = FORMATS[source]
     try:
@@ -65,17 +65,17 @@ def read(source: str, path: str) -> Weights:
     heads = all(name in arrays for variable, name in names.items() if variable.startswith("head_"))
     classes = arrays.get(names["classifier/bias"], np.zeros(1000)).size
     knobs = {"model.classes": classes, "model.heads": heads, "optim.polyak_decay": 0.0}
-    knobs |= {"data.source": "folder", "data.eval_split": "val"}  # of data.path, yours to give
+    knobs |= {"data.source": "folder", "data.eval_split": "val"}  # the user gives data.path
     return Weights(path, arrays, names, knobs | kind.KNOBS)
 
 
 def layer_names(names: Iterable[str]) -> list[str]:
-    """Each once; of Caffe's LAYER:BLOB the layer, which is what has a name in the file."""
+    """Each name once; Caffe's LAYER:BLOB becomes LAYER, the only name in the file."""
     return list(dict.fromkeys(name.split(":")[0] for name in names))
 
 
 def check_network(weights: Weights, model: Mapping[str, Any]) -> None:
-    """Raises UserError where the file lacks weights, or the config's network is another."""
+    """Raises UserError if the file lacks weights, or does not fit the config's network."""
     needed = (name for variable, name in weights.names.items() if not variable.startswith("head_"))
     if lacking := layer_names(name for name in needed if name not in weights.arrays):
         more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
@@ -100,7 +100,7 @@ def to_flax(array: np.ndarray, variable: str) -> np.ndarray:
         array = array.transpose(2, 3, 1, 0)
     if array.ndim == 2:
         if variable.endswith("/fc/kernel"):
-            # NOTE: a head's convolution is flattened as (c, h, w) there and as (h, w, c) here.
+            # NOTE: the file flattens a head's convolution as (c, h, w), our network as (h, w, c).
             side = math.isqrt(array.shape[1] // HEAD_CONV)
             grid = array.reshape(-1, HEAD_CONV, side, side)
             array = grid.transpose(0, 2, 3, 1).reshape(array.shape)
@@ -109,7 +109,7 @@ def to_flax(array: np.ndarray, variable: str) -> np.ndarray:
 
 
 def to_variables(weights: Weights, shapes: Any) -> Any:
-    """The file's arrays as the tree of `shapes`; UserError where one does not fit."""
+    """The file's arrays as the tree of `shapes`; raises UserError if one does not fit."""
     variables = {}
     for path, wanted in flatten_dict(shapes).items():
         variable = "/".join(path[1:])
@@ -133,7 +133,7 @@ def to_variables(weights: Weights, shapes: Any) -> Any:
 
 
 def class_names(file: str, count: int) -> tuple[str, ...]:
-    """A file's lines, by output; without one ImageNet's if `count` is theirs, or numbers."""
+    """A file's lines, by output; without a file, ImageNet's classes if `count` fits, or numbers."""
     if not file:
         fits = count == len(imagenet.CLASSES)
         return imagenet.CLASSES if fits else tuple(f"class {i}" for i in range(count))
@@ -156,20 +156,20 @@ def write(
     tx: optax.GradientTransformation,
     classes: str = "",
 ) -> dict[str, Any]:
-    """Writes `output`, a folder like a run's, if everything fits, and nothing otherwise.
+    """Writes `output`, a folder like a run's, if everything fits; otherwise writes nothing.
 
     Args:
-        config: with the knobs of `weights`; those that do not make the network, and model.heads,
+        config: has the knobs of `weights`; model.heads, and knobs that do not make the network,
             may differ.
-        init, tx: of a run with this config its first state, traced alone, and its optimizer.
+        init, tx: the first state of a run with this config, only traced, and its optimizer.
         classes: as `class_names` reads it.
 
     Returns:
-        {'parameters': numbers converted, BatchNorm's statistics apart, 'ignored': names in the file
-        that the network lacks, 'missing': those of its auxiliary heads that the file lacks}.
+        {'parameters': the number converted, without BatchNorm's statistics, 'ignored': names that
+        only the file contains, 'missing': names of auxiliary heads that the file lacks}.
 
     Raises:
-        UserError: another network's weights, or classes; `output` cannot be written.
+        UserError: weights or classes of another network; an `output` that cannot be written.
     """
     check_network(weights, config["model"])
     names = class_names(classes, config["model"]["classes"])

@@ -18,7 +18,7 @@ from inception.model import GoogLeNet
 from inception.runtime.weights import Trained, load_network
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-OPSET = 18  # ONNX's of 2022: older runtimes read it, and newer operators are not needed
+OPSET = 18  # of 2022: older runtimes read it, and the network needs no newer operators
 INSTALL = "pip install -c requirements.txt -e '.[export]'"
 
 
@@ -54,7 +54,7 @@ def safetensors_file(trained: Trained) -> bytes:
 def stablehlo_file(trained: Trained, batch_size: int | None = None) -> bytes:
     """`jax.export`'s serialisation of the inference function, for any batch size or for one.
 
-    NOTE: for any size, jax 0.10 reads what a later one wrote and fails when it calls it.
+    NOTE: if a later jax wrote it for any size, jax 0.10 reads it, but fails when it calls it.
     """
     px = trained.config["input_px"]
     shape = export.symbolic_shape(f"{batch_size or 'batch'}, {px}, {px}, 3")
@@ -67,8 +67,8 @@ def onnx_file(trained: Trained, calibration: str = "") -> bytes:
     """The inference function as an ONNX model, for any batch size; needs the package onnx.
 
     Args:
-        calibration: pictures, as `predict.find` takes them, that give the ranges of activations
-            in 8 bits; needs onnxruntime. '': in float32.
+        calibration: pictures, as for `predict.find`, from which 8-bit activations take their
+            ranges; needs onnxruntime. '': float32.
     """
     try:
         from inception.formats import to_onnx
@@ -85,10 +85,10 @@ def onnx_file(trained: Trained, calibration: str = "") -> bytes:
     return int8.quantized(convert(for_int8=True), images).SerializeToString()
 
 
-KINDS = {  # what the first MB of such a file of ours holds
+KINDS = {  # bytes in the first MB of our files of each kind
     ".safetensors": b'"params/conv1/',
     ".stablehlo": b"StableHLO",
-    ".onnx": b"\x12\x09inception",  # who made it
+    ".onnx": b"\x12\x09inception",  # producer_name
 }
 FORMATS: dict[str, Callable[..., bytes]] = {
     ".safetensors": safetensors_file,
@@ -98,17 +98,17 @@ FORMATS: dict[str, Callable[..., bytes]] = {
 
 
 def run(checkpoint_dir: str, output: str, *, best: bool = False, **options: Any) -> dict[str, Any]:
-    """Writes the newest checkpoint's network, or the best's, to a file: FORMATS by its suffix.
+    """Writes the newest checkpoint's network, or the best's, in the format of the file's suffix.
 
-    An existing file of the kind is replaced once the new one is whole. `options`: of the format's
-    function.
+    An existing file of the same kind is replaced once the new one is whole. `options`: arguments of
+    the format's function.
 
     Returns:
-        {'file', 'format', 'parameters': how many the file holds}; of ONNX also 'opset'.
+        {'file', 'format', 'parameters': the number in the file}; for ONNX also 'opset'.
 
     Raises:
-        UserError: no checkpoint or one of another network, a package is missing, a picture cannot
-            be read; before the work, a file that cannot be written, or another one in its place.
+        UserError: no checkpoint, or another network's; a missing package; an unreadable picture;
+            before the work, an `output` that cannot be written or is another kind of file.
     """
     suffix = paths.at(output).suffix.lower()
     paths.check_outputs(output=(output, KINDS[suffix]))

@@ -1,4 +1,4 @@
-"""An ONNX network's weights and activations in 8 bits, by onnxruntime's static quantisation."""
+"""Quantises an ONNX network's weights and activations to 8 bits, statically, by onnxruntime."""
 
 import os
 import pathlib
@@ -16,9 +16,9 @@ from inception import UserError
 from inception.data import cropping, pipeline, progress
 from inception.evaluation import predict
 
-MOST_IMAGES = 100  # of 10, 30 and 100 the last two come equally near to float32
-OPERATORS = ["Conv", "Relu", "MaxPool", "Concat", "Gemm"]  # others, LRN's and softmax, stay float
-# onnxruntime's quantiser warns about a model without it. Our graph needs no preparation.
+MOST_IMAGES = 100  # of 10, 30 and 100, 30 and 100 come equally near to float32
+OPERATORS = ["Conv", "Relu", "MaxPool", "Concat", "Gemm"]  # LRN's operators and softmax stay float
+# Without this entry onnxruntime's quantiser warns; our graph needs no preparation.
 PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 
 
@@ -26,8 +26,8 @@ def calibration_images(path: str, config: Mapping[str, Any]) -> np.ndarray:
     """The central crops of pictures, uint8 [n, px, px, 3], as evaluation cuts them.
 
     Args:
-        path: a picture, a folder or a list; of more than MOST_IMAGES, so many evenly spread.
-        config: as `read_config`.
+        path: a picture, a folder or a list; at most MOST_IMAGES pictures are taken, evenly spread.
+        config: as `read_config` returns it.
 
     Raises:
         UserError: no picture, or one that cannot be read.
@@ -46,7 +46,7 @@ def calibration_images(path: str, config: Mapping[str, Any]) -> np.ndarray:
 
 
 class _Reader(quantization.CalibrationDataReader):
-    """One image at a time: the calibrator computes every activation of a batch and keeps it."""
+    """Returns one image at a time: the calibrator keeps every activation of a batch in memory."""
 
     def __init__(self, images: np.ndarray) -> None:
         self._images = iter(progress.bar(images, desc="calibration", unit="img", leave=False))
@@ -57,12 +57,12 @@ class _Reader(quantization.CalibrationDataReader):
 
 
 def quantized(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
-    """What `to_onnx.convert` made for it, with convolutions, pools and classifier in 8 bits.
+    """Quantises convolutions, pools and classifier of a model of `to_onnx.convert(for_int8=True)`.
 
-    Ranges of activations are those on the images. Each channel of weights has a scale of its own.
+    Activations take their ranges on the images. Each channel of weights has its own scale.
 
-    NOTE: weights are unsigned. Signed ones need 7 bits on x86 without VNNI, where two products of
-    8 bits are summed in 16: faster, but less accurate.
+    NOTE: weights are unsigned. x86 without VNNI sums two products of 8 bits in 16 bits, so signed
+    weights must have 7 bits there: faster, but less accurate.
     """
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     helper.set_model_props(model, {**metadata, **PREPARED})
@@ -77,9 +77,9 @@ def quantized(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QUInt8,
             extra_options={
-                "WeightSymmetric": True,  # one zero for all channels, as onnxruntime requires
-                "ForceQuantizeNoInputCheck": True,  # the pool after LRN as well
-                "OpTypesToExcludeOutputQuantization": ["Gemm"],  # logits
+                "WeightSymmetric": True,  # one zero point for all channels, as onnxruntime requires
+                "ForceQuantizeNoInputCheck": True,  # also quantises the pool after LRN
+                "OpTypesToExcludeOutputQuantization": ["Gemm"],  # keeps logits in float
             },
         )
         made = onnx.load(path)

@@ -1,6 +1,6 @@
-"""GoogLeNet's inference in ONNX's operators; the tests hold it to model.py's numbers.
+"""GoogLeNet's inference in ONNX's operators; the tests compare its numbers with model.py's.
 
-Images are NHWC in JAX and NCHW in ONNX: they are transposed at the start, and nothing else is.
+JAX is NHWC and ONNX NCHW: images are transposed first, and again only in int8's LRN and before fc.
 """
 
 from typing import Any
@@ -18,11 +18,11 @@ BATCH_NORM_EPSILON = 1e-3  # model.Conv's
 
 
 class _Graph:
-    """An ONNX graph while it grows, of a network's weights by path, as '3a/1x1/Conv_0/kernel'.
+    """An ONNX graph under construction, from weights by path, as '3a/1x1/Conv_0/kernel'.
 
     Args:
-        px: the side of the image; of what the layers so far put out it is self.px.
-        for_int8: BatchNorm is a part of its convolution, LRN is made of other operators.
+        px: the side of the image; self.px is the side of the newest layer's output.
+        for_int8: merges BatchNorm into its convolution, and makes LRN of other operators.
     """
 
     def __init__(self, weights: dict[str, np.ndarray], *, px: int, for_int8: bool) -> None:
@@ -39,12 +39,12 @@ class _Graph:
 
     def _constant(self, array: np.ndarray) -> str:
         name = f"c{len(self.constants)}"
-        # NOTE: without the copy the bytes of a transposed view are in its first order.
+        # NOTE: without the copy, a transposed view gives its bytes in the original order.
         self.constants.append(numpy_helper.from_array(np.array(array, order="C"), name))
         return name
 
     def arrays(self, layer: str, *names: str) -> list[np.ndarray]:
-        """Those of a layer's arrays that the network has."""
+        """The named arrays of a layer, without those that the network lacks."""
         paths = [f"{layer}/{name}" for name in names]
         return [self.weights[path] for path in paths if path in self.weights]
 
@@ -64,10 +64,10 @@ class _Graph:
         return self.add("Relu", x)
 
     def lrn(self, x: str, layer: str) -> str:
-        """ops.local_response_normalization of what a layer puts out.
+        """ops.local_response_normalization of a layer's output.
 
-        NOTE: onnxruntime 1.31 takes 8 times as long for its operator LRN as for the product with
-        a matrix, on CPUs, and this is faster still with channels last, as int8 layers have them.
+        NOTE: on CPUs, onnxruntime 1.31 takes 8 times as long for its operator LRN as for this
+        matrix product. With channels last, as int8 layers have, the product is faster still.
         """
         size, alpha, k = ops.LRN_SIZE, ops.LRN_ALPHA, ops.LRN_K
         if not self.for_int8:
@@ -81,7 +81,7 @@ class _Graph:
         return self.add("Transpose", x, perm=[0, 3, 1, 2])
 
     def max_pool(self, x: str, stride: int, window: int = 3) -> str:
-        """ops.max_pool; NOTE: where pads are auto_pad=SAME_UPPER, OpenCV 5.0 computes others."""
+        """ops.max_pool. NOTE: pads are explicit: for SAME_UPPER OpenCV 5.0 computes other ones."""
         before_px, self.px = self.px, -(-self.px // stride)
         pad = max(0, (self.px - 1) * stride + window - before_px)
         pads = [pad // 2] * 2 + [pad - pad // 2] * 2
@@ -89,7 +89,7 @@ class _Graph:
         return self.add("MaxPool", x, pads=pads, **sizes)
 
     def inception(self, x: str, row: str) -> str:
-        """model.Inception; figure 2a's has no reductions and no projection."""
+        """model.Inception; the module of figure 2a has no reductions and no projection."""
         inputs = {"1x1": x, "3x3": x, "5x5": x, "pool_proj": self.max_pool(x, 1)}
         for branch, source in inputs.items():
             for layer in (f"{row}/{branch}_reduce", f"{row}/{branch}"):
@@ -103,7 +103,7 @@ class _Graph:
 
 
 def _probabilities(graph: _Graph, model: GoogLeNet, normalization: str) -> str:
-    """GoogLeNet.__call__ in evaluation, of the graph's input 'images'; then softmax."""
+    """GoogLeNet.__call__ in evaluation, applied to the graph's input 'images'; then softmax."""
 
     def lrn(x: str, layer: str) -> str:
         return graph.lrn(x, layer) if model.norm == "lrn" else x
@@ -134,7 +134,7 @@ def convert(
 ) -> onnx.ModelProto:
     """'images', uint8 [batch, px, px, 3] -> 'probabilities', float32 [batch, classes].
 
-    `batch` is any; the ONNX checker has passed the model. `for_int8`: made to be quantised.
+    Any `batch` works. The ONNX checker has accepted the model. `for_int8`: it will be quantised.
     """
     arrays = flatten_dict(trained.variables)
     weights = {"/".join(path[1:]): array for path, array in arrays.items()}

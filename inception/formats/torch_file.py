@@ -1,8 +1,8 @@
-"""PyTorch's files of tensors, read without PyTorch and without running code in them.
+"""Reads PyTorch's files of tensors without PyTorch, and without running code from them.
 
-They are pickles, and a pickle may call any function. Here it reaches the few harmless ones that a
-state_dict needs; the first other name in it ends the reading. tinygrad's torch_load, a library for
-the same, needs a C compiler and lets every name of numpy through, some of which run code.
+The files are pickles, and a pickle may call any function. This reader allows the few harmless
+functions that a state_dict needs, and stops at any other name. tinygrad's torch_load does the same
+job, but it needs a C compiler and allows every name of NumPy, some of which run code.
 """
 
 import collections
@@ -35,15 +35,15 @@ class _Tensor(NamedTuple):
     """A tensor before its storage is read: in the older format the numbers come last."""
 
     storage: Any  # ('storage', type, key, device, elements), and in the older format a view
-    offset: Any  # this and the strides count elements
+    offset: Any  # offset and strides count elements
     shape: Any
     strides: Any
 
 
-NAMES = {  # all that a pickle may name; a storage is a string, which nothing can call
+NAMES = {  # all names that a pickle may use; a storage is a string, which cannot be called
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor"): lambda *args: _Tensor(*args),
-    # then requires_grad, hooks, metadata
+    # the other arguments: requires_grad, hooks, metadata
     ("torch._utils", "_rebuild_tensor_v2"): lambda *args: _Tensor(*args[:4]),
     ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
     **{("torch", storage): storage for storage in DTYPES},
@@ -64,7 +64,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _array(tensor: _Tensor, storages: dict[str, bytes]) -> np.ndarray:
-    """A view into the storage; ValueError where it would reach beyond."""
+    """A view into the storage; raises ValueError if the tensor would reach beyond it."""
     _, kind, key, _, elements, *view = tensor.storage
     if any(view):  # PyTorch before 0.4
         raise ValueError("a storage that is part of another")
@@ -110,14 +110,14 @@ def _read_stream(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """The tensors of a state_dict as torch.save writes it, by name; both its formats.
+    """The tensors of a state_dict by name, from either format of torch.save.
 
     Returns:
         Read-only views of the dtypes and shapes in the file, bfloat16 as JAX's.
 
     Raises:
-        UserError: it names what may run code; its text goes on after the file's name.
-        Exception: of any kind, where the file is damaged or holds anything but tensors.
+        UserError: a name that may run code, or a non-tensor; its text continues the file's name.
+        Exception: of any kind, if the file is damaged or no state_dict.
     """
     with open(path, "rb") as file:
         is_zip = zipfile.is_zipfile(file)

@@ -1,8 +1,8 @@
-"""torchvision.models.googlenet's state_dict: a .pth file of PyTorch, or .safetensors.
+"""Reads torchvision.models.googlenet's state_dict: PyTorch's .pth file, or .safetensors.
 
 NOTE: the network is TF-slim's: BatchNorm after every convolution, no LRN, 3x3 where the paper has
-5x5, a 2x2 max pool after 4e, and heads that pool to 4x4. aux1 stands on 4a and aux2 on 4d by
-their names: until late 2024 torchvision returned the two outputs swapped (pytorch/vision#8736).
+5x5, a 2x2 max pool after 4e, and heads that pool to 4x4. The weights named aux1 belong to 4a and
+aux2 to 4d: until late 2024 torchvision returned the two outputs swapped (pytorch/vision#8736).
 """
 
 import pathlib
@@ -44,14 +44,14 @@ KNOBS = {
     "model.pool4_px": 2,
     "model.head_pool": "adaptive",
     "model.dropout": 0.2,
-    # transform_input=True on ImageNet's normalisation, as the published weights want; without
-    # it, as networks that were trained anew are, the input is 'unit'.
+    # The published weights need ImageNet's normalisation, then transform_input=True: this is
+    # 'symmetric'. Networks that were trained anew, without transform_input, need 'unit'.
     "data.normalization": "symmetric",
 }
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """The tensors of a file by torchvision's names, in PyTorch's layout; as `torch_file.read`."""
+    """The tensors of a file by torchvision's names, in PyTorch's layout, as `torch_file.read`."""
     if pathlib.Path(path).suffix.lower() == ".safetensors":
         return safetensors.numpy.load_file(path)
     return torch_file.read(path)

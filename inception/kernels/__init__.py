@@ -1,9 +1,9 @@
-"""Which platform computes an operation of ops.py in a form of its own.
+"""The platforms that compute an operation of ops.py in a form of their own.
 
-A form computes the same values and gradients as the plain one in another way. A file of this
-folder holds the forms of a platform, or those that several share, each with the measurement that
-keeps it. Programs are compiled for platforms that this process does not run on, so the platform
-is that of `on`, and without it JAX's default.
+A form computes the same values and gradients as the plain operation, in another way. Each file of
+this folder contains the forms of one platform, or forms that several platforms share, with the
+measurements that justify them. `on` sets the platform, because programs are also compiled for
+platforms that this process does not run on; without `on` it is JAX's default.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ _platform: contextvars.ContextVar[str] = contextvars.ContextVar("platform", defa
 
 @contextlib.contextmanager
 def on(platform: str) -> Iterator[None]:
-    """Within it, operations are traced for a platform: 'cpu', 'gpu', 'tpu'; 'any': plain forms.
+    """Traces operations for a platform: 'cpu', 'gpu' or 'tpu'; 'any': the plain forms.
 
-    As a decorator it holds wherever the function is traced: `jax.jit(on("gpu")(function))`.
+    As a decorator it applies wherever the function is traced: `jax.jit(on("gpu")(function))`.
     """
     token = _platform.set(platform)
     try:
@@ -40,7 +40,7 @@ def on(platform: str) -> Iterator[None]:
 
 
 def by_platform(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """The operation `plain`, in the platform's own form where FORMS has one."""
+    """The operation `plain`, in the platform's own form where FORMS lists one."""
 
     @functools.wraps(plain)
     def operation(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What CPUs compute in another form: max pools, and the gradients of convolutions."""
+"""Forms for CPUs: max pools, and the gradients of convolutions."""
 
 import functools
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ LAYOUTS = ("NHWC", "HWIO", "NHWC")
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: jax.Array, stride: int, window: int = 3) -> jax.Array:
-    """From shifted views, nine of a 3x3 window; its gradient from the argmax of each window.
+    """Max pool from shifted views, nine of a 3x3 window; its gradient from each window's argmax.
 
     XLA's own gradient, select-and-scatter, goes one window at a time: all thirteen pools at 224 px
-    and batch 32 take 2460 ms with it and 230 ms so (`benchmarks/ops.py max_pool`). At stride 2 the
-    framework's forward pass is the faster one, where no gradient needs the argmax.
+    and batch 32 take 2460 ms with it, 230 ms with this form (`benchmarks/ops.py max_pool`). At
+    stride 2, Flax's forward pass is faster where no gradient needs the argmax.
     """
     if stride == 1:
         return max_and_argmax(x, stride, window)[0]
@@ -29,7 +29,7 @@ def max_pool(x: jax.Array, stride: int, window: int = 3) -> jax.Array:
 
 def _max_pool_forward(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, Any]:
     maxima, argmax = max_and_argmax(x, stride, window)
-    return maxima, (argmax, jnp.zeros((0, *x.shape[1:3]), x.dtype))  # which carries the size
+    return maxima, (argmax, jnp.zeros((0, *x.shape[1:3]), x.dtype))  # carries x's size and dtype
 
 
 def _max_pool_backward(stride: int, window: int, saved: Any, gradient: jax.Array) -> tuple:
@@ -44,9 +44,9 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 def _to_argmax(
     argmax: jax.Array, gradient: jax.Array, sizes: tuple[int, ...], stride: int, window: int
 ) -> jax.Array:
-    """The gradient of an input of `sizes` (h, w): each maximum's goes to where it came from."""
-    # NOTE: a conditional, for XLA does not fuse across it: otherwise it computes the argmax anew
-    # for each of the terms below. Its other branch is for gradients that are lost anyway.
+    """The gradient of an input of `sizes` (h, w): moves each maximum's to its position."""
+    # NOTE: XLA does not fuse across a conditional; without it, XLA recomputes the argmax for each
+    # term below. The other branch runs if the first gradient is NaN: the step is lost anyway.
     lost = jnp.isnan(gradient.ravel()[0])
     argmax = lax.cond(lost, jnp.zeros_like, lambda x: x, argmax)
     zero = jnp.zeros((), gradient.dtype)
@@ -54,7 +54,7 @@ def _to_argmax(
     axes = [(n, -(-n // stride), before) for n, (before, _) in zip(sizes, around, strict=True)]
 
     def of_offset(offset: int, phase: tuple[int, int]) -> jax.Array | None:
-        """From one offset in the windows, for every stride-th row and column from `phase` on."""
+        """One window offset's term, for every stride-th row and column from `phase` on."""
         moves = [(0, 0, 0)]
         for (size, outputs, before), at, first in zip(
             axes, divmod(offset, window), phase, strict=True
@@ -72,8 +72,8 @@ def _to_argmax(
 
     if stride == 1:
         return of_phase(0, 0)
-    # NOTE: the rows and columns that a stride sets apart are computed apart and then shuffled
-    # together: with zeros in between, each of the nine terms had the size of the whole.
+    # NOTE: every phase of the stride is computed separately, then the phases are interleaved: with
+    # zeros between a phase's rows and columns, each of the nine terms had the input's size.
     rows = [
         jnp.stack([of_phase(i, j) for j in range(stride)], axis=3) for i in range(stride)
     ]  # [b, h / stride, w / stride, stride, c]
@@ -89,12 +89,12 @@ def convolution(
     """lax.conv_general_dilated of [b, h, w, c] and [kh, kw, c, f] without other choices.
 
     The gradients of kernels are matrix products, three to ten times as fast as XLA's convolutions
-    (`benchmarks/ops.py convolution`). Sums over the batch stay sums over it, so a batch that is
-    split over devices stays where it is.
+    (`benchmarks/ops.py convolution`). Sums over the batch remain sums over the batch, so a sharded
+    batch does not move between devices.
 
-    NOTE: XLA's CPU compiler has a fast convolution for these layouts alone, and brings those of
-    the gradients into them only outside of loops (jax-ml/jax#12868); in `accumulate`'s loop a step
-    took ten times as long. Here they are in these layouts from the start.
+    NOTE: XLA's CPU compiler has a fast convolution for LAYOUTS only. It converts the gradients'
+    convolutions to LAYOUTS only outside of loops (jax-ml/jax#12868): in `accumulate`'s loop a step
+    took ten times as long. So this form uses LAYOUTS from the start.
     """
     return _convolution(x, kernel, tuple(window_strides), tuple(map(tuple, padding)))
 
@@ -115,7 +115,7 @@ def _conv_backward(strides: Any, padding: Any, saved: tuple, gradient: jax.Array
         n, k, m = (
             array.shape[i] for array, i in ((x, axis + 1), (kernel, axis), (gradient, axis + 1))
         )
-        spread = (m - 1) * strides[axis] + 1  # of the gradient with the stride's zeros in between
+        spread = (m - 1) * strides[axis] + 1  # the gradient's size with the stride's zeros
         around.append((k - 1 - before, n + before - spread))
     of_input = lax.conv_transpose(
         gradient, kernel, strides, around, dimension_numbers=LAYOUTS, transpose_kernel=True
@@ -129,9 +129,9 @@ _convolution.defvjp(_conv_forward, _conv_backward)
 def _gradient_of_kernel(
     x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, gradient: jax.Array
 ) -> jax.Array:
-    """One matrix product for each row of the kernel, of its pixels side by side."""
+    """One matrix product for each row of the kernel, over the row's pixels side by side."""
     kh, kw, c, f = kernel.shape
-    # Not before the gradient is there, or the compiler may gather all pixels in the forward pass.
+    # The barrier awaits the gradient: else the compiler may gather all pixels in the forward pass.
     x, gradient = lax.optimization_barrier((x, gradient))
     around = [(before, after, 0) for before, after in ((0, 0), *padding, (0, 0))]
     x = lax.pad(x, jnp.zeros((), x.dtype), around)
@@ -145,7 +145,7 @@ def _gradient_of_kernel(
     def side_by_side(x: jax.Array) -> jax.Array:  # [b, ..., padded w, c] -> [b, ..., w, kw * c]
         return jnp.concatenate([along(x, 2, j, w) for j in range(kw)], -1)
 
-    once = strides[0] == 1  # else it would be twice what one row of the kernel reads, or more
+    once = strides[0] == 1  # at a larger stride, kernel rows read half of the pixels or less
     if once:
         x = side_by_side(x)
     rows = []
@@ -153,7 +153,7 @@ def _gradient_of_kernel(
         row = along(x, 1, i, h)
         row = (row if once else side_by_side(row)).reshape(-1, kw * c)
         rows.append(jnp.tensordot(row, gradient, (0, 0)))
-        # One row's pixels after the other, or the compiler holds those of all.
+        # The barrier orders the rows: else the compiler holds the pixels of all rows at once.
         x, rows[-1] = lax.optimization_barrier((x, rows[-1]))
-    # Once, not in every kernel of the update that reads it: less to compile.
+    # The barrier stacks once, not in every kernel of the update that reads it: less to compile.
     return lax.optimization_barrier(jnp.stack(rows)).reshape(kernel.shape)

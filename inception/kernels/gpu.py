@@ -1,7 +1,7 @@
-"""What GPUs compute in another form: what passes through their memory decides their time.
+"""Forms for GPUs, where the bytes moved through memory decide the time.
 
-What each form is worth in a training step of v1, batch 256, bfloat16, compiled for an H100:
-docs/accelerators.md.
+docs/reasons/accelerators.md lists the effect of each form on a training step of v1, batch 256,
+bfloat16, compiled for an H100.
 """
 
 import functools
@@ -22,29 +22,29 @@ from inception.ops import LRN_ALPHA, LRN_SIZE, energy, sum_of_neighbours, to_thr
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: jax.Array, stride: int, window: int = 3) -> jax.Array:
-    """From shifted views; its gradient from the argmax of each window.
+    """Max pool from shifted views; its gradient from the argmax of each window.
 
-    XLA makes select-and-scatter tuples of value and index in memory, and a scatter with atomics;
-    it computes pools of bfloat16 in float32.
+    XLA compiles select-and-scatter to tuples of value and index in memory and a scatter with
+    atomics; it computes pools of bfloat16 in float32.
     """
     return max_and_argmax(x, stride, window)[0]
 
 
 def _max_pool_forward(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, Any]:
     maxima, argmax = max_and_argmax(x, stride, window)
-    return maxima, (argmax, jnp.zeros((0, *x.shape[1:3]), x.dtype))  # which carries the size
+    return maxima, (argmax, jnp.zeros((0, *x.shape[1:3]), x.dtype))  # carries x's size and dtype
 
 
 def _max_pool_backward(stride: int, window: int, saved: Any, gradient: jax.Array) -> tuple:
     argmax, like = saved
-    # A barrier: otherwise each kernel that reads these arrays computes them again.
+    # Without the barrier, each kernel that reads these arrays recomputes them.
     argmax, gradient = lax.optimization_barrier((argmax, gradient))
     wide, zero = gradient.astype(jnp.float32), jnp.zeros((), jnp.float32)
     sizes = like.shape[1:]
     around = lax.padtype_to_pads(sizes, (window, window), (stride, stride), "SAME")
 
     def of_offset(offset: int) -> jax.Array:
-        """The gradients of the windows whose maximum has this offset in them, where it lies."""
+        """The gradients of the windows with the maximum at this offset, moved to its position."""
         moves = [(0, 0, 0)]
         for n, outputs, (before, _), at in zip(
             sizes, gradient.shape[1:3], around, divmod(offset, window), strict=True
@@ -62,19 +62,19 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 @jax.custom_vjp
 def local_response_normalization(x: jax.Array) -> jax.Array:
-    """Its gradient keeps the input alone, and writes what it adds up in the input's dtype."""
+    """LRN whose gradient stores only the input, and writes its terms in the input's dtype."""
     return (x.astype(jnp.float32) / to_three_quarters(energy(x))).astype(x.dtype)
 
 
 def _lrn_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # Without the barrier the compiler keeps this energy for the gradient.
+    # Without the barrier, the compiler stores this energy for the gradient.
     return local_response_normalization(lax.optimization_barrier(x)), x
 
 
 def _lrn_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     scale, wide = energy(x), x.astype(jnp.float32)
     part = gradient.astype(jnp.float32) * wide / (scale * to_three_quarters(scale))
-    # Two kernels: one writes these, the next reads five neighbours of `part`.
+    # The barrier makes two kernels: one writes these, the next reads five neighbours of `part`.
     part, gradient = lax.optimization_barrier((part.astype(x.dtype), gradient))
     others = sum_of_neighbours(part.astype(jnp.float32))
     own = gradient.astype(jnp.float32) / to_three_quarters(scale)
@@ -86,12 +86,12 @@ local_response_normalization.defvjp(_lrn_forward, _lrn_backward)
 
 @jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
-    """Its gradient keeps the output alone, which the next layer keeps too."""
+    """ReLU whose gradient stores only the output, which the next layer stores anyway."""
     return jnp.maximum(x, 0)
 
 
 def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    y = lax.optimization_barrier(relu(x))  # or the compiler keeps x too, to compute y anew
+    y = lax.optimization_barrier(relu(x))  # else the compiler also stores x, to recompute y
     return y, y
 
 
@@ -105,7 +105,7 @@ relu.defvjp(_relu_forward, _relu_backward)
 def side_by_side(
     module: Any, x: jax.Array, train: bool, filters: Mapping[str, int]
 ) -> list[jax.Array]:
-    """In training one convolution with the filters of all: x and its gradient pass once."""
+    """In training, one convolution with all filters: it reads x and writes its gradient once."""
     if not train or len(filters) == 1 or module.is_initializing():
         return [module.conv(n, 1, name=name)(x, train) for name, n in filters.items()]
     kernels = [module.get_variable("params", name)["Conv_0"]["kernel"] for name in filters]
@@ -144,10 +144,10 @@ def _joined(*arrays: jax.Array) -> jax.Array:
 
 
 def to_update(gradients: Any) -> Any:
-    """Row by row in memory, written once.
+    """The gradients row by row in memory, written once.
 
-    Else each update is computed in the layout of its convolution, and the new parameters,
-    momentum and average are copied back: three kernels for every array.
+    Otherwise XLA computes each update in the layout of its convolution and copies the new
+    parameters, momentum and average back: three kernels for every array.
     """
 
     def row_by_row(array: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
-"""Gradients that keep less of the forward pass: LRN and ReLU on CPUs, ReLU on TPUs; argmax pools.
+"""Gradients that store less of the forward pass: LRN and ReLU on CPUs, ReLU on TPUs; argmax pools.
 
 Temporary memory of a training step of the whole network on a CPU, batch 16, float32, in MB: 512
-with both, 703 with LRN's plain form, 580 with ReLU's, 696 with both plain.
+with both forms, 703 with plain LRN, 580 with plain ReLU, 696 with both plain.
 """
 
 import jax
@@ -13,7 +13,7 @@ from inception.ops import LRN_ALPHA, LRN_SIZE, energy, sum_of_neighbours, to_thr
 
 @jax.custom_vjp
 def local_response_normalization(x: jax.Array) -> jax.Array:
-    """Its gradient keeps the input alone."""
+    """LRN whose gradient stores only the input."""
     return (x.astype(jnp.float32) / to_three_quarters(energy(x))).astype(x.dtype)
 
 
@@ -22,7 +22,7 @@ def _lrn_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _lrn_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    # The energy anew: without the barrier the compiler keeps that of the forward pass.
+    # Recomputes the energy: without the barrier, the compiler stores the forward pass's energy.
     x, gradient = lax.optimization_barrier((x, gradient))
     scale = energy(x)
     wide, gradient = (v.astype(jnp.float32) for v in (x, gradient))
@@ -37,7 +37,7 @@ local_response_normalization.defvjp(_lrn_forward, _lrn_backward)
 
 @jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
-    """Its gradient keeps the output alone, which the next layer keeps too."""
+    """ReLU whose gradient stores only the output, which the next layer stores anyway."""
     return jnp.maximum(x, 0)
 
 
@@ -47,7 +47,7 @@ def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _relu_backward(y: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    y = lax.optimization_barrier(y)  # or the compiler keeps x too, to compute y from it anew
+    y = lax.optimization_barrier(y)  # else the compiler also stores x, to recompute y
     return (jnp.where(y > 0, gradient, 0),)
 
 
@@ -55,7 +55,7 @@ relu.defvjp(_relu_forward, _relu_backward)
 
 
 def max_and_argmax(x: jax.Array, stride: int, window: int) -> tuple[jax.Array, jax.Array]:
-    """The maxima, and which value of its window each of them is, int8, row by row."""
+    """Each window's maximum and its index in the window, int8, counted row by row."""
     b, h, w, c = x.shape
     out_h, out_w = -(-h // stride), -(-w // stride)
     around = lax.padtype_to_pads((h, w), (window, window), (stride, stride), "SAME")

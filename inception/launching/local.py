@@ -1,4 +1,4 @@
-"""Child processes that end with this one; several of one run: started, watched, restarted."""
+"""Starts, watches and restarts the processes of one run; they end with this process."""
 
 import collections
 import ctypes
@@ -16,18 +16,18 @@ from inception import Interrupted
 from inception.config import ROOT
 
 LAUNCH = (sys.executable, str(ROOT / "launch.py"))
-END_S = 60.0  # after the first has ended badly, the others have so long
+END_S = 60.0  # from the first failure until the others are killed
 POLL_S = 0.1
-FINAL = (0, 1, 2)  # statuses after which starting again would end likewise
+FINAL = (0, 1, 2)  # statuses that a restart would only repeat
 
 
 class Children:
-    """Within it, ctrl-C and SIGTERM come to child processes: as SIGTERM, a second one as SIGKILL.
+    """Context manager: passes ctrl-C and SIGTERM to children, first as SIGTERM, then as SIGKILL.
 
-    What still runs when it is left gets SIGTERM.
+    At its end, children that still run get SIGTERM.
 
     Attributes:
-        signals: how many have come.
+        signals: the number of signals received.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Children:
     def start(
         self, command: Sequence[str], *, cores: Collection[int] = (), **streams: Any
     ) -> subprocess.Popen:
-        """As subprocess.Popen; on Linux it gets SIGTERM when this process dies, and these cores."""
+        """Calls subprocess.Popen; on Linux with `cores`, and SIGTERM when this process dies."""
 
         def prepare() -> None:
             if sys.platform == "linux":
@@ -63,7 +63,7 @@ class Children:
             **streams,
         )
         self._started.append(child)
-        if self.signals:  # one came meanwhile
+        if self.signals:  # a signal came during Popen
             child.terminate()
         return child
 
@@ -74,35 +74,35 @@ class Children:
 
 
 def run(command: Sequence[str], *, processes: int, restarts: int) -> int:
-    """Runs a command as so many processes of one JAX run, and again where it was cut short.
+    """Runs a command as several processes of one JAX run, and restarts it when it was cut short.
 
-    What process 0 prints is printed; of another its last lines, if it was the first to fail.
+    Prints the output of process 0. If another process fails first, prints its last lines.
 
     Args:
         command: of one process, without its address and index.
-        restarts: how often at most to start again after a process was killed or lost.
+        restarts: the most restarts after a process was killed or lost.
 
     Returns:
-        The exit status: that of the process that ended the run, 75 if it was killed.
+        The exit status of the process that ended the run if that is 0, 1 or 2; else 75.
     """
     for left in reversed(range(restarts + 1)):
         with Children() as children:
             status, cause = _attempt(children, command, processes)
         if status in FINAL or children.signals:
             break
-        then = f"starting again ({left} restarts left)" if left else "the same command goes on"
+        then = f"starting again ({left} restarts left)" if left else "the same command resumes"
         print(f"launch.py: {cause}: {then}", file=sys.stderr, flush=True)
     return status if status in FINAL else Interrupted.status
 
 
 def _attempt(children: Children, command: Sequence[str], processes: int) -> tuple[int, str]:
-    """The status of the process that ended first with a cause of its own, and that cause."""
+    """Runs all processes once; returns the status and cause of the first that failed by itself."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     together = (f"--coordinator_address={address}", f"--num_processes={processes}")
     started: list[subprocess.Popen] = []
-    lines: list[collections.deque[str]] = []  # the last of each but process 0
+    lines: list[collections.deque[str]] = []  # the last lines of each process but 0
     for process in range(processes):
         flags = (*together, f"--process_id={process}") if processes > 1 else ()
         child = children.start(
@@ -119,13 +119,13 @@ def _attempt(children: Children, command: Sequence[str], processes: int) -> tupl
 
     def order(process: int) -> int:
         status = started[process].returncode
-        consequences = (0, -signal.SIGABRT, Interrupted.status)  # JAX aborts without its peers
+        consequences = (0, -signal.SIGABRT, Interrupted.status)  # JAX aborts if a peer is lost
         return consequences.index(status) if status in consequences else 3
 
-    cause = max(_ended(started), key=order)  # of several the first
+    cause = max(_ended(started), key=order)  # the first of equals
     status = started[cause].returncode
     if started[0].returncode == status:
-        cause = 0  # its lines are printed already
+        cause = 0  # its output is printed already
     sys.stderr.write("".join(lines[cause]))
     if status < 0:
         return status, f"process {cause} was killed by {signal.Signals(-status).name}"
@@ -133,7 +133,7 @@ def _attempt(children: Children, command: Sequence[str], processes: int) -> tupl
 
 
 def _read(stream: Any, lines: collections.deque[str]) -> None:
-    """Keeps the last lines; prints the warnings at once."""
+    """Collects a child's last lines; prints its warnings at once."""
     for line in stream:
         lines.append(line)
         if line.startswith("WARNING: process"):
@@ -141,7 +141,7 @@ def _read(stream: Any, lines: collections.deque[str]) -> None:
 
 
 def _ended(children: Sequence[subprocess.Popen]) -> list[int]:
-    """Indices of the children in the order in which they have ended, once all have."""
+    """Waits for all children; returns their indices in the order in which they ended."""
     ended: list[int] = []
     until = float("inf")
     while len(ended) < len(children):

@@ -1,4 +1,4 @@
-"""A command of launch.py as a SkyPilot job: on TPU pods, GPU nodes of any cloud, Kubernetes."""
+"""Runs a launch.py command as a SkyPilot job: on TPU pods, GPU nodes of any cloud, Kubernetes."""
 
 import contextlib
 import copy
@@ -14,9 +14,9 @@ import yaml
 from inception import Interrupted, UserError
 from inception.config import ROOT
 
-# Libraries that write a workdir there. NOTE: s3fs needs an older dateutil than the pinned one.
+# Packages that write a workdir to a bucket. NOTE: s3fs needs an older dateutil than the pinned.
 WRITERS = {"gs": "gcsfs", "s3": "s3fs boto3"}
-RUNTIMES = {  # Google's for JAX; NOTE: SkyPilot's own choice for v5e is the one for v5p
+RUNTIMES = {  # Google's for JAX; NOTE: for v5e SkyPilot would choose v5p's
     "tpu-v5litepod": "v2-alpha-tpuv5-lite",
     "tpu-v5p": "v2-alpha-tpuv5",
     "tpu-v6e": "v2-alpha-tpuv6e",
@@ -30,7 +30,7 @@ command -v uv > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
 uv venv --allow-existing --python 3.12 .venv
 . .venv/bin/activate
 """
-# CUDA 13 needs this driver; not every cloud has it yet.
+# CUDA 13 needs driver 580; not every cloud has it yet.
 GPU_SETUP = """\
 driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1 | cut -d . -f 1)
 if [ "$driver" -ge 580 ]; then jax="-e .[gpu]"; else jax="-e . jax[cuda12]"; fi
@@ -39,17 +39,17 @@ HOSTS = (
     ' --coordinator_address=$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476'
     " --num_processes=$SKYPILOT_NUM_NODES --process_id=$SKYPILOT_NODE_RANK"
 )
-# When the first host ends, SkyPilot kills the others, and its status is the job's: a host that was
-# only interrupted waits, until the others have saved or the one with the real error has ended.
+# When the first host ends, SkyPilot kills the others and takes its status as the job's. A host that
+# was only interrupted therefore waits, so that the others can save or report the real error.
 END = " || (status=$?; [ $status = {status} ] && sleep 30; exit $status)\n"
 
 
 def tasks(
     commands: Iterable[tuple[Sequence[str], str]], *, dry_run: bool, **given: Any
 ) -> list[dict[str, Any]]:
-    """(command, its workdir) each as a `task`, checked by SkyPilot.
+    """Makes a `task` of each (command, its workdir), and has SkyPilot check it.
 
-    With `dry_run` their YAML is printed, and SkyPilot need not be installed.
+    With `dry_run`, prints the tasks as YAML; SkyPilot then need not be installed.
     """
     made = [task(command, workdir=workdir, **given) for command, workdir in commands]
     if not dry_run or importlib.util.find_spec("sky"):
@@ -71,23 +71,23 @@ def task(
     copy: Iterable[tuple[str, str]] = (),
     env: Iterable[tuple[str, str]] = (),
 ) -> dict[str, Any]:
-    """The SkyPilot task, as its YAML reads, that runs a command on every host.
+    """The SkyPilot task that runs a command on every host, as a dict with the keys of its YAML.
 
     Args:
-        command: what follows `python launch.py`, with that --workdir.
-        accelerators: in SkyPilot's names: tpu-v5litepod-64, H100:8 (of one node).
-        nodes: of GPUs; a TPU slice is one, whatever the number of its hosts.
-        infra: cloud[/region[/zone]] or k8s[/context]; where it is cheapest, if empty.
-        copy: folders on the hosts and the buckets that are copied there before the command runs.
+        command: the arguments of `python launch.py`, with the same --workdir.
+        accelerators: SkyPilot's name: tpu-v5litepod-64, or H100:8 for each node.
+        nodes: the number of GPU nodes; a TPU slice is one node, however many hosts it has.
+        infra: cloud[/region[/zone]] or k8s[/context]; the cheapest if empty.
+        copy: (folder on the hosts, bucket that is copied there before the command runs).
 
     Raises:
-        UserError: a workdir not in gs:// or s3://, or several nodes of TPUs.
+        UserError: the workdir is not in gs:// or s3://, or TPUs with several nodes.
     """
     scheme, _, in_bucket = workdir.partition("://")
     if not in_bucket or scheme not in WRITERS:
         raise UserError(
-            f"`workdir`={workdir} ends with the machines of `on=sky`: give `workdir=gs://...` or "
-            "s3://..."
+            f"`workdir`={workdir} is lost with the machines of `on=sky`: give "
+            "`workdir=gs://...` or s3://..."
         )
     nodes = 1 if nodes is None else nodes
     tpu = accelerators.lower().startswith("tpu-")
@@ -113,8 +113,8 @@ def task(
 
 
 def resources(accelerators: str, *, infra: str, spot: bool) -> dict[str, Any]:
-    """The task's machines, and the exit status after which it starts on others."""
-    kind = accelerators.lower().rpartition("-")[0]  # of a TPU
+    """The task's machines, and the exit status after which SkyPilot restarts it."""
+    kind = accelerators.lower().rpartition("-")[0]  # tpu-v5p-8 -> tpu-v5p
     on_kubernetes = infra.lower().startswith(("k8s", "kubernetes"))
     runtime = {"runtime_version": RUNTIMES.get(kind, OLDER)}
     found = {
@@ -128,9 +128,9 @@ def resources(accelerators: str, *, infra: str, spot: bool) -> dict[str, Any]:
 
 
 def check(task: Mapping[str, Any]) -> Any:
-    """The task as SkyPilot's own object; UserError if SkyPilot is missing or refuses it.
+    """The task as SkyPilot's own object; UserError if SkyPilot is missing or refuses the task.
 
-    NOTE: whether a cloud has such machines is looked up when the task is submitted.
+    NOTE: SkyPilot looks for a cloud with such machines only when the task is submitted.
     """
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for the YAML
@@ -144,28 +144,28 @@ def check(task: Mapping[str, Any]) -> Any:
             "`on=sky` needs SkyPilot: pip install -c requirements.txt -e '.[sky]', and your "
             f"cloud's part of it, as in pip install 'skypilot[gcp]' ({error})"
         ) from error
-    except OSError as error:  # it downloads the list of accelerators
+    except OSError as error:  # SkyPilot downloads its list of accelerators
         raise UserError(
             f"SkyPilot cannot look up `accelerators`={task['resources']['accelerators']}: "
             f"{_line(error)}"
         ) from error
-    except Exception as error:  # of many kinds, AssertionError among them
+    except Exception as error:  # SkyPilot raises many types, even AssertionError
         raise UserError(f"SkyPilot refuses the task: {_line(error)}") from error
 
 
 def submit(task: Mapping[str, Any]) -> list[int]:
-    """Hands the task to SkyPilot as a managed job; its ids, once it waits for machines.
+    """Submits the task to SkyPilot as a managed job; returns its ids once it waits for machines.
 
-    A managed job is started again where its machines are taken away or break, and when the
-    command ends with 75; its machines end with it.
+    SkyPilot restarts a managed job when its machines are taken away or break, and when the
+    command ends with 75. It gives the machines back when the job ends.
     """
     ready = check(task)
     import sky
     from sky import jobs
 
     try:
-        ids, _ = sky.stream_and_get(jobs.launch(ready))  # follows the submission, not the job
-    except Exception as error:  # no cloud, no rights, no such machines: whatever SkyPilot raises
+        ids, _ = sky.stream_and_get(jobs.launch(ready))  # waits for the submission, not for the job
+    except Exception as error:  # whatever SkyPilot raises: no cloud, no rights, no machines
         raise UserError(f"SkyPilot did not take the job: {_line(error)}") from error
     for job in ids or []:
         print(f"job {job}. Its logs: sky jobs logs {job}; to end it: sky jobs cancel {job}")
@@ -184,19 +184,19 @@ def alive(ids: Iterable[int]) -> dict[int, str]:
         found, *_ = sky.get(jobs.queue_v2(refresh=False, skip_finished=True, job_ids=wanted))
     except Exception as error:
         status = str(getattr(error, "cluster_status", "")).removeprefix("ClusterStatus.")
-        if status in ("None", "STOPPED"):  # its controller of jobs goes when none is left
+        if status in ("None", "STOPPED"):  # SkyPilot removes its controller after the last job
             return {}
-        raise UserError(f"SkyPilot does not say which jobs go on: {_line(error)}") from error
+        raise UserError(f"SkyPilot does not report which jobs still run: {_line(error)}") from error
     return {job.job_id: job.job_name for job in found}
 
 
 def to_yaml(task: Mapping[str, Any]) -> str:
-    """What `sky jobs launch FILE` reads."""
+    """The task as a YAML file for `sky jobs launch FILE`."""
     return yaml.dump(dict(task), Dumper=_Dumper, sort_keys=False, width=10_000)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes scripts as they are, line by line."""
+    """Writes scripts as literal blocks, line by line."""
 
 
 def _script(dumper: yaml.SafeDumper, text: str) -> yaml.Node:

@@ -1,4 +1,4 @@
-"""Jobs of a SLURM cluster through submitit: submitted, requeued when cut short, looked up."""
+"""SLURM jobs through submitit: submits them, requeues them when cut short, reports their state."""
 
 import os
 import pathlib
@@ -15,10 +15,10 @@ import submitit
 from inception import Interrupted, UserError
 from inception.data import paths
 
-SAVE_S = 120  # a job gets SIGTERM so long before its time is over
-TRIES, RETRY_S = 12, 5.0  # of squeue, and the seconds between them
-REQUEUES = 100  # a job puts itself into the queue again so often at most
-# Keys of a cluster's file: `setup` shell lines, `sbatch` more of its parameters, the others flags.
+SAVE_S = 120  # seconds between SIGTERM and the end of a job's time
+TRIES, RETRY_S = 12, 5.0  # calls of squeue, and the seconds between them
+REQUEUES = 100  # the most times that a job requeues itself
+# Keys of a cluster file: flags, and `setup` (shell lines) and `sbatch` (its other parameters).
 RESOURCES = {
     "partition": str, "account": str, "time": str, "nodes": int, "gpus_per_node": int,
     "tasks_per_node": int, "cpus_per_task": int, "setup": list, "sbatch": dict,
@@ -26,15 +26,15 @@ RESOURCES = {
 
 
 def resources(*, cluster: str = "", **flags: Any) -> dict[str, Any]:
-    """What `submit` takes of RESOURCES: from a cluster's file, and from the flags that are given.
+    """The RESOURCES for `submit`: those of a cluster's file, overridden by the given flags.
 
     Raises:
-        UserError: no SLURM, a wrong file, a partition that the cluster lacks.
+        UserError: no SLURM, a faulty file, a partition that the cluster lacks.
     """
     if not shutil.which("sbatch"):
         raise UserError(
-            "`on=slurm`: there is no sbatch on this machine: run it on the cluster's login node; "
-            "apt install slurm-client on one whose cluster is configured"
+            "`on=slurm`: there is no sbatch on this machine: use the cluster's login node, or "
+            "apt install slurm-client on a machine that is configured for the cluster"
         )
     found = read_profile(cluster) if cluster else {}
     found |= {key: value for key, value in flags.items() if value is not None}
@@ -50,7 +50,7 @@ def resources(*, cluster: str = "", **flags: Any) -> dict[str, Any]:
 
 
 def read_profile(file: str) -> dict[str, Any]:
-    """A cluster's TOML file; UserError where it is none, or has other keys than RESOURCES."""
+    """Reads a cluster's TOML file; UserError if it is unreadable, or a key or type is unknown."""
     with paths.explained(f"`cluster`={file} cannot be read", errors=(OSError, ValueError)):
         profile = tomllib.loads(pathlib.Path(file).expanduser().read_text(encoding="utf-8"))
     for key, value in profile.items():
@@ -62,7 +62,7 @@ def read_profile(file: str) -> dict[str, Any]:
 
 
 def execute(command: Sequence[str]) -> None:
-    """In the job: becomes the command, which gets the signals and gives the exit status."""
+    """In the job: replaces this process by the command, which gets signals and sets the status."""
     sys.stdout.flush()
     os.execv(command[0], list(command))
 
@@ -75,19 +75,19 @@ def submit(
     at_once: int = 256,
     **resources: Any,
 ) -> list[str]:
-    """Submits each command as a job, several as one array.
+    """Submits each command as a job; several commands become one job array.
 
-    A job that is preempted, or whose time is nearly over, gets SIGTERM, saves, ends with status 75
-    and is put into the queue again, where it continues; so is one that lost a peer.
+    A job that is preempted, or whose time is nearly over, gets SIGTERM, saves and ends with status
+    75. A job that lost a peer also ends with 75. Both requeue themselves and resume.
 
     Args:
-        commands: every task of a job runs the same; jax.distributed finds the others.
-        folder: for scripts and logs, seen by all nodes.
-        at_once: how many jobs of the array run at a time at most.
-        resources: of `parameters`.
+        commands: every task of a job runs the same one; jax.distributed finds the other tasks.
+        folder: for scripts and logs, shared by all nodes.
+        at_once: the most jobs of the array that run at a time.
+        resources: the arguments of `parameters`.
 
     Returns:
-        The jobs' ids; UserError where sbatch refuses them.
+        The jobs' ids; UserError if sbatch refuses them.
     """
     if "://" in folder:
         raise UserError(
@@ -109,7 +109,7 @@ def submit(
 
 
 def cancel(jobs: Iterable[str]) -> str:
-    """The command that cancels jobs: of an array all."""
+    """The command that cancels jobs, or the whole arrays that contain them."""
     return f"scancel {' '.join(sorted({job.split('_')[0] for job in jobs}))}"
 
 
@@ -125,15 +125,15 @@ def parameters(
     """submitit's parameters of one job.
 
     Args:
-        time: as sbatch takes it. What is not done by then is done in the next turn.
-        tasks_per_node: 0 is one for each GPU, or one. One for several GPUs drives them all.
+        time: in sbatch's format. A job that needs longer resumes in its next turn.
+        tasks_per_node: 0: one for each GPU, or one without GPUs. A single task uses all GPUs.
         others: the rest of RESOURCES.
     """
     tasks = tasks_per_node or max(1, gpus_per_node)
-    # XLA's threads, on a cluster that lets a task run on more cores than its own: rounding depends
-    # on their number.
+    # The number of XLA's threads, on which rounding depends: a cluster may let a task run on more
+    # cores than its own.
     lines = [f"export NPROC=$((SLURM_CPUS_ON_NODE / {tasks}))", *setup]
-    if gpus_per_node > 1 and tasks == 1:  # JAX would take the first alone
+    if gpus_per_node > 1 and tasks == 1:  # JAX would use the first GPU alone
         lines.append(f"export JAX_LOCAL_DEVICE_IDS={','.join(map(str, range(gpus_per_node)))}")
     requeue = (
         "status=$?",
@@ -159,9 +159,9 @@ def _reason(text: str) -> str:
 
 
 def states(jobs: Iterable[str]) -> dict[str, str]:
-    """'running' or 'waiting', of the jobs that are in the queue.
+    """{job: 'running' or 'waiting'} of the jobs that are in the queue.
 
-    It is asked again for a minute where the controller does not answer.
+    Repeats squeue for a minute while SLURM's controller does not answer.
     """
     if not (wanted := set(jobs)):
         return {}
@@ -184,5 +184,5 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
 
 
 def log(folder: str, job: str) -> str:
-    """The file of what the first task of a job prints."""
+    """The log file of a job's first task."""
     return f"{folder}/{job}_0_log.out"

@@ -1,4 +1,4 @@
-"""What happens now and then in a run: each callback one job."""
+"""The callbacks of a run: each does one periodic job."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from inception.reporting.metrics import Callback, Steps, Window, Writer, say
 from inception.runtime import checkpoint, processes
 from inception.step import TrainState
 
-STALL_S = 60.0  # without a batch for so long: a warning
+STALL_S = 60.0  # a longer wait for a batch is a stall
 
 # A head is at chance while its accuracy is less than this share of the way from guessing to 1.
 DEAD_SHARE = 0.05
@@ -29,9 +29,9 @@ DEAD_HEAD_CURES = (
 
 @dataclasses.dataclass
 class EvaluateAndSave(Callback):
-    """Evaluates and saves, each every so many epochs and at the end.
+    """Evaluates and saves, each with its own period in epochs, and at the end.
 
-    Each step is evaluated once; its checkpoint takes the top-1. Only what is finite is saved.
+    A step is evaluated once, and its checkpoint stores the top-1. Only finite states are saved.
     """
 
     evaluator: Evaluator
@@ -41,7 +41,7 @@ class EvaluateAndSave(Callback):
     steps: Steps
     eval_epochs: float
     checkpoint_epochs: float
-    newest: Any = None  # the Evaluation
+    newest: Any = None  # the latest Evaluation
 
     def _evaluates(self, step: int) -> bool:
         new = step > 0 and step not in self.writer.evaluated
@@ -63,8 +63,8 @@ class EvaluateAndSave(Callback):
     def _evaluate(self, step: int, state: TrainState) -> None:
         try:
             self.newest = self.evaluator(state.eval_variables(), stop=self.stop)
-        except UserError:  # a damaged image costs no training
-            if jax.process_count() == 1:  # others would still be evaluating
+        except UserError:  # a damaged image must not cost training
+            if jax.process_count() == 1:  # else the others are still evaluating
                 self.evaluator.check_finite(state.raw_variables())
                 self.checkpoints.save(step, state)
             raise
@@ -79,7 +79,7 @@ class EvaluateAndSave(Callback):
 
 @dataclasses.dataclass
 class WriteMetrics(Callback):
-    """Writes the means over each window, and adds up, compilation and evaluation apart."""
+    """Writes each window's means, and sums images and seconds, without compiling and evaluating."""
 
     writer: Writer
     schedule: Callable[[int], Any]
@@ -100,14 +100,14 @@ class WriteMetrics(Callback):
         self.writer.write("train", window.step, epoch=window.epoch, **values)
 
     def result(self) -> dict[str, float]:
-        """The rate, and the share of the time that devices waited for data; 0 without a step."""
+        """Images per second, and the share of the time spent waiting for data; 0 without a step."""
         seconds = self.seconds or math.inf
         rate, share = self.images / seconds, self.starved / seconds
         return {"images_per_second": rate, "waiting_for_data": share}
 
 
 class ProgressBar(Callback):
-    """On stderr, of process 0."""
+    """The progress bar of process 0, on stderr."""
 
     def __init__(self, steps: Steps):
         hidden = not processes.is_main()
@@ -125,7 +125,7 @@ class ProgressBar(Callback):
             f"epoch {window.epoch:.2f}, loss {window.means['loss']:.3f}, "
             f"top-1 {window.means['top1']:.1%}, {window.images_per_second:.0f} images/s"
             + (f", {waiting:.0%} waiting for data" if waiting > 0.02 else ""),
-            refresh=False,  # the bar's own pace
+            refresh=False,  # the bar refreshes at its own pace
         )
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ class ProgressBar(Callback):
 
 
 class NotFinite(Callback):
-    """Ends the run at a loss or another metric that is not finite."""
+    """Ends the run if the loss or another metric is not finite."""
 
     def on_metrics(self, window: Window) -> None:
         for step, metrics in window.metrics.items():
@@ -148,7 +148,7 @@ class NotFinite(Callback):
 
 @dataclasses.dataclass
 class DamagedImages(Callback):
-    """Names each damaged image once, and ends the run at more than `most`."""
+    """Reports each damaged image once, and ends the run if there are more than `most`."""
 
     writer: Writer
     most: float
@@ -170,7 +170,7 @@ class DamagedImages(Callback):
 
 @dataclasses.dataclass
 class Stalls(Callback):
-    """Warns when no batch has come for STALL_S, and then ever more rarely."""
+    """Warns after STALL_S without a batch, then at growing intervals until one comes."""
 
     writer: Writer
     limit: float = STALL_S
@@ -185,23 +185,23 @@ class Stalls(Callback):
             self.writer.warn(
                 step,
                 f"no batch for {seconds:.0f} s at step {step}: the disk or the network under "
-                "config.data.path is slow or gone, or config.run.workers too few",
+                "config.data.path is slow or gone, or config.run.workers is too small",
             )
 
 
 @dataclasses.dataclass
 class DeadHeads(Callback):
-    """Once an epoch, warns of heads whose accuracy over the epoch is that of guessing.
+    """Warns once of each head whose accuracy over an epoch is that of guessing.
 
     Args:
-        patience_epochs: no warning before so many epochs.
+        patience_epochs: the number of epochs before any warning.
     """
 
     writer: Writer
     steps: Steps
     classes: int
     patience_epochs: float
-    top1: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # of the epoch's steps
+    top1: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # of this epoch's steps
     warned: set[str] = dataclasses.field(default_factory=set)
 
     def on_metrics(self, window: Window) -> None:

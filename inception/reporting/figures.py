@@ -1,4 +1,4 @@
-"""The page's pictures: arrays and metrics in, SVG or PNG for HTML out."""
+"""The page's figures: arrays and metrics in, SVG or PNG for HTML out."""
 
 import base64
 import functools
@@ -23,27 +23,27 @@ Run = tuple[str, Callable[[str, str], Series]]
 
 LOSSES = ("train/loss_main", "train/loss_4a", "train/loss_4d", "eval/loss")
 ACCURACIES = ("train/top1", "train/top1_4a", "train/top1_4d", "eval/top1", "eval/top5")
-PANELS = {  # caption: label of the y axis, factor, its curves, called as in TensorBoard
+PANELS = {  # caption: label of the y axis, factor, curves by their names in TensorBoard
     "Loss per head": ("cross-entropy, nats", 1, LOSSES),
     "Accuracy per head": ("accuracy, %", 100, ACCURACIES),
     "Learning rate": ("learning rate", 1, ("train/learning_rate",)),
-    "Throughput, compilation and evaluation apart": (
+    "Throughput, without compilation and evaluation": (
         "images per second",
         1,
         ("train/images_per_second",),
     ),
     "Waiting for data": ("share of the time, %", 100, ("train/waiting_for_data",)),
 }
-STYLES = ("-", "--", ":", "-", "--")  # of a panel's curves
+STYLES = ("-", "--", ":", "-", "--")  # for the curves of a panel
 
 
 def captioned(content: str, caption: str) -> str:
-    """A <figure> of some HTML and a caption of plain text."""
+    """A <figure> with HTML content and a plain-text caption."""
     return f"<figure>{content}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def png(pixels: np.ndarray, alt: str) -> str:
-    """uint8 [h, w, 3] -> an <img> that carries its data."""
+    """uint8 [h, w, 3] -> an <img> with embedded data."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
@@ -51,7 +51,7 @@ def png(pixels: np.ndarray, alt: str) -> str:
 
 
 def drawable(name: str) -> str:
-    """A name for matplotlib, which takes UTF-8 alone and would set a formula between dollars."""
+    """Makes a name safe for matplotlib: valid UTF-8, and no formula between dollars."""
     return name.encode(**paths.UTF8).decode("utf-8", "replace").replace("$", r"\$")
 
 
@@ -69,7 +69,7 @@ def _saved(figure: Figure) -> str:
 
 
 def of_library(draw: Callable[[], Any], *, size: tuple[float, float]) -> str:
-    """What a library draws by pyplot, in its own style."""
+    """SVG of what a library draws with pyplot, in the library's own style."""
     from matplotlib import pyplot
 
     style: Any = {"backend": "agg", "figure.figsize": size, "savefig.bbox": "tight"}
@@ -82,7 +82,7 @@ def of_library(draw: Callable[[], Any], *, size: tuple[float, float]) -> str:
 def curves(runs: list[Run]) -> str:
     """Loss, accuracy, learning rate and speed over the epochs, the runs overlaid.
 
-    One run has a colour for each curve, several have a colour each.
+    With one run each curve has its own colour; with several each run has one.
     """
     several = len(runs) > 1
 
@@ -105,7 +105,7 @@ def curves(runs: list[Run]) -> str:
                     )
         ax.set(xlabel="epoch", ylabel=y_label)
         ax.grid(alpha=0.25, which="both")
-        if lines is LOSSES:  # that of an early evaluation may be far above the rest
+        if lines is LOSSES:  # an early evaluation's loss may be far above the rest
             ax.set_yscale("log")
         else:
             ax.set_ylim(0, 101 if factor == 100 else None)
@@ -119,7 +119,7 @@ def curves(runs: list[Run]) -> str:
 
 
 def bars(rows: Sequence[tuple[str, float]], label: str, caption: str) -> str:
-    """(name, value) as a bar each, the first at the top, with its value beside it."""
+    """Draws each (name, value) as a bar with its value beside it, the first at the top."""
     names, values = zip(*rows, strict=True)
 
     def draw(ax: Axes) -> None:
@@ -138,7 +138,7 @@ def bars(rows: Sequence[tuple[str, float]], label: str, caption: str) -> str:
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
-    """Counts [true, guessed], of as many names as there are, as a heat map with numbers."""
+    """Counts [true, guessed], a row and a column for each name, as a heat map with numbers."""
     from sklearn.metrics import ConfusionMatrixDisplay  # takes a second
 
     def draw(ax: Axes) -> None:
@@ -148,7 +148,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
         ax.tick_params(labelsize=8)
 
     side = 2.5 + 0.32 * len(names)
-    return captioned(_svg(draw, size=(side, side)), "How many images of each class got which guess")
+    return captioned(_svg(draw, size=(side, side)), "Number of images by true and guessed class")
 
 
 def filters(kernels: np.ndarray, *, columns: int = 16) -> str:
@@ -161,7 +161,7 @@ def filters(kernels: np.ndarray, *, columns: int = 16) -> str:
 
 
 def montage(tiles: np.ndarray) -> np.ndarray:
-    """uint8 [rows, columns, h, w, 3] -> one picture, the tiles a white pixel apart."""
+    """uint8 [rows, columns, h, w, 3] -> one picture, with a white pixel between tiles."""
     tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=255)
     rows, columns, h, w, _ = tiles.shape
     return tiles.swapaxes(1, 2).reshape(rows * h, columns * w, 3)

@@ -1,4 +1,4 @@
-"""What the pages are made of: their style, cells and tables of HTML, the whole document."""
+"""The HTML of the pages: their style, cells, tables, and the whole document."""
 
 import html
 import itertools
@@ -6,9 +6,9 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-KIND = b"<style>\nbody { font: 15px/1.5 system-ui"  # in every page, and in few others
+KIND = b"<style>\nbody { font: 15px/1.5 system-ui"  # in all our pages, and in few other files
 RIGHT = ' class="n"'
-LONG_TABLE = 60  # lines; a longer one scrolls in itself
+LONG_TABLE = 60  # lines; a longer table scrolls
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2330; background: #fff;
   margin: 0 auto; max-width: 1240px; padding: 1rem 1.25rem 3rem }
@@ -36,19 +36,19 @@ def number(value: Any) -> float | None:
 
 
 def text(value: Any) -> str:
-    """A value for people: four digits of a float, '-' for none."""
+    """A value as text: four digits of a float, '-' for None."""
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def fixed(value: float | None, digits: int) -> str:
-    """A number with so many digits after the point."""
+    """A number with `digits` digits after the point, '-' for None."""
     return text(None) if value is None else f"{value:,.{digits}f}"
 
 
 class Cell(str):
-    """A value of a table that is a whole <td> already."""
+    """A value of a table that is already a whole <td>."""
 
 
 def table(
@@ -58,11 +58,11 @@ def table(
     numeric: Collection[int] = (),
     css: Sequence[str] = (),
 ) -> str:
-    """A table of values below a header, if any; columns with numbers stand to the right.
+    """A table of values below an optional header; columns with numbers are right-aligned.
 
     Args:
-        numeric: columns that stand to the right whatever they hold.
-        css: a class for each row.
+        numeric: columns that are right-aligned whatever they contain.
+        css: the CSS class of each row.
     """
     right = {i for row in rows for i, value in enumerate(row) if number(value) is not None}
     right |= set(numeric)
@@ -83,7 +83,7 @@ def table(
 
 
 def document(title: str, css: str, body: str) -> str:
-    """The whole page, into which nothing is loaded; `css` is added to CSS."""
+    """The whole page, which loads no other file; `css` is added to CSS."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

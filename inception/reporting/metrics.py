@@ -1,4 +1,4 @@
-"""A run's log, metrics.jsonl and TensorBoard; what callbacks are, and who calls them."""
+"""A run's log (metrics.jsonl, TensorBoard), the interface of callbacks, and their caller."""
 
 import dataclasses
 import functools
@@ -18,16 +18,16 @@ from inception.data import paths
 from inception.runtime import processes
 from inception.step import TrainState
 
-UPLOAD_S = 60.0  # a bucket's file cannot be appended to: it is written anew, not more often
+UPLOAD_S = 60.0  # between rewrites of a bucket's file, which cannot grow, for 'train' lines
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-    """The lines of WORKDIR/metrics.jsonl."""
+    """Reads the lines of WORKDIR/metrics.jsonl."""
     return paths.read_lines(paths.at(workdir) / "metrics.jsonl")
 
 
 def say(text: str) -> None:
-    """A line of process 0 on stderr, above the progress bar."""
+    """Prints a line on stderr, above the progress bar; only process 0 does."""
     if processes.is_main():
         tqdm.tqdm.write(text, file=sys.stderr)
 
@@ -36,14 +36,14 @@ class Writer:
     """Appends to metrics.jsonl, one JSON object a line, and to TensorBoard's event file.
 
     Each line has 'kind' (start, train, eval, warning, damaged) and 'step'. A resumed run drops
-    what was written after the step at which it resumes. Process 0 alone writes; all know what
-    was written before they began.
+    the lines after the step at which it resumes. Only process 0 writes; all processes know the
+    evaluations, image counts and damaged images of earlier starts.
     """
 
     def __init__(self, workdir: str, *, start_step: int):
         self._path = paths.at(workdir) / "metrics.jsonl"
         self._writes = processes.is_main()
-        self.unwritten: list[str] = []  # warnings of another process than 0
+        self.unwritten: list[str] = []  # warnings, unless this is process 0
         rows = read_metrics(workdir) if self._writes else []
         rows = [row for row in rows if row["step"] <= start_step]
         if self._writes:
@@ -79,7 +79,7 @@ class Writer:
         self._events.flush()
 
     def warn(self, step: int, text: str) -> None:
-        """Writes a warning of this process, and prints it; process 0 writes others' later."""
+        """Writes and prints a warning of this process; process 0 writes other processes' later."""
         if self._writes:
             self.write("warning", step, text=text)
             say(f"WARNING: {text}")
@@ -88,7 +88,7 @@ class Writer:
             print(f"WARNING: {self.unwritten[-1]}", file=sys.stderr, flush=True)
 
     def check_images(self, count: int) -> None:
-        """Raises UserError where an earlier start of the run had another number of images."""
+        """Raises UserError if an earlier start of the run had another number of images."""
         for before in self._images - {count}:
             raise UserError(
                 f"`data`: the training set has {count} images and had {before} when this run "
@@ -106,19 +106,19 @@ class Writer:
 
 
 class Steps(NamedTuple):
-    """How long a run is, in steps."""
+    """The length of a run, in steps."""
 
-    start: int  # of this start of the run
+    start: int  # steps done before this start
     total: int
     per_epoch: float
     batch_size: int
 
     def period(self, epochs: float) -> int:
-        """Epochs in steps, at least 1."""
+        """Converts epochs to steps, at least 1."""
         return max(1, round(epochs * self.per_epoch))
 
     def due(self, step: int, every_epochs: float) -> bool:
-        """Whether `step` is one of every so many epochs, or the last."""
+        """Whether `step` is a multiple of the period of `every_epochs`, or the last step."""
         return step == self.total or step % self.period(every_epochs) == 0
 
 
@@ -126,13 +126,13 @@ class Steps(NamedTuple):
 class Window:
     """The steps since metrics were last fetched."""
 
-    step: int  # how many are done; the last one's number, counted from 1
+    step: int  # number of steps done: the last one's number, counted from 1
     epoch: float
-    metrics: dict[int, dict[str, np.ndarray]]  # of each step, counted from 1; scalars
+    metrics: dict[int, dict[str, np.ndarray]]  # scalars of each step, counted from 1
     images: int
-    seconds: float  # of training; evaluating and saving apart
-    starved: float  # of them without batch and work, in the process that waited longest
-    damaged: list[str]  # lines about damaged images of all processes
+    seconds: float  # of training, without evaluating and saving
+    starved: float  # seconds without batch and work, in the process that waited longest
+    damaged: list[str]  # lines about damaged images, from all processes
 
     @functools.cached_property
     def means(self) -> dict[str, float]:
@@ -149,13 +149,13 @@ class Window:
 
 
 class Callback:
-    """One thing that happens now and then in a run; a subclass overrides the calls it needs.
+    """A periodic job of a run; a subclass overrides the methods that it needs.
 
-    `step` is always the number of steps done. `before_step` is called only where `due` says so.
+    `step` is always the number of steps done. `before_step` is called only if `due` is true.
     """
 
     def due(self, step: int) -> bool:
-        """Whether `before_step` is to be called for the state after `step` steps."""
+        """Whether `before_step` should be called for the state after `step` steps."""
         del step
         return False
 
@@ -163,20 +163,20 @@ class Callback:
         """Uses the state after `step` steps, before the next one or at the end of the run."""
 
     def after_step(self, step: int) -> None:
-        """After each step was started; the devices may still compute it."""
+        """Called after each step has started; the devices may still be computing it."""
 
     def on_wait(self, step: int, seconds: float) -> None:
-        """Called repeatedly while the next batch is waited for, with the wait so far."""
+        """Called repeatedly while waiting for the next batch, with the seconds so far."""
 
     def on_metrics(self, window: Window) -> None:
-        """Every `log_every` steps, before any callback's `before_step`, and at a stop."""
+        """Called every `log_every` steps, before any callback's `before_step`, and at a stop."""
 
     def close(self) -> None:
-        """At the end of the run, however it ends."""
+        """Called at the end of the run, however it ends."""
 
 
 class Callbacks:
-    """Calls callbacks in their order, and collects the steps' metrics on the devices for them."""
+    """Calls callbacks in order, and collects the steps' metrics for them on the devices."""
 
     def __init__(
         self, callbacks: Sequence[Callback], writer: Writer, steps: Steps, *, log_every: int
@@ -186,12 +186,12 @@ class Callbacks:
         self._log_every = log_every
         self._step = steps.start
         self._metrics: list[dict[str, jax.Array]] = []
-        self._damaged: list[str] = []  # of this process, in the window
+        self._damaged: list[str] = []  # in this process, since the last fetch
         self._starved = 0.0
         self._since = time.monotonic()
 
     def before_step(self, step: int, state: TrainState) -> None:
-        """Calls those that are due; their time does not count as training."""
+        """Calls the callbacks that are due; their time does not count as training."""
         for callback in self._callbacks:
             if callback.due(step):
                 self.fetch()
@@ -201,13 +201,13 @@ class Callbacks:
     def after_step(
         self, metrics: dict[str, jax.Array], damaged: list[str], *, starved: float
     ) -> None:
-        """Takes the metrics of one more step; fetches them if they are due.
+        """Collects the metrics of one more step; fetches all if they are due.
 
         Args:
-            damaged: lines about images that this process met while making the batch.
-            starved: seconds in which the devices had no work for want of the batch.
+            damaged: lines about damaged images in this process's part of the batch.
+            starved: seconds in which the devices had no work because the batch was late.
         """
-        if self._step == self.steps.start:  # compiled: the clock starts here
+        if self._step == self.steps.start:  # it compiled: the clock starts now
             jax.block_until_ready(metrics)
             self._since, starved = time.monotonic(), 0.0
         self._metrics.append(metrics)
@@ -224,7 +224,7 @@ class Callbacks:
             callback.on_wait(self._step, seconds)
 
     def fetch(self) -> None:
-        """Fetches the metrics of the steps since the last time, and hands them to all."""
+        """Fetches the metrics since the last fetch, and passes them to all callbacks."""
         if not self._metrics:
             return
         note = {"damaged": self._damaged, "warnings": self._writer.unwritten}

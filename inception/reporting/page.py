@@ -14,7 +14,7 @@ from inception.reporting import figures, markup, samples, table
 from inception.reporting.table import Run, read_runs
 from inception.runtime import checkpoint
 
-MOST_CELLS = 30  # classes up to which the confusion matrix is drawn whole
+MOST_CELLS = 30  # classes; of more, only the most frequent confusions are listed
 CSS = """
 .matrix { max-width: 560px }
 .filters { max-width: 560px; image-rendering: pixelated }
@@ -26,21 +26,21 @@ CSS = """
 
 
 def check_output(output: str) -> None:
-    """Before the work, raises UserError where `write` would fail, or replace another file."""
+    """Raises UserError before the work if `write` would fail, or replace another kind of file."""
     kind = b"experiment,changes,runs," if output.endswith(".csv") else markup.KIND
     paths.check_outputs(output=(output, kind))
 
 
 def write(workdirs: list[str], output: str) -> None:
-    """Writes about one run or several: an HTML file, into which nothing is loaded, or a table.
+    """Writes a self-contained HTML page about one run or several, or a CSV table.
 
     Args:
-        workdirs: of runs, or of studies for all runs of each; on the page their curves are
-            overlaid, in the table those that differ in seeds alone are a line.
-        output: the file; .csv: the table.
+        workdirs: folders of runs, or of studies, which stand for all their runs. The page overlays
+            the runs' curves; the table has one line for runs that differ only in seeds.
+        output: the file; with the suffix .csv, the table.
 
     Raises:
-        UserError: a folder that is no run; for the table one that is not finished; a file that
+        UserError: a folder that is no run; for the table, a run that is not finished; a file that
             cannot be written.
     """
     runs = read_runs(workdirs)
@@ -109,7 +109,7 @@ def _confusion(result: dict[str, Any]) -> str:
             for n, true, guess in sorted(wrong, reverse=True)[:20]
         ]
         return markup.table(rows, ("true", "guessed", "times"))
-    names = [*classes, "other"]  # those without a name
+    names = [*classes, "other"]  # outputs without a class name
     counts = np.zeros((len(names), len(names)), int)
     for true, guess, n in result["confusion"]:
         counts[true, min(guess, len(classes))] += n
@@ -123,11 +123,11 @@ def _class_name(classes: list[str], index: int) -> str:
 
 
 def _readable(draw: Callable[..., str], *arguments: Any) -> str:
-    """The images that `draw` draws, or why they cannot be read."""
+    """The HTML of `draw`, or the reason why the images cannot be read."""
     try:
         return draw(*arguments)
     except UserError as error:
-        text = str(error).replace("`", "")  # of the names of parameters
+        text = str(error).replace("`", "")  # around the names of parameters
         return f"<p>The images cannot be read: {html.escape(text)}</p>"
 
 
@@ -159,9 +159,9 @@ def _mistakes(config: ConfigDict, result: dict[str, Any]) -> str:
 def _crops(config: ConfigDict) -> str:
     """Crops of a few training images, as the network sees them."""
     crops = samples.training_crops(config)
-    caption = "First the whole image, squashed; then crops of it as in training, colours and all"
+    caption = "First the whole image, squashed; then its crops as in training, with changed colours"
     if config.data.mixup or config.data.cutmix:
-        caption += ", mixed with those of the row above"
+        caption += ", mixed with the crops of the row above"
     return figures.captioned(figures.png(figures.montage(crops), "training crops"), caption)
 
 

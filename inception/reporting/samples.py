@@ -10,21 +10,21 @@ from ml_collections import ConfigDict
 from inception import UserError, pixels
 from inception.data import cropping, decoding, pipeline
 
-ROWS, COLUMNS = 5, 8  # images; the whole one, then crops of it
-TILE_PX = 112  # at most
+ROWS, COLUMNS = 5, 8  # images; each whole, then its crops
+TILE_PX = 112  # the largest side of a tile
 
 
 def training_crops(config: ConfigDict) -> np.ndarray:
-    """A row for each of 5 images of the training split: the image squashed, 7 crops of it.
+    """A row for each of 5 images of the training split: the squashed image, then 7 crops of it.
 
-    The crops are made, distorted in colour and mixed, with those of the row above, as in training.
-    Damaged images are passed over.
+    The crops are drawn, distorted in colour and mixed with those of the row above, as in training.
+    Damaged images are skipped.
 
     Returns:
         uint8 [rows, 8, px, px, 3], px at most 112.
 
     Raises:
-        UserError: the set cannot be opened, or has no whole image.
+        UserError: the set cannot be opened, or all its images are damaged.
     """
     source = pipeline.open_split(config, config.data.train_split)
     training = pipeline.TrainingPipeline(config, source)

@@ -1,4 +1,4 @@
-"""What the folders of runs hold; many runs as a CSV table, a line for all of one recipe."""
+"""Reads the folders of runs; writes many runs as a CSV table, one line for each recipe."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from inception import UserError
 from inception.data import paths
 from inception.reporting import metrics
 
-# Flags of `train` that leave the result as it is; and the seeds, in which runs of a recipe differ.
+# Flags of `train` that do not change the result; and the seeds, which differ within a recipe.
 NOT_OF_THE_RECIPE = re.compile(
     r"--(workdir|json|on|processes|restarts|coordinator_address|num_processes|process_id"
     r"|initialization_timeout|config\.seed|config\.data\.seed)(=|$)|--(no)?config\.run\."
@@ -22,11 +22,11 @@ NOT_OF_THE_RECIPE = re.compile(
 
 
 class Run:
-    """What a workdir holds, read once.
+    """The contents of a workdir, read once.
 
     Attributes:
-        config: as in config.json, without the knobs that came later.
-        result: of eval.json; None before the run is finished.
+        config: as in config.json, without knobs that were added later.
+        result: the content of eval.json; None before the run is finished.
     """
 
     def __init__(self, workdir: str):
@@ -45,13 +45,13 @@ class Run:
         return [row for row in self.metrics if row["kind"] == kind]
 
     def series(self, kind: str, key: str) -> tuple[list[float], list[float]]:
-        """Epochs, and the values of a key, of the lines of one kind that have it."""
+        """The epochs and values of a key, from the lines of one kind that contain it."""
         rows = [row for row in self.kind(kind) if key in row]
         return [row["epoch"] for row in rows], [row[key] for row in rows]
 
 
 def read_runs(folders: list[str]) -> list[Run]:
-    """The run of each folder, or of every point of it where it is a study."""
+    """Reads the run of each folder; for a study, the run of every point that has begun."""
     return [Run(workdir) for folder in folders for workdir in _workdirs(folder)]
 
 
@@ -61,7 +61,7 @@ def _workdirs(folder: str) -> list[str]:
         return [folder]
     points = [p for p in path.iterdir() if p.name.isdecimal() and (p / "config.json").exists()]
     if not points:
-        raise UserError(f"{folder} is a study of which no point has begun")
+        raise UserError(f"{folder} is a study in which no point has begun")
     return [str(p) for p in sorted(points, key=lambda p: int(p.name))]
 
 
@@ -88,14 +88,14 @@ def of_runs(runs: Sequence[Run]) -> str:
 
 
 def _recipe(run: Run) -> str:
-    """Equal for runs that differ in their seeds alone."""
+    """A key that is equal for runs that differ only in seeds, config.run and data.path."""
     config = {k: v for k, v in run.config.items() if k not in ("seed", "run")}
     config["data"] = {k: v for k, v in config["data"].items() if k not in ("seed", "path")}
     return json.dumps([config, run.result["classes"], run.result["count"]], sort_keys=True)
 
 
 def _line(runs: Sequence[Run]) -> dict[str, Any]:
-    """Of the runs of one recipe."""
+    """The line for the runs of one recipe, {column: value}."""
     starts = [start for run in runs for start in run.kind("start")]
     top1, top5 = ([100 - run.result[f"{key}_error"] for run in runs] for key in ("top1", "top5"))
     rates = [rate for run in runs for rate in run.series("train", "images_per_second")[1]]
@@ -123,9 +123,9 @@ def _line(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _flags(run: Run) -> list[str]:
-    """The flags that make the result of a run, but for the seeds; none if its command is unknown.
+    """The flags that determine a run's result, without seeds; [] if its command is unknown.
 
-    They name no folder of the machine.
+    The folders in data.path and init_from are left out.
     """
     commands = [start["command"] for start in run.kind("start") if start["command"]]
     words = shlex.split(commands[-1])[3:] if commands else []  # after python launch.py train

@@ -21,11 +21,11 @@ from inception import UserError
 from inception.data import paths
 from inception.runtime import processes
 
-logging.set_verbosity(logging.FATAL)  # orbax reports every file, and errors that it raises
+logging.set_verbosity(logging.FATAL)  # Orbax logs every file, and errors that it also raises
 
 
 def _report_unraisable(unraisable: Any, *, before: Any = sys.unraisablehook) -> None:
-    # When a write fails, tensorstore reports of every other that the loop it answers to is closed.
+    # After one failed write, each other pending write of tensorstore reports a closed event loop.
     if str(unraisable.exc_value) != "Event loop is closed":
         before(unraisable)
 
@@ -51,15 +51,15 @@ def _first_line(error: BaseException) -> str:
 
 
 def write_classes(workdir: str, classes: tuple[str, ...]) -> None:
-    """WORKDIR/classes.txt: what the labels 0, 1, ... stand for, a line each."""
+    """Writes WORKDIR/classes.txt: the classes of the labels 0, 1, ..., one a line."""
     paths.write_whole(paths.at(workdir) / "classes.txt", "".join(f"{c}\n" for c in classes))
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which does not look for a preemption itself.
+    """Orbax's manager without its own check for a preemption.
 
     NOTE: JAX's preemption service expects one increasing counter, that of `processes.Stop`.
-    Orbax's own calls, with the step for a counter, would break it and lose signals.
+    Orbax's own calls pass the step as the counter: they would break the order and lose signals.
     """
 
     def reached_preemption(self, _step: int) -> bool:
@@ -69,9 +69,9 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """The checkpoints of one run: the last `keep` and the best, written while training continues.
 
-    Each holds the state, its sha256 and, if it was evaluated, its top-1. A checkpoint whose
-    state has another sum is damaged, whatever Orbax thinks of it. Every process of a run takes
-    part in each call; with read_only each acts by itself.
+    Each stores the state, its sha256 and, if it was evaluated, its top-1. A checkpoint whose
+    state has another sha256 is damaged, even if Orbax restores it. Every process of a run must
+    make each call; with read_only each process acts alone.
     """
 
     def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False):
@@ -117,10 +117,10 @@ class Checkpoints:
         return self._manager.best_step()
 
     def save(self, step: int, state: Any, *, top1: float | None = None) -> None:
-        """Starts to save; of a step that is saved already `top1` alone, if it had none.
+        """Starts saving; if `step` is already saved, only adds `top1` to a checkpoint without one.
 
         Raises:
-            UserError: this or the save before it did not reach the disk.
+            UserError: this save, or the one before it, did not reach the disk.
         """
         if step in self._manager.all_steps():
             if top1 is not None and self._manager.metrics(step) is None:
@@ -139,7 +139,7 @@ class Checkpoints:
             )
 
     def _check_space(self, state: Any) -> None:
-        """Twice the state, and Orbax's own files: a disk that fills up half-way ends noisily."""
+        """Raises OSError unless twice the state and 10 MB are free: full disks make Orbax noisy."""
         if not paths.in_bucket(str(self._directory)):
             needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 10_000_000
             if (free := shutil.disk_usage(self._directory).free) < needed:
@@ -147,7 +147,7 @@ class Checkpoints:
                 raise OSError(text)
 
     def _add_top1(self, step: int, top1: float) -> None:
-        """To a checkpoint of a run that was stopped while it evaluated; as Orbax writes them."""
+        """Adds top-1, in Orbax's format, to a checkpoint that a stop during evaluation saved."""
         if processes.is_main():
             folder = self._directory / str(step) / checkpoint_manager.METRIC_ITEM_NAME
             with self._named_failures():
@@ -155,13 +155,13 @@ class Checkpoints:
                 paths.write_whole(folder / folder.name, json.dumps({"top1": top1}))
 
     def wait(self) -> None:
-        """Returns when everything is on disk; UserError if something is not."""
+        """Waits until everything is on disk; raises UserError if a save failed."""
         with self._named_failures():
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
     def _named_failures(self) -> Iterator[None]:
-        """A save that fails within is a UserError, unless another process has died."""
+        """Turns the error of a failed save into a UserError, unless another process has died."""
         try:
             yield
         except Exception as error:
@@ -169,7 +169,7 @@ class Checkpoints:
                 raise
             whole = sorted(ocp.utils.checkpoint_steps(self._directory))
             cause = _first_line(error)
-            if code := re.search(r"os_error_code='(\d+)'", str(error)):  # tensorstore's, at the end
+            if code := re.search(r"os_error_code='(\d+)'", str(error)):  # tensorstore appends it
                 cause = os.strerror(int(code[1]))
             remedy = "make room" if re.search("no space|quota", cause, re.I) else "mend it"
             raise UserError(
@@ -178,17 +178,17 @@ class Checkpoints:
             ) from error
 
     def restore(self, template: Any, *, step: int | None = None) -> Any | None:
-        """The newest whole state, or that of `step`, as `template` says; None if nothing was saved.
+        """Restores the newest intact state, or that of `step`; returns None if nothing was saved.
 
-        A damaged checkpoint is named on stderr, and the one before it is tried; once that is
-        restored, the damaged ones are moved to WORKDIR/damaged, unless read_only.
+        It names each damaged checkpoint on stderr and falls back to the one before. After a
+        restore, it moves the damaged ones to WORKDIR/damaged, unless read_only.
 
         Args:
-            template: a state of jax.ShapeDtypeStruct with shardings; None: nested dicts of
-                numpy arrays.
+            template: the result's form, a state of jax.ShapeDtypeStruct with shardings; None:
+                nested dicts of NumPy arrays.
 
         Raises:
-            UserError: all are damaged, or `step` is.
+            UserError: all checkpoints are damaged, or that of `step` is.
         """
         steps = self.steps() if step is None else [step]
         damaged: list[int] = []
@@ -205,7 +205,7 @@ class Checkpoints:
                 return restored
             damaged.append(candidate)
             path = self._directory / str(candidate)
-            message = f"checkpoint {path} is damaged, or another code's ({failure})"
+            message = f"checkpoint {path} is damaged, or another version's ({failure})"
             if candidate == steps[0]:
                 remedy = "" if self._read_only else ": choose another `workdir` to start anew"
                 raise UserError(f"{message}, and there is no other to fall back to{remedy}")
@@ -214,8 +214,8 @@ class Checkpoints:
         return None
 
     def _restore(self, step: int, template: Any) -> Any:
-        """The state of `step`; any exception if it is not as it was saved."""
-        if template is None:  # not on the devices of then: they may be another process's
+        """Restores the state of `step`; raises any exception if it differs from the saved one."""
+        if template is None:  # NumPy: its devices may be another process's
             saved = self._manager.item_metadata(step)["state"]
             template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
         restored = self._manager.restore(
@@ -229,7 +229,7 @@ class Checkpoints:
         return restored["state"]
 
     def _set_aside(self, damaged: list[int]) -> None:
-        """Moves checkpoints to WORKDIR/damaged; nothing if read_only."""
+        """Moves checkpoints to WORKDIR/damaged; does nothing if read_only."""
         aside = self._directory.parent / "damaged"
 
         def move() -> None:
@@ -246,9 +246,9 @@ class Checkpoints:
             self._manager.reload()
 
     def close(self) -> None:
-        """Waits for what is being saved, and releases the directory."""
+        """Waits for pending saves, and releases the directory."""
         try:
             self.wait()
         finally:
-            with contextlib.suppress(Exception):  # it reports the failed save once more
+            with contextlib.suppress(Exception):  # it raises a failed save's error again
                 self._manager.close()

@@ -11,10 +11,10 @@ from inception import kernels
 from inception.runtime import prefetch, sharding
 
 CPU_OPTIONS: dict[str, str | bool] = {
-    # NOTE: jax 0.10.2 drops the barriers of jax.checkpoint, then what is computed twice: without
-    # this remat takes up to 1.92 times the memory. From 0.11.2 on it does not.
+    # NOTE: jax 0.10.2 drops jax.checkpoint's barriers, then merges repeated computations: without
+    # this option, remat takes up to 1.92 times the memory. From 0.11.2 on jax keeps the barriers.
     "xla_disable_hlo_passes": "cse_barrier_expander",
-    # Not convolutions, which it has YNNPACK compute otherwise, more slowly: docs/performance.md.
+    # By default YNNPACK computes convolutions too, more slowly: docs/reasons/performance.md.
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
 }
 FAST_TO_COMPILE: dict[str, str | bool] = {
@@ -25,7 +25,7 @@ FAST_TO_COMPILE: dict[str, str | bool] = {
 
 @functools.cache
 def _knows(option: str, value: str | bool) -> bool:
-    """Whether this jax's compiler takes an option: jax 0.11 dropped some that 0.10 has."""
+    """Whether this jax's compiler accepts an option: jax 0.11 dropped some options of 0.10."""
     try:
         jax.jit(lambda: 0).lower().compile(compiler_options={option: value})
     except Exception as error:
@@ -36,7 +36,7 @@ def _knows(option: str, value: str | bool) -> bool:
 
 
 def _on_cpu(mesh: Any, options: dict[str, str | bool]) -> dict[str, str | bool]:
-    """Those of the options that this jax knows and XLA_FLAGS does not set; elsewhere none."""
+    """On CPUs, the options that this jax accepts and XLA_FLAGS does not set; elsewhere none."""
     if sharding.platform(mesh) != "cpu":
         return {}
     flags = os.environ.get("XLA_FLAGS", "")
@@ -44,9 +44,9 @@ def _on_cpu(mesh: Any, options: dict[str, str | bool]) -> dict[str, str | bool]:
 
 
 def compute_replicated(function: Callable, mesh: Any) -> Any:
-    """function() -> arrays, computed once, alike on every device.
+    """Computes function() -> arrays once, the same on every device.
 
-    What runs once is compiled fast rather than well: the initial state in a third of the time.
+    A program that runs once is compiled fast: the initial state takes a third of the time.
     """
     options = _on_cpu(mesh, FAST_TO_COMPILE | {"xla_backend_optimization_level": "0"})
     function = kernels.on(sharding.platform(mesh))(function)
@@ -56,9 +56,9 @@ def compute_replicated(function: Callable, mesh: Any) -> Any:
 class CompiledStep:
     """function(state, batch) -> anything, compiled for a mesh at its first batch of each shape.
 
-    The batch is split over the devices and all else replicated. In `training` the result takes
-    the state's memory, and CPUs compile sooner, for steps 2% slower; a forward pass would be 12%
-    slower: docs/performance.md.
+    The batch is sharded, everything else replicated. In `training` the result reuses the state's
+    memory, and CPUs compile faster at the price of 2% slower steps. Forward passes would be 12%
+    slower, so they compile normally: docs/reasons/performance.md.
     """
 
     def __init__(self, function: Callable, mesh: Any, *, training: bool):
@@ -73,7 +73,7 @@ class CompiledStep:
     def __call__(
         self, state: Any, batch: Any, *, poll: Callable[[float], None] = prefetch.noop
     ) -> Any:
-        """Calls the function; while it compiles, `poll` as in `prefetch.run_in_thread`."""
+        """Calls the function; while it compiles, calls `poll` as `prefetch.run_in_thread` does."""
         shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
         if shapes not in self._compiled:
             self._compiled[shapes] = prefetch.run_in_thread(

@@ -1,6 +1,6 @@
-"""CPU alone, where the compilers for accelerators are installed and the accelerators are not there.
+"""Chooses the CPU on machines with the compilers for accelerators, but without accelerators.
 
-JAX takes `.[compile]` for drivers: it warns that they find no device, and starts later.
+JAX takes `.[compile]` for drivers: it warns that they find no device, and starts more slowly.
 """
 
 import ctypes
@@ -11,8 +11,8 @@ import pathlib
 import pkgutil
 from collections.abc import Mapping
 
-GOOGLE = "0x1ae0"  # vendor on the PCI bus
-NO_TPUS = ("0x0042", "0x001f")  # of it: its virtual network card and disk
+GOOGLE = "0x1ae0"  # its vendor number on the PCI bus
+NO_TPUS = ("0x0042", "0x001f")  # Google's virtual network card and disk
 DEVICES = (
     "nvidia*",
     "dxg",
@@ -20,28 +20,28 @@ DEVICES = (
     "accel*",
     "vfio/[0-9]*",
     "vfio/devices/*",
-)  # of GPUs and TPUs in /dev
+)  # files of GPUs and TPUs in /dev
 ANNOUNCED = ("TPU_", "JAX_FORCE_TPU_INIT", "CLOUD_TPU_", "MEGASCALE_", "JAX_PLATFORM", "PJRT_")
 OURS = "jax_plugins.xla_cuda"
 
 
 def choose() -> None:
-    """Sets JAX_PLATFORMS=cpu where JAX could find nothing else; to be called before its import.
+    """Sets JAX_PLATFORMS=cpu if JAX could find only the CPU; call it before importing JAX.
 
-    NOTE: a submitted job inherits the variable, and would ignore its machine's devices: do not call
-    this before a job is submitted.
+    NOTE: do not call it before submitting a job: the job would inherit the variable, and ignore its
+    machine's devices.
     """
     if compilers_alone() and not (announced(os.environ) or present(pathlib.Path("/"))):
         os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def compilers_alone() -> bool:
-    """Whether JAX would find no plugin but CUDA's, and no driver for it."""
+    """Whether JAX would find no plugin except CUDA's, and no CUDA driver."""
     return all(name.startswith(OURS) for name in plugins()) and not driver()
 
 
 def plugins() -> set[str]:
-    """The plugins that JAX would load: modules of jax_plugins, and what packages announce."""
+    """The plugins that JAX would load: modules of jax_plugins, and entry points of packages."""
     found = importlib.util.find_spec("jax_plugins")
     folders = found.submodule_search_locations if found else ()
     modules = {f"jax_plugins.{module.name}" for module in pkgutil.iter_modules(folders)}
@@ -50,7 +50,7 @@ def plugins() -> set[str]:
 
 
 def driver() -> bool:
-    """Whether CUDA's driver can be loaded, without which there is no GPU of NVIDIA's."""
+    """Whether CUDA's driver can be loaded; every NVIDIA GPU needs it."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -59,12 +59,12 @@ def driver() -> bool:
 
 
 def announced(environment: Mapping[str, str]) -> bool:
-    """Whether the environment speaks of TPUs, or chooses a platform itself."""
+    """Whether an environment variable announces TPUs, or chooses a platform."""
     return any(name.startswith(ANNOUNCED) for name in environment)
 
 
 def present(root: pathlib.Path) -> bool:
-    """Whether a device of a GPU or a TPU is under root/dev, or a TPU on the PCI bus in root/sys."""
+    """Whether root/dev contains a GPU or a TPU, or root/sys a TPU on the PCI bus."""
     if any(any((root / "dev").glob(pattern)) for pattern in DEVICES):
         return True
     try:
@@ -73,5 +73,5 @@ def present(root: pathlib.Path) -> bool:
             and (device / "device").read_text().strip() not in NO_TPUS
             for device in (root / "sys/bus/pci/devices").glob("*")
         )
-    except OSError:  # JAX may look for itself
+    except OSError:  # unreadable: JAX itself has to look
         return True

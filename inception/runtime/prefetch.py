@@ -1,4 +1,4 @@
-"""Work in threads beside the main one: batches read ahead of their use, programs compiled."""
+"""Work in background threads: reading batches ahead of their use, compiling programs."""
 
 import collections
 import queue
@@ -10,31 +10,31 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 POLL_S = 0.05
-BUSY_POLL_S = 0.001  # while a step is under way: some take a few milliseconds
+BUSY_POLL_S = 0.001  # while a step runs: some take a few milliseconds
 
 
 def noop(_seconds: float) -> None:
-    """Polls nothing."""
+    """Does nothing."""
 
 
 def run_in_thread(function: Callable[[], T], poll: Callable[[float], None] = noop) -> T:
-    """function() in a thread, while this one calls poll(seconds since the start) often.
+    """Returns function(), run in a thread; meanwhile calls poll(seconds so far) repeatedly.
 
-    What poll raises goes up at once; the thread is left to itself.
+    An exception from `poll` is raised at once; the thread is then abandoned.
     """
     with Prefetcher([function], lambda called: called(), poll=poll, size=1) as result:
         return next(result)
 
 
 class Prefetcher(Generic[T]):
-    """Reads an iterator ahead of its use, in a thread, and puts what it gives on the devices.
+    """Reads an iterator ahead of its use, in a thread, and puts its items on the devices.
 
     Args:
         items: an iterable, read by the thread alone.
-        put: item -> what comes out here, such as arrays on the devices.
-        poll: called with the seconds waited so far, often, while the next item is not there.
-        busy: whether the devices have work meanwhile.
-        size: how many are ready at most.
+        put: item -> what this iterator returns, such as arrays on the devices.
+        poll: called repeatedly with the seconds waited so far, until the next item is ready.
+        busy: returns whether the devices have work.
+        size: the maximum number of items read ahead.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Prefetcher(Generic[T]):
         busy: Callable[[], bool] = lambda: False,
         size: int = 2,
     ):
-        self.starved = 0.0  # of the last item: seconds in which it was not there and no device busy
+        self.starved = 0.0  # seconds of the last wait in which no device was busy
         self._poll, self._busy = poll, busy
         self._wanted: queue.SimpleQueue[futures.Future[T]] = queue.SimpleQueue()
         self._ready: collections.deque[futures.Future[T]] = collections.deque()
         self._closed = False
         for _ in range(size):
             self._ask()
-        # NOTE: a daemon, unlike an executor's threads: it may hang, and the process still ends.
+        # NOTE: a daemon, unlike an executor's threads: if it hangs, the process can still exit.
         threading.Thread(target=self._read, args=(iter(items), put), daemon=True).start()
 
     def _ask(self) -> None:
@@ -61,7 +61,7 @@ class Prefetcher(Generic[T]):
         self._wanted.put(self._ready[-1])
 
     def _read(self, items: Iterator[Any], put: Callable[[Any], T]) -> None:
-        failure: BaseException | None = None  # or the end, after which nothing is read
+        failure: BaseException | None = None  # or StopIteration; nothing is read after it
         while (future := self._wanted.get()) and not self._closed:
             try:
                 if failure:
@@ -92,4 +92,4 @@ class Prefetcher(Generic[T]):
 
     def __exit__(self, *_: Any) -> None:
         self._closed = True
-        self._ask()  # wakes the thread, which ends
+        self._ask()  # wakes the thread, so that it ends

@@ -27,7 +27,7 @@ from inception.runtime import prefetch
 
 T = TypeVar("T")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
-HEARTBEAT_S = 30  # a process that is silent for so long has died, and ends the others
+HEARTBEAT_S = 30  # a process that is silent for longer counts as dead, and ends the others
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -39,27 +39,27 @@ def initialize(
     timeout_s: int = 300,
     stop_together: bool = False,
 ) -> None:
-    """Joins the other processes of this run, if there are others: jax.distributed.
+    """Joins the other processes of this run, if any, by jax.distributed.
 
-    To be called before JAX is used. What is not given comes from SLURM, a TPU pod, Open MPI or
-    Kubernetes; without any of them this process is the only one.
+    Call it before using JAX. Missing arguments come from SLURM, a TPU pod, Open MPI or Kubernetes;
+    without any of these, this process is the only one.
 
-    NOTE: after `timeout_s` seconds in vain, or at a signal, the process ends here: half joined, JAX
-    waits for the others at whatever it is asked.
+    NOTE: the process exits here at a signal, or if joining takes longer than `timeout_s` seconds:
+    half joined, JAX would wait for the others in every call.
 
     Args:
-        stop_together: `Stop` will be used: JAX's preemption service handles SIGTERM.
+        stop_together: `Stop` will be used, so JAX's preemption service handles SIGTERM.
 
     Raises:
-        UserError: an impossible combination, or processes that count each other differently.
+        UserError: impossible arguments, a failed join, or different `num_processes`.
     """
     _check_arguments(coordinator_address, num_processes, process_id, timeout_s)
     address = coordinator_address or "the address that the cluster gave"
-    failure = f"not all processes of the run came to {address} within {timeout_s} s"
+    failure = f"not all processes of the run reached {address} within {timeout_s} s"
     if process_id != 0:
         failure = f"process 0 did not answer at {address} within {timeout_s} s, or waits for others"
 
-    def give_up(seconds: float) -> None:  # before JAX does: it aborts, which nothing can catch
+    def give_up(seconds: float) -> None:  # before JAX aborts, which nothing can catch
         if seconds > timeout_s:
             print(f"launch.py: {failure}", file=sys.stderr, flush=True)
             os._exit(1)
@@ -78,15 +78,15 @@ def initialize(
         prefetch.run_in_thread(join, give_up)
     except SystemExit as error:  # a signal
         os._exit(error.code)  # type: ignore[arg-type]
-    except Exception as error:  # a cluster's own library raises what it likes
+    except Exception as error:  # a cluster's own library may raise anything
         _go_on_alone(error, given=coordinator_address is not None)
     else:
         _check_counts(num_processes)
 
 
 def _go_on_alone(error: Exception, *, given: bool) -> None:
-    """After a join that failed: returns where this process is the only one, or raises UserError."""
-    # Without a cluster, or where JAX is in use already.
+    """After a failed join: returns if this process is the only one, else raises UserError."""
+    # JAX's messages without a cluster, or after its first use.
     signs = ("coordinator_address should", "must be called before")
     if not given and any(sign in str(error) for sign in signs):
         return
@@ -95,20 +95,20 @@ def _go_on_alone(error: Exception, *, given: bool) -> None:
     in_detection = any("clusters" in pathlib.Path(frame.filename).parts for frame in frames)
     if in_detection and not _are_several():
         print(
-            f"WARNING: JAX's look for other processes failed ({reason}): this one goes on "
+            f"WARNING: JAX's search for other processes failed ({reason}): this one continues "
             "alone; with others give --coordinator_address, --num_processes and --process_id",
             file=sys.stderr,
         )
         return
     raise UserError(
         f"the processes cannot be joined ({reason}): check "
-        "`coordinator_address`, `num_processes` and `process_id`; alone it is "
+        "`coordinator_address`, `num_processes` and `process_id`; a single process takes "
         "`coordinator_address=localhost:8476` `num_processes=1` `process_id=0`"
     ) from error
 
 
 def _are_several() -> bool:
-    """Whether SLURM, Open MPI or a Job of Kubernetes started this process as one of several."""
+    """Whether SLURM, Open MPI or a Kubernetes Job started this process as one of several."""
     counts = (os.environ.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
     return "JOB_COMPLETION_INDEX" in os.environ or any(n not in ("", "1") for n in counts)
 
@@ -141,7 +141,7 @@ def is_main() -> bool:
 
 
 def gather_text(text: str) -> list[str]:
-    """The text of each process, in the order of the processes. All must call it."""
+    """Returns the text of each process, in process order. All processes must call it."""
     if jax.process_count() == 1:
         return [text]
     data = np.frombuffer(text.encode(**paths.UTF8), np.uint8)
@@ -153,7 +153,7 @@ def gather_text(text: str) -> list[str]:
 
 
 def together(action: Callable[[], T]) -> T:
-    """action() in every process; where it ends in UserError or OSError in one, all fail so."""
+    """Returns action(), run in every process; if one raises UserError or OSError, all do."""
     result, failure = None, None
     try:
         result = action()
@@ -166,7 +166,7 @@ def together(action: Callable[[], T]) -> T:
 
 
 def check_same(config: dict[str, Any], **parameters: Any) -> None:
-    """Raises UserError in all processes where one's config, parameters, code or versions differ."""
+    """Raises UserError in all processes if their configs, parameters, code or versions differ."""
     given = flatten_dict(config, sep=".") | parameters
     own = {f"`{name}`": value for name, value in given.items()}
     own |= {"python": platform.python_version(), **versions()}
@@ -186,7 +186,7 @@ def check_same(config: dict[str, Any], **parameters: Any) -> None:
 
 
 def versions() -> dict[str, str]:
-    """{package: version} of what a run's numbers may depend on."""
+    """{package: version} of the packages that may affect a run's numbers."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
@@ -214,20 +214,20 @@ def environment() -> dict[str, Any]:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error says that another process of the run is gone."""
+    """Whether an error means that another process of the run has died."""
     signs = ("gloo", "nccl", "coordination service", "connection reset", "connection closed")
     return jax.distributed.is_initialized() and any(s in str(error).lower() for s in signs)
 
 
 class Stopped(Exception):
-    """What `Stop` raises: the run should end, a signal or the cloud says."""
+    """Raised by `Stop`: a signal or the cloud asks the run to end."""
 
 
 class Stop:
-    """Within it, Ctrl-C, SIGTERM and the cloud's maintenance notice end the work at a `check`.
+    """A context in which Ctrl-C, SIGTERM or a maintenance notice ends the work at a `check`.
 
-    With several processes, JAX's preemption service informs all, and picks the check at which they
-    stop: the same one. A second Ctrl-C stops the process at once.
+    With several processes, JAX's preemption service informs all of them, and they stop at the same
+    check. A second Ctrl-C stops the process at once.
     """
 
     def __enter__(self) -> "Stop":
@@ -236,7 +236,7 @@ class Stop:
         self._several = jax.process_count() > 1  # then the service handles SIGTERM
         signals = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
         self._handlers: dict[int, Any] = {
-            s: signal.signal(s, self._receive) or signal.SIG_DFL  # none: not Python's
+            s: signal.signal(s, self._receive) or signal.SIG_DFL  # None: set outside Python
             for s in signals
         }
         return self
@@ -251,14 +251,14 @@ class Stop:
             self._signal = name
 
     def check(self) -> None:
-        """Raises Stopped if it is time. All processes must call it equally often."""
+        """Raises Stopped if the run should end. All processes must call it equally often."""
         self._checks += 1
         if self._service and multihost_utils.reached_preemption_sync_point(self._checks):
             raise Stopped("a SIGTERM or maintenance notice to one of the processes")
         self.poll()
 
     def poll(self, _seconds: float = 0.0) -> None:
-        """Raises Stopped in a run of one process; to be called while it waits."""
+        """Raises Stopped after a signal, if the run has one process; call it while waiting."""
         if self._signal:
             raise Stopped(self._signal)
 

@@ -1,4 +1,4 @@
-"""The mesh of devices, and how arrays lie on it: the only file that says sharding."""
+"""The mesh of devices, and the arrays' sharding over it: the only file that uses jax.sharding."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,13 +12,13 @@ from inception import UserError
 
 
 def make_mesh(described: Sequence[Any] = ()) -> Mesh:
-    """All devices of all processes on one axis, 'data', in the order of the processes.
+    """All devices of all processes along one axis, 'data', in process order.
 
-    Or `described` devices, that are not here: to compile for, not to run on.
+    A mesh of `described` devices, which this machine lacks, serves to compile, not to run.
 
-    NOTE: the axis is Auto. With JAX's default, Explicit, Linen's Dropout raises ShardingTypeError
-    under jax.set_mesh, and under it alone (jax 0.10.2 to 0.12.0). jax.make_mesh may order the
-    devices of a TPU pod another way: then a process's rows would lie apart.
+    NOTE: the axis is Auto. With JAX's default, Explicit, Linen's Dropout raises ShardingTypeError,
+    but only under jax.set_mesh (jax 0.10.2 to 0.12.0). jax.make_mesh may reorder the devices of a
+    TPU pod: then a process's rows would not be adjacent.
 
     Raises:
         UserError: processes with different numbers of devices.
@@ -29,15 +29,15 @@ def make_mesh(described: Sequence[Any] = ()) -> Mesh:
         raise UserError(f"processes with different numbers of devices: {counts.tolist()}")
     mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
     if len(counts) > 1 and not described:
-        # CPU devices must join a collective within 30 s of each other, but only the first time:
-        # now that all are here, and not when one has compiled sooner than another.
+        # CPU devices must join the first collective within 30 s of each other. It runs now, while
+        # all processes are together: later, some compile longer than others.
         ones = shard_batch({"": np.ones(counts[0], np.float32)}, mesh)[""]
         jax.block_until_ready(jit_replicated(jnp.sum, mesh)(ones))
     return mesh
 
 
 def platform(mesh: Mesh) -> str:
-    """What kind the mesh's devices are: 'cpu', 'gpu' or 'tpu'."""
+    """The platform of the mesh's devices: 'cpu', 'gpu' or 'tpu'."""
     return mesh.devices.flat[0].platform
 
 
@@ -49,18 +49,18 @@ def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
         below = batch_size // parts * parts
         near = " or ".join(str(n) for n in (below, below + parts) if n > 0)
         raise UserError(
-            f"`optim.batch_size`={batch_size} is not divided by the {devices} devices times "
+            f"`optim.batch_size`={batch_size} is not divisible by the {devices} devices times "
             f"`optim.accumulate`={accumulate}: take {near}"
         )
 
 
 def _along(mesh: Mesh, *axes: str) -> NamedSharding:
-    """Split along the mesh's axes; without any, the same everywhere."""
+    """Sharded along axes of the mesh; without any, replicated."""
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows -> global arrays, split over the devices along the first axis."""
+    """This process's rows -> global arrays, sharded over the devices along the first axis."""
     split = _along(mesh, "data")
     return {k: jax.make_array_from_process_local_data(split, v) for k, v in batch.items()}
 
@@ -79,7 +79,7 @@ def jit_replicated(function: Callable, mesh: Mesh, *, options: Any = None, **mor
     """jax.jit of a function whose result is the same on every device.
 
     Args:
-        options: of the compiler, {name: value}.
+        options: the compiler's options, {name: value}.
         more: further arguments of jax.jit.
     """
     return jax.jit(function, out_shardings=_along(mesh), compiler_options=options, **more)
@@ -91,17 +91,17 @@ def batch_axis(mesh: Mesh) -> str | None:
 
 
 def over_devices(mesh: Mesh, *, gradient_dtype: str) -> Callable[[Callable], Callable]:
-    """Spreads a mean gradient over the devices: each computes that of its rows.
+    """Spreads a mean gradient over the devices: each computes the gradient of its own rows.
 
-    So the sum over devices has the dtype that was asked for. jit alone would add the gradients
-    where the network's dtype still holds, before they become float32.
+    The gradients are then summed over the devices in the requested dtype. jit alone would sum them
+    in the network's dtype, before they become float32.
 
     Args:
-        gradient_dtype: in which the gradients are summed; the result is float32.
+        gradient_dtype: the dtype in which the gradients are summed; the result is float32.
 
     Returns:
-        What makes function(params, batch_stats, micro_batches) -> (gradients, batch_stats,
-        metrics) of a device's rows, micro_batches [n, rows, ...], one of all rows.
+        A decorator for function(params, batch_stats, micro_batches) -> (gradients, batch_stats,
+        metrics) on one device's rows, micro_batches [n, rows, ...]; the result takes all rows.
     """
     axis = batch_axis(mesh)
     if axis is None:
@@ -117,7 +117,7 @@ def over_devices(mesh: Mesh, *, gradient_dtype: str) -> Callable[[Callable], Cal
             return jax.tree.map(mean, grads), batch_stats, jax.lax.pmean(metrics, axis)
 
         alike, rows = PartitionSpec(), PartitionSpec(None, axis)
-        # Unchecked: the check would add the gradients itself, in the network's dtype.
+        # Unchecked: the check would sum the gradients itself, in the network's dtype.
         return jax.shard_map(
             on_each, mesh=mesh, in_specs=(alike, alike, rows), out_specs=alike, check_vma=False
         )
@@ -126,10 +126,10 @@ def over_devices(mesh: Mesh, *, gradient_dtype: str) -> Callable[[Callable], Cal
 
 
 def jit_over_batch(function: Callable, mesh: Mesh, *, donate_state: bool, options: Any) -> Any:
-    """`jit_replicated` of function(state, batch), whose batch is split over the devices.
+    """`jit_replicated` of function(state, batch), whose batch is sharded over the devices.
 
     Under jit a mean over the batch is the mean over all devices. With `donate_state` the result
-    takes the state's memory.
+    reuses the state's memory.
     """
     shardings = (_along(mesh), _along(mesh, "data"))
     donated = (0,) if donate_state else ()

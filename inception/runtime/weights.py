@@ -1,4 +1,4 @@
-"""The weights in a folder of `train` or `convert`, for inference or for another run to start."""
+"""Loads weights that `train` or `convert` wrote, for inference or for the start of another run."""
 
 import dataclasses
 import functools
@@ -20,19 +20,19 @@ Path = tuple[str, ...]  # collection, module, ..., array
 
 
 class Trained(NamedTuple):
-    """What a folder holds that `train` or `convert` wrote."""
+    """The contents of a folder that `train` or `convert` wrote."""
 
-    config: dict[str, Any]  # as `read_config`
-    classes: tuple[str, ...]  # of the labels 0, 1, ...: WordNet ids, or a data folder's folders
-    variables: Any  # {'params', 'batch_stats'}, numpy arrays; the Polyak average if there is one
+    config: dict[str, Any]  # as `read_config` returns it
+    classes: tuple[str, ...]  # for labels 0, 1, ...: WordNet ids, or a data set's folders
+    variables: Any  # {'params', 'batch_stats'}, NumPy arrays; the Polyak average if one exists
     step: int  # of the checkpoint
 
 
 def load_trained(workdir: str, *, best: bool = False) -> Trained:
-    """The newest whole checkpoint in a folder, or the best, ready for inference.
+    """Loads a folder's newest intact checkpoint, or its best one, for inference.
 
     Raises:
-        UserError: none in it, or all damaged.
+        UserError: no intact checkpoint, config or classes; processes that read different steps.
     """
     config = read_config(workdir)
     with paths.explained(f"{workdir} has no readable classes.txt, which train writes"):
@@ -44,8 +44,8 @@ def load_trained(workdir: str, *, best: bool = False) -> Trained:
     checkpoints.close()
     if len(set(processes.gather_text(f"{state['step']}"))) > 1:
         raise UserError(
-            f"{workdir}: the processes read checkpoints of different steps: it is being written "
-            "to, or one of them cannot read the newest. Try again"
+            f"{workdir}: the processes read checkpoints of different steps: a run is writing "
+            "to it, or one process cannot read the newest. Try again"
         )
     variables = state["average"] or {key: state[key] for key in ("params", "batch_stats")}
     return Trained(config, classes, variables, int(state["step"]))
@@ -54,13 +54,13 @@ def load_trained(workdir: str, *, best: bool = False) -> Trained:
 def load_network(
     workdir: str, config: Mapping[str, Any] | None = None, *, best: bool = False
 ) -> Trained:
-    """As `load_trained`, and sure to be the weights of the network that config.model describes.
+    """As `load_trained`, and checks that the weights fit the network that config.model describes.
 
     Args:
-        config: in place of the folder's own.
+        config: replaces the folder's own.
 
     Raises:
-        UserError: also where weights or classes.txt are another network's.
+        UserError: also if the weights or classes.txt belong to another network.
     """
     trained = load_trained(workdir, best=best)
     knobs, px = ((config or trained.config)[key] for key in ("model", "input_px"))
@@ -90,7 +90,7 @@ def load_network(
 
 
 def _check_alike(init_from: str, trained: dict[str, Any], model: Any, normalization: str) -> None:
-    """Raises UserError where weights of `trained` would compute something else here."""
+    """Raises UserError if weights of the config `trained` would compute something else here."""
     free = FREE_KNOBS | {"classes", "parent", "name"}
     knobs = {f.name: f.default for f in dataclasses.fields(model) if f.name not in free}
     theirs = {name: trained["model"].get(name, value) for name, value in knobs.items()}
@@ -109,17 +109,17 @@ def start_from(
     normalization: str,
     classes: Sequence[str],
 ) -> Any:
-    """`fresh` with the arrays of the newest checkpoint in `init_from` that fit it.
+    """Returns `fresh`, with every array that fits from the newest checkpoint in `init_from`.
 
-    The trunk is taken whole; a classifier if the checkpoint's classes.txt is `classes`; other
-    layers if the checkpoint has them in the same shape (a head's `fc` depends on the input's size).
-    One line on stderr names the layers that start fresh.
+    The checkpoint must give the whole trunk. It gives a classifier if its classes are `classes`,
+    and other layers if their shapes match (a head's `fc` depends on the input's size). One line on
+    stderr names the layers that start fresh.
 
     Args:
-        fresh: {'params', 'batch_stats'} of `model`, numpy arrays.
+        fresh: {'params', 'batch_stats'} of `model`, NumPy arrays.
 
     Raises:
-        UserError: no whole checkpoint; one of another trunk or with another normalisation.
+        UserError: no intact checkpoint, or one with another trunk or normalisation.
     """
     try:
         trained = load_trained(init_from)
@@ -147,7 +147,7 @@ def start_from(
             )
         else:
             missing.append(layer)
-    modules = {path[1] for path in taken}  # of which a part is taken
+    modules = {path[1] for path in taken}  # with at least one array taken
     names = sorted({"/".join(x) if x[0] in modules else x[0] for x in missing}) or ["nothing"]
     print(f"fresh: {', '.join(names)}; {len(taken)} arrays from {init_from}", file=sys.stderr)
-    return {**fresh, **traverse_util.unflatten_dict(flat | taken)}  # perhaps no statistics
+    return {**fresh, **traverse_util.unflatten_dict(flat | taken)}  # `flat` lacks empty collections

@@ -18,24 +18,24 @@ from inception.data import paths
 from inception.knobs import KNOBS
 from inception.runtime import processes
 
-# What a run writes after config.json; by `lock` what this process writes into WORKDIR/lock.
+# What a run writes after config.json; OWNER matches what `_lock` writes into WORKDIR/lock.
 WRITTEN = ("checkpoints", "classes.txt", "metrics.jsonl", "eval.json", "report.html", "result.json")
 OWNER = re.compile(r"(\d+ on \S+ )?[0-9a-f]{16}")
-SHARED_S = 20.0  # what process 0 wrote is seen by all within this, or the folder is not shared
+SHARED_S = 20.0  # after which a folder without process 0's file counts as not shared
 
 
 @contextlib.contextmanager
 def locked(config: dict[str, Any], workdir: str) -> Iterator[None]:
-    """Within it, no other run uses WORKDIR, and its config.json is `config`.
+    """A context in which no other run uses WORKDIR, and its config.json is `config`.
 
-    config.run may differ from that of an earlier start: nothing in it changes the result. What
-    another start wrote that failed before it began is written anew.
+    config.run may differ from an earlier start's: nothing in it changes the result. The config of
+    an earlier start that failed before training is overwritten.
 
-    NOTE: in a bucket (gs://) nothing can be locked; there the second run is not refused.
+    NOTE: a bucket (gs://) cannot be locked: there a second run is not refused.
 
     Raises:
-        UserError, in all processes: one of them has another config or other code, the folder
-            cannot be written, is in use, is not shared, or belongs to another config.
+        UserError: in all processes, if their configs or code differ, or the folder cannot be
+            written, is in use, is not shared, or belongs to another config.
     """
     processes.check_same(config)
     token = processes.gather_text(secrets.token_hex(8))[0]
@@ -58,7 +58,7 @@ def _lock(workdir: str, token: str, closing: contextlib.ExitStack) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     owner = paths.read_text(path) if path.is_file() else ""
     if owner and not OWNER.fullmatch(owner):
-        raise UserError(f"{path} was written by no run: choose another `workdir`")
+        raise UserError(f"{path} was not written by a run: choose another `workdir`")
     if paths.in_bucket(workdir):
         path.write_text(token)
         return
@@ -85,32 +85,32 @@ def _check_shared(workdir: str, token: str) -> None:
                 return
         if time.monotonic() > until:
             raise UserError(
-                f"`workdir`={workdir} is not the folder of process 0, seen from "
-                f"{socket.gethostname()}: all hosts must share it, as through NFS or gs://"
+                f"`workdir`={workdir} on {socket.gethostname()} is not the folder of process 0: "
+                "all hosts must share it, as through NFS or gs://"
             )
         time.sleep(0.2)
 
 
 def write_config(config: dict[str, Any], workdir: str) -> None:
-    """WORKDIR/config.json; UserError where a run with another config has begun."""
+    """Writes WORKDIR/config.json; raises UserError if a run with another config has begun."""
     path = paths.at(workdir) / "config.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         _check_config(config, path, workdir)
     elif others := [name for name in WRITTEN if path.with_name(name).exists()]:
-        raise UserError(f"`workdir`={workdir} has {', '.join(others)} of no run: choose another")
+        raise UserError(f"`workdir`={workdir} has {', '.join(others)}, no config: choose another")
     paths.write_whole(path, json.dumps(config, indent=2) + "\n")
 
 
 def _check_config(config: dict[str, Any], path: epath.Path, workdir: str) -> None:
-    """Raises UserError where the run that wrote `path` has begun, and with another config."""
+    """Raises UserError if the run that wrote `path` has begun, and its config differs."""
     with paths.explained(f"{path} is damaged", "choose another `workdir`", ValueError):
         written = flatten_dict(_of_this_project(json.loads(path.read_text())), sep=".")
     given = flatten_dict(config, sep=".")
-    # A version without a knob of today's computed what its default does.
+    # Code that lacked one of today's knobs computed what the knob's default does.
     defaults = {name: knob.default for name, knob in KNOBS.items() if name in given}
-    written = json.loads(json.dumps(defaults)) | written  # lists for tuples
-    saved = path.with_name("checkpoints")  # NOTE: etils' glob would read [x] in a folder's name
+    written = json.loads(json.dumps(defaults)) | written  # tuples as lists
+    saved = path.with_name("checkpoints")  # NOTE: etils' glob takes [x] in a path for a pattern
     begun = path.with_name("metrics.jsonl").exists() or (saved.exists() and any(saved.iterdir()))
     differing = [
         f"`{knob}` is {written.get(knob)} there and {given.get(knob)} here"
@@ -125,14 +125,14 @@ def _check_config(config: dict[str, Any], path: epath.Path, workdir: str) -> Non
 
 
 def read_config(workdir: str) -> dict[str, Any]:
-    """WORKDIR/config.json, what the run was started with or `convert` wrote; lists as tuples.
+    """Reads WORKDIR/config.json, written by `train` or `convert`; lists become tuples.
 
     Raises:
-        UserError: no such file, or a damaged one.
+        UserError: the file is missing or damaged.
     """
     path = paths.at(workdir) / "config.json"
     if not path.exists():
-        raise UserError(f"{workdir} is neither a run nor converted: no config.json")
+        raise UserError(f"{workdir} is neither a run nor converted weights: no config.json")
     with paths.explained(f"{path} cannot be read", errors=(OSError, ValueError)):
         return _of_this_project(json.loads(path.read_text(), object_hook=_with_tuples))
 

@@ -1,4 +1,4 @@
-"""A study on a SLURM cluster: jobs, which are watched until they end."""
+"""A study on a SLURM cluster: submits its jobs and watches them until they end."""
 
 import pathlib
 import time
@@ -11,7 +11,7 @@ from inception.sweeps.live import Show
 from inception.sweeps.study import Grid, Point, exclusive
 
 if TYPE_CHECKING:
-    from inception.sweeps.search import Search  # Optuna, which a grid does without
+    from inception.sweeps.search import Search  # imports Optuna, which a grid does not need
 
 POLL_S = 5.0
 
@@ -24,15 +24,15 @@ def run(
     workers: int | None,
     resources: Mapping[str, Any],
 ) -> None:
-    """Submits what is left of a study and not in the queue, and watches until all has ended.
+    """Submits the unfinished points that are not in the queue, and watches until all jobs end.
 
     Args:
-        launch: the command before a point's own, or before `worker`, one worker of a search.
-        workers: how many jobs at a time; None: of a grid all, of a search one.
-        resources: of `slurm.submit`.
+        launch: `python launch.py`. A point's arguments follow, or `worker`, a search worker's.
+        workers: the most jobs at a time; None: 256 of a grid, one of a search.
+        resources: the arguments of `slurm.submit`.
 
     Raises:
-        Interrupted: by ctrl-C; the jobs continue, and the same call watches them again.
+        Interrupted: ctrl-C; the jobs continue, and the same call watches them again.
         UserError: trials of a search are missing, and no worker is left.
     """
     folder = f"{study.folder}/slurm"
@@ -65,12 +65,12 @@ def run(
     if study.missing:
         raise UserError(
             f"{study.missing} trials are missing, and no worker is left: see the logs in {folder}; "
-            "the same command goes on"
+            "the same command resumes the search"
         )
 
 
 def _watch(study: "Grid | Search", jobs: Mapping[str, int]) -> None:
-    """Shows the study until none of the jobs, each of a point of this number, is in the queue."""
+    """Shows the study until no job is in the queue; `jobs` maps each job to its point's number."""
     states: dict[str, str] = {}
     try:
         with Show(lambda: study.rows({jobs[job]: s for job, s in states.items()})) as show:
@@ -79,7 +79,7 @@ def _watch(study: "Grid | Search", jobs: Mapping[str, int]) -> None:
                 time.sleep(POLL_S)
     except KeyboardInterrupt as error:
         raise Interrupted(
-            "the jobs go on; the same command looks on again. Cancel them with: "
+            "the jobs continue; the same command watches them again. Cancel them with: "
             + slurm.cancel(jobs)
         ) from error
 

@@ -31,31 +31,31 @@ def sweep(
     """Trains the points of sweep() that have no result yet, or searches space() for the best.
 
     Args:
-        config, overrides, workdir, name: of `plan.Plan`.
-        trials: of a search; None: a sweep.
-        workers: points at a time; here they share the cores. None: 1, on SLURM all.
+        config, overrides, workdir, name: the fields of `plan.Plan`.
+        trials: the trials of a search; None: a sweep.
+        workers: points at a time; local ones share the cores. None: 1, for a SLURM sweep 256.
         launcher: local, slurm or sky.
-        resources: of `slurm.resources` or `sky.task`.
-        worker_command: what follows `python launch.py` in another worker of the same search.
+        resources: the arguments of `slurm.resources` or `sky.task`.
+        worker_command: the arguments of `python launch.py` in another worker of the search.
 
     Returns:
         {'points': [{'overrides', 'workdir', 'result'}]}, and 'page' and 'csv', or on sky 'jobs'.
 
     Raises:
-        CommandLineError: what is wrong in the sweep, or does not go together.
+        CommandLineError: a faulty sweep, or flags that exclude each other.
         UserError: the launcher or the folder is unusable, or points failed.
     """
     if "://" not in workdir:
         workdir = str(pathlib.Path(workdir).expanduser())
     elif launcher != "sky":
-        raise CommandLineError(f"--workdir={workdir}: a study lies on a disk; runs alone may not")
+        raise CommandLineError(f"--workdir={workdir}: a study must be on a disk, but for --on=sky")
     planned = plan.Plan(config, overrides, workdir, name)
     if trials:
         space = planned.space()
         if launcher == "sky":
             raise CommandLineError("--search is for --on=local and --on=slurm")
         if dry_run:
-            raise CommandLineError("--dry_run: what a search runs is chosen as it goes")
+            raise CommandLineError("--dry_run: a search chooses its points while it runs")
     else:
         points = planned.points()
         if launcher == "sky":
@@ -71,9 +71,9 @@ def sweep(
 def _runner(
     workers: int | None, launcher: str, resources: Mapping[str, Any], worker: Sequence[str]
 ) -> Callable[[Any], None]:
-    """What trains a study; UserError, before that has a folder, where the launcher is unusable."""
+    """Returns what trains a study; UserError, before a folder is made, if the launcher fails."""
     if launcher == "local":
-        from inception.sweeps import local  # heavier, like those below: not for a plan
+        from inception.sweeps import local  # slow to import, and not needed for a plan
 
         local.core_shares(workers or 1)
         return functools.partial(local.run, launch=LAUNCH, workers=workers or 1)
@@ -89,7 +89,7 @@ def _runner(
 def _submit_to_sky(
     points: Sequence[study.Point], *, dry_run: bool, resources: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Submits the unfinished points as managed jobs, but those whose job still runs."""
+    """Submits the unfinished points as managed jobs, except points whose job still runs."""
     from inception.launching import sky
 
     left = [p for p in points if not (paths.at(p.workdir) / "result.json").exists()]
@@ -101,7 +101,7 @@ def _submit_to_sky(
     for task, file, ids in zip(tasks, files, known, strict=False):
         running = [int(job) for job in ids if alive.get(int(job)) == task["name"]]
         if running:
-            print(f"{task['name']}: job {running[0]} goes on", file=sys.stderr)
+            print(f"{task['name']}: job {running[0]} still runs", file=sys.stderr)
         else:
             running = sky.submit(task)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def _submit_to_sky(
 
 
 def _train(opened: Any, run: Callable[[Any], None]) -> dict[str, Any]:
-    """Runs a study, a Grid or a Search, and writes its pages however that ends."""
+    """Runs a study (Grid or Search), and writes its pages even after an error."""
     folder, pages = opened.folder, {}
     try:
         run(opened)
@@ -119,7 +119,7 @@ def _train(opened: Any, run: Callable[[Any], None]) -> dict[str, Any]:
         from inception.sweeps import hparams, page
 
         rows = opened.rows()
-        with contextlib.suppress(study.InUse), study.exclusive(folder):  # or another writes them
+        with contextlib.suppress(study.InUse), study.exclusive(folder):  # another writes them
             pages = page.write(folder, rows, name=pathlib.Path(folder).name)
             hparams.write_hparams(folder, rows)
             print(f"page: {pages['page']}, table: {pages['csv']}", file=sys.stderr)

@@ -19,17 +19,17 @@ METRICS = ("best_top1", "top1_error", "top5_error")
 
 
 def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes FOLDER/hparams, so that `tensorboard --logdir=FOLDER` has the table of a study.
+    """Writes FOLDER/hparams, so that `tensorboard --logdir=FOLDER` shows the study's table.
 
-    Each point is a session of its own there, apart from the workdirs: TensorBoard follows one event
-    file a folder, which in a workdir is the run's. What was written before is replaced.
+    Each point gets a folder of its own there, outside its workdir: TensorBoard follows one event
+    file per folder, which in a workdir is the run's. Earlier content is replaced.
 
     Args:
         folder: the study's.
         rows: its points, as `page.write` takes them.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the folder cannot be written.
     """
     kinds = {
         name: float if all(v is None or number(v) is not None for v in values) else str
@@ -51,9 +51,9 @@ def write_hparams(folder: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _session(row: dict[str, Any], knobs: dict[str, Any]) -> summary_pb2.Summary:
-    """A point: its knobs, its end where that is known, its results."""
+    """A point as a session: its knobs, its results, and its end if known."""
     _, session, end = summary.hparams(knobs, {})
-    # TensorBoard keeps the first end that it reads: only one that lasts is written.
+    # TensorBoard keeps the first end that it reads: write only a final one.
     if row["state"] == "failed":
         plugin = end.value[0].metadata.plugin_data
         data = plugin_hparams_pb2.HParamsPluginData.FromString(plugin.content)
@@ -69,7 +69,7 @@ def _session(row: dict[str, Any], knobs: dict[str, Any]) -> summary_pb2.Summary:
 
 
 def _write_events(folder: pathlib.Path, content: summary_pb2.Summary, step: int) -> None:
-    """Makes one event file all that a folder holds; leaves it if it says the same already."""
+    """Replaces a folder's content by one event file, unless that file is there already."""
     digest = hashlib.sha256(content.SerializeToString(deterministic=True) + b"%d" % step)
     suffix = f".{digest.hexdigest()[:16]}"
     old = list(folder.glob("*tfevents*"))

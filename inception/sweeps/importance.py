@@ -1,4 +1,4 @@
-"""A study as Optuna sees it: which knobs mattered, and its figures."""
+"""Which knobs of a study mattered, computed by Optuna, and its figures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,21 +11,21 @@ from inception.reporting import figures
 from inception.reporting.markup import number
 from inception.sweeps.study import differing, finished
 
-FEW_VALUES = 8  # no more of them, each in two points: a choice, even of numbers
-FEWEST_FINISHED = 4  # points for which importances mean anything
+FEW_VALUES = 8  # up to so many numbers, two points each, count as a choice
+FEWEST_FINISHED = 4  # importances of fewer points mean nothing
 DEPTH = 6  # of fANOVA's trees: 2 s for 400 points of 5 knobs, minutes with Optuna's 64
-LEAST_ERROR = 0.01  # percent, where less is drawn
-CURVES = 20  # at most, each in a colour of its own
+LEAST_ERROR = 0.01  # percent; smaller errors are drawn here, on a log axis
+CURVES = 20  # the most in a figure, each in its own color
 EVALUATOR = optuna.importance.FanovaImportanceEvaluator(max_depth=DEPTH, seed=0)
 
 Rows = Sequence[dict[str, Any]]  # as `page.write` takes them
-Coded = dict[str, tuple[BaseDistribution, Sequence[Any]]]  # {knob: its range, a value a point}
+Coded = dict[str, tuple[BaseDistribution, Sequence[Any]]]  # {knob: (range, one value per point)}
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line for every study otherwise
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # otherwise one line per study
 
 
 def _study(rows: Rows, coded: Coded) -> optuna.Study:
-    """The points as trials; those that are not finished have curves alone."""
+    """The points as trials; unfinished points have only curves."""
     study = optuna.create_study(direction="maximize")
     state = optuna.trial.TrialState
     for i, row in enumerate(rows):
@@ -45,10 +45,10 @@ def _study(rows: Rows, coded: Coded) -> optuna.Study:
 
 
 def _coded(values: Sequence[Any], *, by_rank: bool) -> tuple[BaseDistribution, Sequence[Any]]:
-    """A choice, or a number; None stays.
+    """Codes a knob's values for Optuna, as choices or as numbers; None stays None.
 
     Args:
-        by_rank: numbers evenly spaced: to fANOVA their scale would matter.
+        by_rank: replaces numbers by their ranks, because fANOVA depends on their scale.
     """
     present = [value for value in values if value is not None]
     numeric = all(number(value) is not None for value in present)
@@ -69,22 +69,22 @@ def _coded(values: Sequence[Any], *, by_rank: bool) -> tuple[BaseDistribution, S
 
 
 def judged(rows: Rows) -> optuna.Study | str:
-    """The finished points, with the knobs that all of them have, for EVALUATOR; or why not."""
+    """For EVALUATOR: the finished points and the knobs that all of them have; or why not."""
     done = list(filter(finished, rows))
     if len(done) < FEWEST_FINISHED:
         return f"{len(done)} finished so far; importances need {FEWEST_FINISHED}."
     knobs = {name: values for name, values in differing(done).items() if None not in values}
     if not knobs:
-        return "No number and no choice differs between the finished points."
+        return "The finished points do not differ in any knob that all of them have."
     if len({row["best_top1"] for row in done}) == 1:
         return "All finished points have the same top-1."
     return _study(done, {name: _coded(v, by_rank=True) for name, v in knobs.items()})
 
 
 def importances(rows: Rows) -> str:
-    """A figure of the shares of the variance of the best top-1, by fANOVA; or why there is none.
+    """A figure: each knob's share of the variance of the best top-1 (fANOVA), or why there is none.
 
-    They sum to 1: what knobs do only together is left out.
+    The shares sum to 1: effects of several knobs together are left out.
     """
     study = judged(rows)
     if isinstance(study, str):
@@ -106,7 +106,7 @@ def importances(rows: Rows) -> str:
 
 
 def curves(rows: Rows) -> str:
-    """A figure of the first points' evaluations."""
+    """A figure of the evaluations of the first CURVES points."""
     evaluated = [row for row in rows if any(number(y) is not None for _, y in row["curve"])]
     if not evaluated:
         return "<p>No point has been evaluated yet.</p>"
@@ -123,7 +123,7 @@ def curves(rows: Rows) -> str:
 
 
 def parallel(rows: Rows) -> str:
-    """A figure of the finished points: a line for each through its top-1 and its knobs."""
+    """A figure with a line per finished point, through its top-1 and its knobs."""
     done = list(filter(finished, rows))
     coded = {name: _coded(v, by_rank=False) for name, v in differing(done).items()}
     if not coded:

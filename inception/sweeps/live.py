@@ -14,11 +14,11 @@ from inception.reporting import markup
 from inception.sweeps.study import STATES, counted, differing, left
 
 SHOWN = 40  # lines of the live table; finished points are left out first
-LOOK_S = 2.0  # at the points' files
+LOOK_S = 2.0  # seconds between looks at the points' files
 
 
 def table(rows: Sequence[dict[str, Any]]) -> rich.table.Table:
-    """The rows as people read them: those that run first."""
+    """The rows as a table for people, running points first."""
     varied = differing(rows)
     view = rich.table.Table(title=counted(rows), title_justify="left")
     for name in ("", *(k.split(".")[-1] for k in varied), "state"):
@@ -59,7 +59,7 @@ class Show:
             self._live.stop()
 
     def __call__(self) -> None:
-        """To be called often; looks at the files every LOOK_S."""
+        """Shows the newest rows; call it often: it reads files only every LOOK_S seconds."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + LOOK_S

@@ -15,35 +15,35 @@ from inception.sweeps.live import Show
 from inception.sweeps.study import Grid, Point, exclusive
 
 if TYPE_CHECKING:
-    from inception.sweeps.search import Search  # Optuna, which a grid does without
+    from inception.sweeps.search import Search  # imports Optuna, which a grid does not need
 
 POLL_S = 0.5
-LOOK_S = 2.0  # at a point's evaluations
+LOOK_S = 2.0  # seconds between looks at a point's evaluations
 
 
 def run(study: "Grid | Search", *, launch: Sequence[str], workers: int) -> None:
-    """Trains what is left of a study as processes of their own, and shows how far they are.
+    """Trains the unfinished points of a study, each in its own process, and shows their progress.
 
-    What a point prints goes to WORKDIR/log.txt. A point that fails is marked so, and the others
-    continue. `Children` says what ctrl-C does; the points save what they have.
+    A point's output goes to WORKDIR/log.txt. A point that fails is marked as failed, and the others
+    continue. On ctrl-C `Children` signals the points, and they save their state.
 
     Args:
-        launch: the command before a point's own: python launch.py.
-        workers: how many points at once; they share the cores evenly.
+        launch: `python launch.py`; a point's arguments follow.
+        workers: points at a time; they share the cores evenly.
 
     Raises:
-        Interrupted: stopped from outside; the same call continues.
+        Interrupted: stopped from outside; the same call resumes.
         UserError: more workers than cores.
     """
     shares = core_shares(workers)
     running: dict[int, str] = {}
-    # Workers of a search lock their trials alone.
+    # Workers of a search share the study and lock only their trials.
     lock = exclusive(study.folder) if isinstance(study, Grid) else contextlib.nullcontext()
     with lock, Children() as children, Show(lambda: study.rows(running)) as show:
         points = study.points()
 
         def work(cores: set[int]) -> Iterator[bool]:
-            """One worker's points, one after the other; yields while it has to wait."""
+            """One worker: trains points one after the other, and yields while it waits."""
             while not children.signals and (point := next(points, None)):
                 if point.in_use():
                     print(f"{point.workdir} is in use: waiting for its end", file=sys.stderr)
@@ -78,11 +78,11 @@ def run(study: "Grid | Search", *, launch: Sequence[str], workers: int) -> None:
             show()
             time.sleep(POLL_S)
     if children.signals:
-        raise Interrupted("stopped: finished points stay, the same command goes on with the others")
+        raise Interrupted("stopped: finished points stay, the same command resumes the others")
 
 
 def core_shares(workers: int) -> list[set[int]]:
-    """The cores of each worker; UserError where there are fewer cores than workers."""
+    """The cores of each worker; UserError if there are fewer cores than workers."""
     if sys.platform != "linux":
         cores = list(range(os.cpu_count() or 1))
     else:
@@ -94,7 +94,7 @@ def core_shares(workers: int) -> list[set[int]]:
 
 
 def _note_failure(point: Point, status: int) -> None:
-    """Of a run that was not stopped: it has failed, unless it has given its result."""
+    """Marks a run that was not stopped as failed, unless it ended with 0 and a result."""
     if status != 0 or point.result() is None:
         killed = status < 0
         why = f"killed by {signal.Signals(-status).name}" if killed else f"exit status {status}"

@@ -15,8 +15,8 @@ from inception.reporting.table import to_csv
 from inception.sweeps import importance
 from inception.sweeps.study import counted, differing, finished, left
 
-RESULTS = ("top1_error", "top5_error", "steps", "images_per_second")  # as in eval.json
-UNFINISHED = dict.fromkeys(("running", "stopped", "waiting"), "unfinished")  # in CSS
+RESULTS = ("top1_error", "top5_error", "steps", "images_per_second")  # as in result.json
+UNFINISHED = dict.fromkeys(("running", "stopped", "waiting"), "unfinished")  # state -> CSS class
 
 CSS = """
 .wide > figure { min-width: 620px }
@@ -41,7 +41,7 @@ def _state(row: dict[str, Any]) -> str:
 
 
 def _means(rows: Sequence[dict[str, Any]]) -> str:
-    """A table of the finished points' top-1 over seeds, where these differ."""
+    """A table of the finished points' mean top-1 over seeds; '' unless a seed and a knob vary."""
     knobs = differing(rows)
     names = [name for name in knobs if name.split(".")[-1] != "seed"]
     if not names or len(names) == len(knobs) or not any(map(finished, rows)):
@@ -60,7 +60,7 @@ def _means(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """A header, and a line a point."""
+    """A header, and a line per point."""
     knobs, lines = differing(rows), []
     for row in rows:
         chosen = [row["knobs"].get(name) for name in knobs]
@@ -71,13 +71,13 @@ def _table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
 
 
 def _rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
-    """Finished points come first, the best before others; those without a top-1 last."""
+    """Sorts finished points first and the best of them first, points without a top-1 last."""
     top1 = number(row["best_top1"])
     return top1 is None, not finished(row), -(top1 or 0)
 
 
 def _page(folder: epath.Path, rows: Sequence[dict[str, Any]], name: str) -> str:
-    """Of points in the order of _rank."""
+    """The page's HTML, of rows in the order of `_rank`."""
     title = html.escape(f"Study: {name}")
     parts = [f"<h1>{title}</h1><p>{counted(rows)}. "]
     parts += ['The same as a table: <a href="study.csv">study.csv</a></p>']
@@ -103,15 +103,15 @@ def _page(folder: epath.Path, rows: Sequence[dict[str, Any]], name: str) -> str:
 
 
 def write(folder: str, rows: Sequence[dict[str, Any]], *, name: str) -> dict[str, str]:
-    """Writes FOLDER/study.html, into which nothing is loaded, and FOLDER/study.csv.
+    """Writes FOLDER/study.html, which loads no other file, and FOLDER/study.csv.
 
     Args:
-        folder: the study's; points in it are linked with their run pages.
-        rows: one dict a point, finished or not. number: its own. knobs: {"optim.learning_rate":
-            0.01}, flat. state: waiting, running, stopped, failed, pruned or finished. workdir.
-            epoch, epochs: done and planned. best_top1: percent; None before an evaluation. curve:
-            [(epoch, percent)]. seconds_left: None where unknown. error: a line, of failed ones.
-            result: what eval.json holds, or None. command: what runs it again.
+        folder: the study's; its points are linked to their run pages.
+        rows: one dict per point. number: the point's. knobs: {"optim.learning_rate": 0.01}, flat.
+            state: waiting, running, stopped, failed, pruned or finished. workdir. epoch, epochs:
+            done and planned. best_top1: percent; None before an evaluation. curve: [(epoch,
+            percent)]. seconds_left: None if unknown. error: one line if failed, else ''. result:
+            the content of result.json, or None. command: what runs it again, in another folder.
         name: the title.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What an experiment's sweep() or space() asks for, checked before anything starts."""
+"""The points of an experiment's sweep() or its space(), checked before anything starts."""
 
 import dataclasses
 import json
@@ -13,18 +13,18 @@ from inception.sweeps import study
 from inception.sweeps.study import Point
 
 if TYPE_CHECKING:
-    from inception.sweeps.search import Search  # Optuna, which a grid does without
+    from inception.sweeps.search import Search  # imports Optuna, which a grid does not need
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a study is made of.
+    """The definition of a study.
 
     Attributes:
         config: the experiment file.
         overrides: flags --config.any.knob=VALUE, for all points.
-        workdir: of the study; a point's is its number in it.
-        name: of sweep_NAME() or space_NAME(); '': of sweep() or space().
+        workdir: the study's folder; a point's folder in it is its number.
+        name: NAME of sweep_NAME() or space_NAME(); '' for sweep() or space().
     """
 
     config: str
@@ -36,7 +36,7 @@ class Plan:
         """The points of sweep().
 
         Raises:
-            CommandLineError: no such sweep, no point, two alike, or a wrong knob.
+            CommandLineError: no such sweep, no points, two equal points, or a wrong knob.
             UserError: a value out of its bounds.
         """
         found = [self.point(number, knobs) for number, knobs in enumerate(self._call("sweep"))]
@@ -50,7 +50,7 @@ class Plan:
         return found
 
     def space(self) -> dict[str, Any]:
-        """What space() lets a search choose; errors as of `points`."""
+        """Returns {knob: choices} of space(), checked; raises what `points` raises."""
         found = self._call("space")
         for knob, values in found.items():
             ends = (values.low + 1e-3, values.high) if hasattr(values, "low") else values
@@ -59,7 +59,7 @@ class Plan:
                     self._load({knob: value})
                 except UserError:
                     if isinstance(value, str):
-                        raise  # numbers may be right together with others of the space alone
+                        raise  # a number may be valid only beside other values of the space
         return found
 
     def point(self, number: int, knobs: dict[str, Any]) -> Point:
@@ -69,12 +69,12 @@ class Plan:
         return Point(number, knobs, own, command)
 
     def grid(self, points: Sequence[Point]) -> study.Grid:
-        """The study of the points, in its folder."""
+        """Creates the study of these points in its folder."""
         self._create({"points": [p.knobs for p in points]})
         return study.Grid(self.workdir, points)
 
     def search(self, space: Mapping[str, Any], trials: int) -> "Search":
-        """The study of so many trials in the space, in its folder."""
+        """Creates the study of `trials` trials in the space, in its folder."""
         from inception.sweeps.search import Search
 
         self._create({"space": {knob: str(values) for knob, values in space.items()}})
@@ -96,7 +96,7 @@ class Plan:
         try:
             json.dumps(knobs)
         except TypeError as error:
-            raise self._error(f"{knobs}: plain values, please: {error}") from error
+            raise self._error(f"{knobs}: values must be plain: {error}") from error
         return found
 
     def _call(self, kind: str) -> Any:

@@ -15,15 +15,15 @@ RUNNING = optuna.trial.TrialState.RUNNING
 
 
 class Search:
-    """Trials of a space, kept in STUDY/optuna.log; several processes may work at one.
+    """Trials of a space, stored in STUDY/optuna.log; several processes may share them.
 
     Args:
         space: {knob: tuple of values, or a range with low, high and log}.
-        trials: how many in all, of all workers.
+        trials: the number of trials of all workers together.
         point: (number, knobs) -> the point that a trial trains.
 
     Attributes:
-        missing: how many trials are still to be run, or to end.
+        missing: the number of trials that have not ended.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class Search:
         self._open: dict[int, tuple[optuna.Trial, contextlib.ExitStack]] = {}
 
     def points(self) -> Iterator[Point]:
-        """What is left to train: trials that nobody works at any more, then new ones."""
+        """Yields the points to train: abandoned trials first, then new ones."""
         for trial in self._trials_left():
             with contextlib.ExitStack() as lock:
                 try:
                     lock.enter_context(exclusive(f"{self.folder}/{trial.number}"))
-                except InUse:  # another worker is at it, or took a new one for an abandoned one
+                except InUse:  # another worker trains it, or took a new trial for abandoned
                     continue
                 if self._study.get_trials(deepcopy=False)[trial.number].state != RUNNING:
-                    continue  # another worker has ended it since
-                # Each trial has random numbers of its own: those of no other worker or start.
+                    continue  # another worker has ended it meanwhile
+                # Seeded by trial: no other worker or start draws the same random numbers.
                 self._study.sampler = optuna.samplers.TPESampler(
                     seed=hash((0, trial.number)) % 2**32, constant_liar=True
                 )
@@ -83,7 +83,7 @@ class Search:
         }
 
     def prune(self, point: Point) -> bool:
-        """Reports the evaluations that are new; whether the trial is not worth going on with."""
+        """Reports new evaluations to Optuna; returns whether to stop the trial."""
         trial, _ = self._open[point.number]
         known = self._study.get_trials(deepcopy=False)[point.number].intermediate_values
         new = list(enumerate(top1 for _, top1 in row(point)["curve"]))[len(known) :]
@@ -93,7 +93,7 @@ class Search:
 
     def ended(self, point: Point) -> None:
         """Tells Optuna the best top-1 in percent, or that the trial was pruned or failed."""
-        self.prune(point)  # reports what came after the last look: others are compared with it
+        self.prune(point)  # reports the last evaluations, which other trials are compared with
         trial, lock = self._open.pop(point.number)
         state = row(point)
         best = state["best_top1"]
@@ -111,7 +111,7 @@ class Search:
         return self._trials - sum(trial.state.is_finished() for trial in trials)
 
     def rows(self, _states: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
-        """As study.row of every trial so far, of all workers; Optuna knows which run."""
+        """`study.row` of every trial so far, of all workers; Optuna knows which of them run."""
         return [
             row(
                 self._point(trial.number, self._values(trial.params)),

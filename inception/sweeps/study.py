@@ -1,4 +1,4 @@
-"""A study: many runs of one experiment, each in a folder of its own, and how far each is."""
+"""A study: many runs of one experiment, each in its own folder, and the progress of each."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from inception import UserError
 from inception.data import paths
 from inception.reporting.markup import number
 
-WRITTEN = ("study.html", "study.csv", "optuna.log", "jobs", "hparams")  # after study.json
+WRITTEN = ("study.html", "study.csv", "optuna.log", "jobs", "hparams")  # only after study.json
 STATES = ("running", "waiting", "stopped", "failed", "pruned", "finished")
 
 
@@ -22,9 +22,9 @@ class Point:
     """One run of a study.
 
     Attributes:
-        knobs: {name from config on: value}, what this point changes.
+        knobs: {knob: value}, the values that this point changes.
         workdir: STUDY/number.
-        command: after `python launch.py`.
+        command: the arguments of `python launch.py`.
     """
 
     number: int
@@ -37,43 +37,43 @@ class Point:
         return pathlib.Path(self.workdir)
 
     def result(self) -> dict[str, Any] | None:
-        """What the run gave at its end; None before."""
+        """The run's result, written at its end; None before."""
         return _read_json(self.folder / "result.json")
 
     def in_use(self) -> bool:
-        """Whether a run lives in its folder, as one that saves after its sweep was killed."""
+        """Whether a run uses the folder, such as one that saves after its sweep was killed."""
         return paths.is_locked(self.folder / "lock")
 
     def log(self) -> pathlib.Path:
-        """What the run printed."""
+        """The file that takes the run's output; creates its folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / "log.txt"
 
     def mark(self, name: str, text: str = "") -> None:
-        """Notes in a file that the run 'failed', was 'pruned', or is a 'job' of this id."""
+        """Writes the file 'failed', 'pruned' or 'job' with `text`: a reason, or the job's id."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / name).write_text(text + "\n", **paths.UTF8)
 
     def unmark(self) -> None:
-        """Forgets a failure, before the run starts again."""
+        """Removes the mark of a failure before the run starts again."""
         (self.folder / "failed").unlink(missing_ok=True)
 
     def fail(self, why: str, log: pathlib.Path) -> None:
-        """Notes the failure: launch.py's own line at the end of the log, or `why` and the log."""
+        """Marks a failure with launch.py's error line if the log ends with one, else with `why`."""
         printed = paths.read_text(log).strip() if log.exists() else ""
         last = (printed.splitlines() or [""])[-1].strip()
         self.mark("failed", last if last.startswith("launch.py ") else f"{why}; see {log}")
 
 
 class Grid:
-    """A study whose points are known beforehand; `search.Search` has the same methods."""
+    """A study whose points are known beforehand, with the methods of `search.Search`."""
 
     def __init__(self, folder: str, points: Sequence[Point]):
         self.folder = folder
         self._points = points
 
     def points(self) -> Iterator[Point]:
-        """What is left to train."""
+        """The points without a result."""
         return iter([p for p in self._points if p.result() is None])
 
     def prune(self, _point: Point) -> bool:
@@ -83,7 +83,7 @@ class Grid:
         pass
 
     def rows(self, states: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
-        """As `row` of every point; states by number, where a scheduler knows them."""
+        """`row` of every point; `states` by point number, if a scheduler knows them."""
         return [row(p, state=(states or {}).get(p.number, "")) for p in self._points]
 
 
@@ -98,24 +98,24 @@ def create(folder: str, definition: dict[str, Any]) -> None:
     """Writes STUDY/study.json, or checks that it defines the same study.
 
     Args:
-        definition: JSON; all that must not change: the experiment, its points or its space.
+        definition: JSON of what must not change: the experiment, its points or its space.
 
     Raises:
-        UserError: the folder has another study.
+        UserError: the folder contains another study, a run, or files without a study.
     """
     path = pathlib.Path(folder) / "study.json"
     definition = json.loads(json.dumps(definition))
     if (path.parent / "config.json").exists():
         raise UserError(f"`workdir`={folder} is a run, not a study: choose another `workdir`")
     if not path.exists() and (path.parent / "0" / "config.json").exists():
-        raise UserError(f"`workdir`={folder} has runs of no study: choose another `workdir`")
+        raise UserError(f"`workdir`={folder} has runs but no study.json: choose another `workdir`")
     if not path.exists() and (others := [n for n in WRITTEN if path.with_name(n).exists()]):
         names = ", ".join(others)
-        raise UserError(f"`workdir`={folder} has {names} of no study: choose another `workdir`")
+        raise UserError(f"`workdir`={folder} has {names}, no study.json: choose another `workdir`")
     with paths.explained(f"`workdir`={folder} cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+", **paths.UTF8) as file:
-            paths.lock(file, path, wait=True)  # of several that begin at once one is the first
+            paths.lock(file, path, wait=True)  # of several that start at once, one writes the file
             file.seek(0)
             if not (text := file.read()):
                 file.write(text := json.dumps(definition, indent=2) + "\n")
@@ -138,14 +138,14 @@ class InUse(UserError):
 
 @contextlib.contextmanager
 def exclusive(folder: str) -> Iterator[None]:
-    """Within it no other process works on this folder; InUse if one does."""
+    """Context manager: keeps other processes from working on the folder; InUse if one does."""
     path = pathlib.Path(folder) / "worker"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", **paths.UTF8) as file:
         try:
             paths.lock(file, path)
         except BlockingIOError as error:
-            raise InUse(f"{folder} is being worked on: wait for it, or stop it") from error
+            raise InUse(f"{folder} is in use by another process: wait or stop it") from error
         yield
 
 
@@ -155,10 +155,10 @@ def summary(knobs: dict[str, Any], workdir: str, result: Any = None) -> dict[str
 
 
 def row(point: Point, *, state: str = "") -> dict[str, Any]:
-    """How far a point is, from its files; see `inception.sweeps.page` for the keys.
+    """A point's progress, read from its files; `inception.sweeps.page.write` explains the keys.
 
     Args:
-        state: 'running' or 'waiting', where a scheduler knows it.
+        state: 'running' or 'waiting', if a scheduler knows it.
     """
     metrics = paths.read_lines(paths.at(point.workdir) / "metrics.jsonl")
     config = _read_json(point.folder / "config.json") or {}
@@ -201,7 +201,7 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
 
 
 def differing(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The knobs that differ between points: {name: its values}, None where a point has none."""
+    """The knobs that differ between points: {name: its values}, None for a point without it."""
     names = dict.fromkeys(name for row in rows for name in row["knobs"])
     columns = {name: [row["knobs"].get(name) for row in rows] for name in names}
 
@@ -212,7 +212,7 @@ def differing(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def left(row: dict[str, Any]) -> str:
-    """The time that a running point still takes, for people; '' where that is unknown."""
+    """A running point's remaining time as text; '' if unknown."""
     seconds = number(row["seconds_left"])
     if seconds is None:
         return ""
@@ -220,12 +220,12 @@ def left(row: dict[str, Any]) -> str:
 
 
 def finished(row: dict[str, Any]) -> bool:
-    """Whether a point came to its end, with a top-1 that is a number."""
+    """Whether a point has finished with a finite top-1."""
     return row["state"] == "finished" and number(row["best_top1"]) is not None
 
 
 def counted(rows: Sequence[dict[str, Any]]) -> str:
-    """How many points there are of each state."""
+    """The number of points in each state, as text."""
     states = [row["state"] for row in rows]
     counts = [f"{states.count(s)} {s}" for s in reversed(STATES) if s in states]
     return f"{len(rows)} points: {', '.join(counts)}"

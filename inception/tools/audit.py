@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds, row by row, counted from the modules and beside the paper's."""
+"""Parameters and multiply-adds of each row, counted from the modules, beside the paper's."""
 
 import math
 from collections.abc import Collection
@@ -45,10 +45,10 @@ ROWS |= {row: row for row in TABLE_1} | {f"head_{row}": f"head {row}" for row in
 
 
 def trace(module: nn.Module, shape: tuple[int, ...]) -> tuple[dict, dict]:
-    """Traces a module on an input of `shape` [1, h, w, c], computing nothing.
+    """Traces a module on an input of `shape` [1, h, w, c] without computing anything.
 
     Returns:
-        The shapes {path: parameter} and {path of a module in it: what that gives}.
+        Shapes: {path: parameter} and {path of a module inside: its output}.
     """
 
     def init(key: jax.Array) -> Any:
@@ -61,7 +61,7 @@ def trace(module: nn.Module, shape: tuple[int, ...]) -> tuple[dict, dict]:
 
 
 def layer_macs(params: dict, outputs: dict) -> dict[tuple[str, ...], int]:
-    """{path: multiply-adds on an image} of the convolutions and linear layers in a `trace`."""
+    """{path: multiply-adds per image} of the convolutions and linear layers in a `trace`."""
     return {
         path: math.prod(outputs[path].shape[1:-1]) * params[*path, "kernel"].size
         for path in outputs
@@ -70,7 +70,7 @@ def layer_macs(params: dict, outputs: dict) -> dict[tuple[str, ...], int]:
 
 
 def _cost(params: dict, outputs: dict, modules: Collection[str] = ()) -> tuple[int, int]:
-    """(parameters, multiply-adds) in a `trace`: of these modules of it, or of all."""
+    """(parameters, multiply-adds) of `modules` in a `trace`; of all if `modules` is empty."""
     sizes = [leaf.size for path, leaf in params.items() if not modules or path[0] in modules]
     macs = layer_macs(params, outputs).items()
     return sum(sizes), sum(n for path, n in macs if not modules or path[0] in modules)
@@ -83,7 +83,7 @@ def _beside(name: str, cost: tuple, other: tuple, suffix: str) -> dict[str, Any]
 
 
 def _example(filters: int, reduce: int, *shape: int) -> dict[str, Any]:
-    """The paper's argument for reductions (section 4), worked on one convolution of 5x5."""
+    """The paper's argument for reductions (section 4), worked out for one 5x5 convolution."""
     *grid, channels = shape
     places = math.prod(grid)
     plain, reduced = 25 * channels * filters, (channels + 25 * filters) * reduce
@@ -97,13 +97,13 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def audit(model: GoogLeNet, *, input_px: int) -> dict[str, Any]:
-    """Table 1 beside what the modules have, the totals, naive against reduced.
+    """Compares the modules with Table 1, in rows and in total, and naive with reduced modules.
 
-    Both costs of a module are taken on the input that it has in `model`.
+    Both costs of a module, naive and reduced, are for its input in `model`.
 
     Returns:
         {'rows': [{'name', 'output', 'params', 'params_paper', 'macs', 'macs_paper', 'note'}],
-        'total': the same keys but 'output' and 'note', and 'params_with_heads' and
+        'total': the same keys except 'output' and 'note', plus 'params_with_heads' and
         'params_without_biases',
         'modules': [{'name', 'input', 'params', 'params_naive', 'macs', 'macs_naive'}],
         'examples': [{'name', 'weights', 'weights_reduced', 'macs', 'macs_reduced'}], 'notes'}.

@@ -1,4 +1,4 @@
-"""How fast training, evaluation or the input is on this machine: `launch.py bench`."""
+"""Measures the speed of training, evaluation or the input on this machine: `launch.py bench`."""
 
 import functools
 import time
@@ -17,32 +17,31 @@ from inception.model import GoogLeNet
 from inception.runtime import compiling, sharding
 from inception.tools import profiler
 
-FEWEST = 3  # steps that are measured, however long they take
+FEWEST = 3  # the fewest steps to measure, however long they take
 ENOUGH_S = 10.0
 
 
 def run(
     config: ConfigDict, *, what: str, batch_size: int | None = None, profile: bool = False
 ) -> dict[str, Any]:
-    """Times the step that `train` or `eval` runs, on noise, or what the loader gives.
+    """Times the step of `train` or `eval` on noise, or the batches of the loader.
 
     Args:
-        config: locked; the batch sizes in it are for the network, and for the loader.
+        config: locked; gives the batch sizes that `batch_size` leaves open.
         what: 'train'; 'eval': the forward pass of one batch; 'input': batches of the training
-            split, loaded and thrown away.
-        batch_size: of all devices together; None: config.optim's, in evaluation config.run's,
-            which is rounded up to a multiple of the devices.
-        profile: adds 'profile', what `profiler.measure` returns; not of the input.
+            split, loaded and discarded.
+        batch_size: of all devices together; None: config.optim's, for 'eval' config.run's.
+            'eval' rounds it up to a multiple of the devices.
+        profile: adds 'profile', the result of `profiler.measure`; not for 'input'.
 
     Returns:
-        {'images_per_second', 'seconds_per_step': the median, 'p99_seconds': what all but a
-        hundredth of the steps stayed under, 'compile_seconds': what comes before the first
-        step, for 'input' the time to the first batch, 'memory_bytes': what the program needs on
-        each device, by the compiler's account (0 for 'input'), 'batch_size', 'device', 'devices',
-        'what'}.
+        {'images_per_second', 'seconds_per_step': the median, 'p99_seconds': the 99th percentile
+        of the steps, 'compile_seconds': the time to build and compile the step, for 'input' the
+        time to the first batch, 'memory_bytes': the program's memory on each device, as the
+        compiler reports it (0 for 'input'), 'batch_size', 'device', 'devices', 'what'}.
 
     Raises:
-        UserError: a batch that does not fit the devices, a set that cannot be opened, a profile
+        UserError: a batch that the devices do not divide, a set that cannot be opened, a profile
             of the input.
     """
     if profile and what == "input":
@@ -81,14 +80,14 @@ def run(
 
 
 def memory_bytes(compiled: Any) -> int:
-    """What a compiled program needs on each device, arguments and results included."""
+    """Memory of a compiled program on each device, arguments and results included."""
     memory = compiled.memory_analysis()
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
 def _noise(config: ConfigDict, mesh: Any) -> dict[str, jax.Array]:
-    """This process's share of a batch of noise, as the loader would give it."""
+    """This process's share of a batch of noise, in the format of the loader."""
     rng = np.random.default_rng(0)
     rows = config.optim.batch_size // jax.process_count()
     shape = (rows, config.input_px, config.input_px, 3)
@@ -98,10 +97,10 @@ def _noise(config: ConfigDict, mesh: Any) -> dict[str, jax.Array]:
 
 
 def compile_step(config: ConfigDict, mesh: Any, *, training: bool) -> tuple[Any, Callable]:
-    """The program of a training step or of a forward pass, for shapes; what makes its state.
+    """Compiles a training step or a forward pass from shapes; returns it and its state's init.
 
     Raises:
-        UserError: a batch that does not fit the devices.
+        UserError: a batch that the devices do not divide.
     """
     init: Callable[[], Any]
     if training:
@@ -123,9 +122,9 @@ def compile_step(config: ConfigDict, mesh: Any, *, training: bool) -> tuple[Any,
 
 
 def _begun(config: ConfigDict, mesh: Any, what: str) -> tuple[Callable[[], Any], Any, float]:
-    """What runs a step once more, its program (the input has none), the seconds before the first.
+    """Returns a function that runs one step, its program (None for the input) and the set-up time.
 
-    The first is over: it takes longer.
+    The first step, which takes longer, has run already.
     """
     start = time.perf_counter()
     if what == "input":

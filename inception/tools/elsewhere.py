@@ -1,4 +1,4 @@
-"""What a step takes on devices that are not here: `launch.py plan --topology`."""
+"""The cost of a step on devices that this machine lacks: `launch.py plan --topology`."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ from inception.reporting import markup
 from inception.runtime import sharding
 from inception.tools import bench, estimate, plan_page, program, topology
 
-UNKNOWN = (  # of a program that does not compile
+UNKNOWN = (  # None for a program that does not compile
     "argument_bytes", "temporary_bytes", "memory_bytes", "flops", "moved_bytes", "kernels",
     "cycles", "estimated_seconds", "images_per_second", "hours", "epochs_a_day",
     "model", "layers", "operations",
@@ -30,20 +30,20 @@ def plan(
     """Compiles the step that `train` or `eval` would run on described devices.
 
     Args:
-        config: locked; the batch is config.optim's, in evaluation config.run's.
-        name: of the devices, for `topology.described`.
+        config: locked; the batch size is config.optim's, for 'eval' config.run's.
+        name: the devices, as `topology.described` takes them.
         what: 'train' or 'eval'.
-        images: of the training split, for the hours and epochs.
+        images: the number of training images, for the hours and epochs.
         hlo, output: files for the optimised program's text and for a page, .html.
 
     Returns:
         {'topology', 'what', 'devices', 'batch_size', 'batch_per_device', 'device_memory_bytes',
-        'argument_bytes', 'temporary_bytes', 'memory_bytes': the most at once, 'fits', 'too_large':
-        [a line, if it does not], 'flops', 'moved_bytes', 'kernels', 'cycles': of a step on one
-        device, 'estimated_seconds', 'images_per_second': on all devices, 'hours': of training,
-        without the evaluations, 'epochs_a_day', 'model': of the time, 'collectives':
-        `program.collectives`, 'layers' and 'operations': `estimate.estimate`}; None for what is
-        not known.
+        'argument_bytes', 'temporary_bytes', 'memory_bytes': the peak, 'fits', 'too_large': [a line,
+        if it does not fit], 'flops', 'moved_bytes', 'kernels', 'cycles': of a step on one device,
+        'estimated_seconds', 'images_per_second': on all devices, 'hours': of training without
+        evaluations, 'epochs_a_day', 'model': how the time is estimated, 'collectives': from
+        `program.collectives`, 'layers' and 'operations': from `estimate.estimate`}. Unknown
+        values are None.
 
     Raises:
         UserError: no such devices, no compiler for them, a batch that they do not divide; a file
@@ -67,7 +67,7 @@ def plan(
     }
     try:
         compiled, _ = bench.compile_step(config, mesh, training=what == "train")
-    except RuntimeError as error:  # JAX's, of a TPU's compiler
+    except RuntimeError as error:  # from the compiler for TPUs
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         refused = {"fits": False, "too_large": [_refusal(str(error))], "collectives": []}
@@ -83,12 +83,12 @@ def plan(
 def _found(
     compiled: Any, there: topology.Topology, batch_size: int, images: int | None, epochs: float
 ) -> dict[str, Any]:
-    """What a compiled program tells, as `plan` returns it."""
+    """The values of `plan` that come from a compiled program."""
     parsed, memory = program.parse(compiled.as_text()), compiled.memory_analysis()
     found, peak = estimate.estimate(parsed, there), bench.memory_bytes(compiled)
     most, rate = there.chip.memory_bytes, batch_size / found["seconds"]
-    # TPUs pad arrays and keep some of them on the chip: their compiler counts that itself, a loop's
-    # body once.
+    # TPUs pad arrays and keep some on the chip, which only their compiler counts; but it counts a
+    # loop's body once.
     counted = (compiled.cost_analysis() or {}).get("bytes accessed")
     once = sum(i.moved_bytes for i, _ in program.executed(parsed))
     return {
@@ -113,7 +113,7 @@ def _found(
 
 
 def _refusal(error: str) -> str:
-    """The line about a program that a TPU's compiler refused, from its message in GiB."""
+    """The line about a program too large for a TPU, from the compiler's message in binary units."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     sizes = [float(n) * units[unit] for n, unit in re.findall(r"\b([\d.]+)([KMGT])\b", error)]
     return _too_large(sizes[0], sizes[1]) if len(sizes) > 1 else error.splitlines()[0]
@@ -122,6 +122,6 @@ def _refusal(error: str) -> str:
 def _too_large(needed: float, most: float) -> str:
     gigabytes = f"{needed / 1e9:.1f} GB, {(needed - most) / 1e9:.1f} GB more than a device has"
     return (
-        f"the program needs {gigabytes}: fewer images a device need less, and to train "
+        f"the program needs {gigabytes}: give fewer images a device, or to train "
         "config.optim.accumulate or config.model.remat"
     )

@@ -1,4 +1,4 @@
-"""How long a described device would take for a program, and for which part of it: a model."""
+"""A model of the time that a described device takes for a program and for each of its parts."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -8,18 +8,18 @@ from inception.tools import program
 from inception.tools.program import Instruction, Program
 from inception.tools.topology import Topology
 
-MATRIX_SHARE = 0.5  # assumed, of the peak that cuDNN reaches
-LAUNCH_SECONDS = 2e-6  # assumed, of a kernel
-# Of a step and outside of the network: by the file that the instruction was traced in.
+MATRIX_SHARE = 0.5  # assumed: the share of the peak that cuDNN reaches
+LAUNCH_SECONDS = 2e-6  # assumed: to launch a kernel
+# Parts of a step outside the network, by the file in which an instruction was traced.
 PARTS = (
     ("input", r"pixels\.py"),
-    ("sums over devices", r"sharding\.py"),  # joining the arrays and taking them apart
+    ("sums over devices", r"sharding\.py"),  # joins and splits the arrays
     ("loss", r"/optax/losses/"),
     ("optimizer", r"optim\.py|/optax/"),
     ("loss", ""),
 )
 COLLECTIVE, REST = "collective", "ReLU and the rest"
-# By the scopes and the function that an instruction was traced in, in this order.
+# Matched in this order with an instruction's scopes, the function that traced it, and its opcodes.
 OPERATIONS = (
     (
         "pool",
@@ -32,18 +32,18 @@ OPERATIONS = (
     ("bias gradient", r"transpose\(.*(Conv_0|fc|classifier)/reduce_sum"),
     ("cast, layout", r"/(convert_element_type|transpose|copy)\b"),
 )
-_IN_NO_LAYER = re.compile(r"/(closed_call|body)$")  # of constants, that many layers share
-_ASYNCHRONOUS = ("copy-start", "slice-start")  # beside the computation, on TPUs
+_IN_NO_LAYER = re.compile(r"/(closed_call|body)$")  # constants, which several layers share
+_ASYNCHRONOUS = ("copy-start", "slice-start")  # overlap with the computation on TPUs
 
 
 def estimate(parsed: Program, topology: Topology) -> dict[str, Any]:
-    """The time of one run of a program, whole and by part.
+    """Estimates the time of one run of a program, in all and by part.
 
     Returns:
-        {'seconds', 'cycles': by the compiler's own estimate, None on GPUs, 'flops', 'bytes',
-        'kernels': instructions that run, 'model': what the time is made of, 'layers',
+        {'seconds', 'cycles': the compiler's own estimate, None on GPUs, 'flops', 'bytes',
+        'kernels': instructions that run, 'model': how the time is estimated, 'layers',
         'operations': [{'name', 'seconds', 'share', 'bytes', 'flops', 'kernels'}], most expensive
-        first}, of one device.
+        first}, all of one device.
     """
     seconds_of = _on_gpu if topology.chip.target else _on_tpu
     parts = []
@@ -69,23 +69,23 @@ def estimate(parsed: Program, topology: Topology) -> dict[str, Any]:
 
 
 def model(topology: Topology) -> str:
-    """What `estimate` takes for granted, in words."""
+    """The assumptions of `estimate`, in words."""
     chip = topology.chip
     memory = f"{chip.bandwidth / 1e12:.3g} TB/s"
     if chip.target:
         text = (
-            f"of each instruction the longer of its bytes at {memory} and its FLOPs at "
+            f"for each instruction the longer of its bytes at {memory} and its FLOPs at "
             f"{MATRIX_SHARE:.0%} of {chip.bfloat16_flops / 1e12:,.0f} TFLOP/s (float32: "
-            f"{chip.float32_flops / 1e12:,.0f}), and {LAUNCH_SECONDS * 1e6:.0f} us to launch it"
+            f"{chip.float32_flops / 1e12:,.0f}), and {LAUNCH_SECONDS * 1e6:.0f} us to launch"
         )
     else:
         text = (
-            f"the compiler's estimated_cycles at {chip.clock_hz / 1e9:.3g} GHz; of what has none "
+            f"the compiler's estimated_cycles at {chip.clock_hz / 1e9:.3g} GHz, or without one "
             f"its bytes at {memory}"
         )
     if len(topology.devices) > 1:
         text += (
-            f"; of a collective its bytes at {chip.link_bandwidth / 1e9:.0f} GB/s out of a device, "
+            f"; for a collective its bytes at {chip.link_bandwidth / 1e9:.0f} GB/s out of a device "
             f"and {topology.collective_seconds * 1e6:.0f} us"
         )
     return f"{text}; nothing overlaps"
@@ -96,13 +96,13 @@ def labels(parsed: Program, i: Instruction, flops: int) -> tuple[str, str]:
     if program.collective(i):
         return "collectives", COLLECTIVE
     inside = parsed.inside(i)
-    named = [i, *reversed(inside)]  # a fusion without a name is called as its root
+    named = [i, *reversed(inside)]  # an unnamed fusion takes its root's name
     of = next((part for part in named if part.path and not _IN_NO_LAYER.search(part.path)), None)
     layer, where = program.layer(of.path if of else "", set()), parsed.traced_in(of or i)
     if layer == program.OUTSIDE:
         layer = next(name for name, pattern in PARTS if re.search(pattern, where))
         return layer, layer
-    if flops and not layer.startswith("lrn"):  # on TPUs a product
+    if flops and not layer.startswith("lrn"):  # LRN is a product on TPUs
         convolves = any("dim_labels" in part.attributes for part in inside)
         return layer, "convolution" if convolves else "product"
     text = " ".join([of.path if of else "", where, *(part.opcode for part in inside)])
@@ -128,12 +128,12 @@ def _on_tpu(i: Instruction, _flops: int, topology: Topology) -> float:
 
 
 def cycles(i: Instruction) -> int:
-    """What a TPU takes for an instruction, as its compiler estimates; 0 where it does not."""
+    """Cycles of an instruction, as the compiler for TPUs estimates them; 0 without an estimate."""
     return int(i.attribute(r'"estimated_cycles":"(\d+)"') or 0)
 
 
 def _sending(i: Instruction, topology: Topology) -> float:
-    """Seconds of a collective over all devices, in a ring."""
+    """Seconds of a collective in a ring over all devices."""
     n, given = len(topology.devices), sum(map(program.bytes_of, i.operands))
     rounds: dict[str, Callable[[], float]] = {
         "all-reduce": lambda: 2 * given * (n - 1) / n,

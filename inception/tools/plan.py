@@ -1,4 +1,4 @@
-"""What a run will take, before anything is spent: `launch.py plan`."""
+"""Estimates what a run costs before it starts: `launch.py plan`."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from inception.reporting import metrics
 from inception.runtime import sharding
 from inception.tools import bench, profiler
 
-LOOKED_AT = 200  # records of a set whose mean size is taken for all
+LOOKED_AT = 200  # records of a set, whose mean size stands for all
 
 
 def plan(
@@ -23,20 +23,20 @@ def plan(
     images_per_second: float | None = None,
     measure: bool = False,
 ) -> dict[str, Any]:
-    """Counts a run's work, and compiles its step to see what memory that needs.
+    """Counts a run's work, and compiles its step to find how much memory it needs.
 
     Args:
         config: locked.
-        images: of the training split, where the set is not here; the evaluation is left out.
-        images_per_second: in training, on what the run will have.
-        measure: take this machine's, by `bench`.
+        images: the number of training images, without the set; leaves out the evaluation.
+        images_per_second: the rate of training on the machine that will run it.
+        measure: take this machine's rate, measured by `bench`.
 
     Returns:
         {'images', 'eval_images', 'epochs', 'steps', 'evaluations', 'images_seen',
         'images_evaluated', 'flops': of training and evaluations, twice the multiply-adds,
-        'bytes_read': about, from the mean record; None where the set is not here, 'memory_bytes':
-        of the training step on each of 'devices', 'images_per_second', 'hours': of training and
-        evaluations, None without a rate; evaluation is taken to make as many FLOPs a second}.
+        'bytes_read': an estimate from the mean record, None without the set, 'memory_bytes': of
+        the training step on each of 'devices', 'images_per_second', 'hours': of training and
+        evaluations, None without a rate; assumes as many FLOPs a second in evaluation}.
 
     Raises:
         UserError: as `train` would, before its first step.
@@ -55,7 +55,7 @@ def plan(
         memory_bytes = bench.memory_bytes(bench.compile_step(config, mesh, training=True)[0])
     hours = None
     if images_per_second:
-        as_trained = flops["eval"] / flops["train"]  # an evaluated image in images of training
+        as_trained = flops["eval"] / flops["train"]  # an evaluated image's cost in trained ones
         hours = (seen["train"] + as_trained * seen["eval"]) / images_per_second / 3600
     return counts | {
         "flops": sum(flops[name] * seen[name] for name in seen),
@@ -89,7 +89,7 @@ def _counts(config: ConfigDict, images: int | None) -> dict[str, Any]:
 
 
 def _mean_bytes(source: sources.Source) -> float:
-    """Of a record as it lies in the set, from a few spread over it."""
+    """The mean size of a stored record, from a few spread over the set."""
     indices = np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source))).astype(int)
     records = (source[int(index)][0] for index in indices)
     return float(np.mean([r.nbytes if isinstance(r, np.ndarray) else len(r) for r in records]))

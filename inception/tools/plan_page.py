@@ -1,4 +1,4 @@
-"""The page about a program for devices that are not here: `launch.py plan --topology --output`."""
+"""The page about a program for devices not on this machine: `plan --topology --output`."""
 
 import html
 from typing import Any
@@ -12,7 +12,7 @@ FACTS = {  # name on the page: (key of the plan, factor, unit)
     "bytes moved": ("moved_bytes", 1e-9, "GB a device"),
     "kernels": ("kernels", 1, "instructions"),
     "compiler's cycles": ("cycles", 1e-6, "million"),
-    "memory, most at once": ("memory_bytes", 1e-9, "GB a device"),
+    "peak memory": ("memory_bytes", 1e-9, "GB a device"),
     "... of it arguments": ("argument_bytes", 1e-9, "GB"),
     "... and temporary": ("temporary_bytes", 1e-9, "GB"),
     "memory of a device": ("device_memory_bytes", 1e-9, "GB"),
@@ -23,7 +23,7 @@ COLUMNS = ("ms", "share, %", "GB", "GFLOP", "kernels")
 
 
 def page(plan: dict[str, Any]) -> str:
-    """The HTML of what `elsewhere.plan` found."""
+    """The result of `elsewhere.plan` as HTML."""
     title = (
         f"{plan['what']} on {plan['topology']}: {plan['batch_size']} images on "
         f"{plan['devices']} device(s)"

@@ -17,7 +17,7 @@ from inception.model import GoogLeNet, frozen_modules
 from inception.tools import audit, program
 
 STEPS = 3
-PRODUCT = 2048  # rows and columns of the matrices whose product is the machine's rate
+PRODUCT = 2048  # rows and columns of the matrices that measure the machine's FLOP/s
 COPY_BYTES = 2**28
 
 
@@ -31,32 +31,32 @@ def measure(
     train: bool,
     seconds: float,
 ) -> dict[str, Any]:
-    """Profiles a few steps and adds up what was computed, by layer.
+    """Profiles STEPS steps and sums their time, FLOPs and bytes by layer.
 
     Args:
         step: runs the program once, and waits for it.
-        hlo: the program's text, optimised.
-        images: in a step, on all devices.
-        train: or a forward pass.
-        seconds: that a step takes.
+        hlo: the text of the optimised program.
+        images: of a step, on all devices.
+        train: whether the step is a training step; else a forward pass.
+        seconds: the time of a step.
 
     Returns:
-        {'product_flops_per_second', 'copy_bytes_per_second': this machine's own, of a matrix
-        product and of a copy, 'flops_per_second': of the step, 'rows': [{'name', 'flops': twice
-        the multiply-adds, 'bytes': what its operations read and write, of the memory or of a
-        cache, 'seconds', 'share': of all rows', 'bound': the share of its seconds that its FLOPs
-        or its bytes, whichever take longer, would take at the machine's rates; above 1 where
-        caches serve}], slowest first}. The rates are those of all devices together. Where
-        operations run at once, each has its part of the time.
+        {'product_flops_per_second', 'copy_bytes_per_second': this machine's rates in a matrix
+        product and in a copy, 'flops_per_second': of the step, 'rows': [{'name', 'flops': twice
+        the multiply-adds, 'bytes': what its operations read and write, in memory or in a cache,
+        'seconds', 'share': of the time of all rows, 'bound': the time of its FLOPs or of its
+        bytes at the machine's rates, whichever is longer, over its seconds; above 1 where caches
+        help}], slowest first}. Rates are of all devices together. Operations that run at once
+        share the time.
 
     Raises:
-        UserError: the profiler saw nothing of the program.
+        UserError: the profiler recorded no operation of the program.
     """
     of_layers = macs(model, input_px, train=train)
     instructions = _instructions(hlo, set(of_layers))
     spans = [span for span in _spans(step) if span[0] in instructions]
     if not spans:
-        raise UserError("`profile`: JAX's profiler tells of no operation on these devices")
+        raise UserError("`profile`: JAX's profiler records no operation on these devices")
     times, moved = (collections.defaultdict[str, float](float) for _ in range(2))
     for (name, *_), part in zip(spans, _parts([span[1:] for span in spans]), strict=True):
         layer, moves = instructions[name]
@@ -84,7 +84,7 @@ def measure(
 
 
 def by_row(of_layers: Mapping[str, int], rows: Container[str]) -> collections.Counter[str]:
-    """`macs` by row; of layers without a row, which are computed as one, in their module's."""
+    """`macs` by row; layers computed together have no row and count in their module's."""
     work: collections.Counter[str] = collections.Counter()
     for layer, count in of_layers.items():
         work[layer if layer in rows else layer.split("/")[0]] += count
@@ -92,10 +92,10 @@ def by_row(of_layers: Mapping[str, int], rows: Container[str]) -> collections.Co
 
 
 def macs(model: GoogLeNet, input_px: int, *, train: bool) -> dict[str, int]:
-    """Multiply-adds an image of each layer, in a training step or in a forward pass.
+    """Multiply-adds per image of each layer, in a training step or in a forward pass.
 
-    A trained layer makes three products, for the values and for two gradients; conv1, whose input
-    has none, two; a frozen one makes one. What `remat` computes again is not counted.
+    A trained layer counts three products: its values and two gradients. conv1 counts two, because
+    its input needs no gradient; a frozen layer counts one. What `remat` recomputes is not counted.
     """
     frozen = frozen_modules(model.frozen_through)
     found = {}
@@ -109,7 +109,7 @@ def macs(model: GoogLeNet, input_px: int, *, train: bool) -> dict[str, int]:
 
 
 def _instructions(hlo: str, layers: set[str]) -> dict[str, tuple[str, int]]:
-    """Of every instruction in a program's text: the layer it is of, and the bytes it moves."""
+    """{instruction: (its layer, the bytes that it moves)} of a program's text."""
     computations = program.parse(hlo).computations.values()
     return {
         i.name: (program.layer(i.path, layers), i.moved_bytes)
@@ -119,7 +119,7 @@ def _instructions(hlo: str, layers: set[str]) -> dict[str, tuple[str, int]]:
 
 
 def _spans(step: Callable[[], Any]) -> list[tuple[str, float, float]]:
-    """(instruction, begin, end in seconds) of all that ran in STEPS steps."""
+    """(instruction, begin, end in seconds) of every operation in STEPS steps."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -136,23 +136,23 @@ def _spans(step: Callable[[], Any]) -> list[tuple[str, float, float]]:
             begun.append((stats["hlo_op"], event.start_ns, event.end_ns, stats.get("_p")))
         elif event.name.startswith("end: ") and "_c" in stats:
             ended[stats["_c"]] = event.start_ns
-    # An operation that goes on after it was started has an event of its own for its end.
+    # An asynchronous operation has a separate event for its end.
     return [(name, a / 1e9, ended.get(mark, b) / 1e9) for name, a, b, mark in begun]
 
 
 def _parts(spans: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Seconds of each span (begin, end), where those that overlap share the time alike."""
+    """Seconds of each span (begin, end); spans that overlap share the time equally."""
     moments, places = np.unique(spans, return_inverse=True)
     begins, ends = places.reshape(-1, 2).T
     n = len(moments)
     running = np.cumsum(np.bincount(begins, minlength=n) - np.bincount(ends, minlength=n))
     shares = np.diff(moments, prepend=moments[:1]) / np.maximum(1, np.roll(running, 1))
-    passed = np.cumsum(shares)  # the time that one span which is always there would have had
+    passed = np.cumsum(shares)  # the time of one span that lasts from first to last
     return passed[ends] - passed[begins]
 
 
 def _machine(dtype: str) -> tuple[float, float]:
-    """FLOP/s of a matrix product, bytes/s of a copy (read and written) on all devices; the best."""
+    """The best FLOP/s of a matrix product and bytes/s (read and written) of a copy, all devices."""
 
     def best(function: Callable[[Any], Any], value: Any) -> float:
         def run() -> None:
@@ -162,8 +162,8 @@ def _machine(dtype: str) -> tuple[float, float]:
         return min(timeit.repeat(run, number=1, repeat=6))
 
     product = best(jax.jit(lambda x: x @ x * 1e-4), jnp.ones((PRODUCT, PRODUCT), dtype))
-    copied = jax.jit(lambda y: y + 1, donate_argnums=0)  # or new memory is most of the time
+    copied = jax.jit(lambda y: y + 1, donate_argnums=0)  # else allocation takes most of the time
     copy = best(copied, jnp.ones(COPY_BYTES // 4))
-    # Devices of the CPU share its cores, and one device has them all.
+    # CPU devices share the cores, and one device uses them all.
     devices = 1 if jax.default_backend() == "cpu" else jax.device_count()
     return devices * 2 * PRODUCT**3 / product, devices * 2 * COPY_BYTES / copy

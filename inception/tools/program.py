@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-BETWEEN = "between layers"  # what the compiler gave no name, copies mostly
+BETWEEN = "between layers"  # instructions that the compiler did not name, mostly copies
 OUTSIDE = "input, loss, optimizer"
-CONTAINERS = {"while", "conditional", "call"}  # their cost is that of what they hold
+CONTAINERS = {"while", "conditional", "call"}  # their cost is that of the computations in them
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
 COLLECTIVES = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all",
@@ -18,8 +18,8 @@ COLLECTIVES = (
 )  # fmt: skip
 _COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.+?) ([\w\-]+)\((.*)$")
-# cuDNN's convolutions -> which of (operands..., result) are the image, the kernel and the output
-# that window and dim_labels speak of.
+# cuDNN's convolution -> the positions in (operands..., result) of the image, the kernel and the
+# output to which window and dim_labels refer.
 _CUDNN = {
     "convForward": (0, 1, -1),
     "convBiasActivationForward": (0, 1, -1),
@@ -29,7 +29,7 @@ _CUDNN = {
 
 
 class Instruction(NamedTuple):
-    """One line of a program; shapes as the text has them, 'bf16[8,3]{1,0}' or tuples of such."""
+    """One line of a program; shapes as in the text: 'bf16[8,3]{1,0}', or a tuple of these."""
 
     name: str
     opcode: str
@@ -49,7 +49,7 @@ class Instruction(NamedTuple):
 
     @property
     def moved_bytes(self) -> int:
-        """What it writes and reads: its result and its operands."""
+        """The bytes that it writes and reads: its result and its operands."""
         return sum(map(bytes_of, (self.shape, *self.operands)))
 
 
@@ -61,11 +61,11 @@ class Program(NamedTuple):
     frames: dict[str, str]  # stack_frame_id -> 'path/of/file.py function'
 
     def inside(self, instruction: Instruction) -> list[Instruction]:
-        """The instructions of a fusion; of any other the instruction itself."""
+        """The instructions of a fusion, or [instruction] if it is none."""
         return self.computations.get(instruction.attribute(r"calls=%([\w.\-]+)"), [instruction])
 
     def traced_in(self, instruction: Instruction) -> str:
-        """'path/of/file.py function', or ''."""
+        """Where it was traced: 'path/of/file.py function', or ''."""
         return self.frames.get(instruction.attribute(r"stack_frame_id=(\d+)"), "")
 
 
@@ -117,7 +117,7 @@ def arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def bytes_of(shape: str) -> int:
-    """Of an array or a tuple of arrays; a pred is one byte."""
+    """The bytes of an array or of a tuple of arrays; a pred takes one byte."""
     total = 0
     for dtype, sides in arrays(shape):
         bits = int(found[0]) if (found := re.search(r"\d+", dtype)) else 8
@@ -128,10 +128,10 @@ def bytes_of(shape: str) -> int:
 def executed(
     program: Program, computation: str = "", times: int = 1
 ) -> Iterator[tuple[Instruction, int]]:
-    """(instruction, how often it runs) of what costs anything, in order.
+    """Yields (instruction, how often it runs) of all that cost anything, in order.
 
-    A loop's body runs as often as the compiler knows (once where it does not), of a conditional the
-    branch that moves the most bytes. The second half of an asynchronous pair is left out.
+    A loop's body counts as often as the compiler knows, or once; a conditional counts as its branch
+    that moves the most bytes. The second half of an asynchronous pair is left out.
     """
 
     def moves(name: str) -> int:
@@ -154,7 +154,7 @@ def executed(
 def flops(program: Program, instruction: Instruction) -> int:
     """Twice the multiply-adds of the convolutions and products in an instruction.
 
-    What falls on padding is not counted.
+    Multiply-adds on padding are not counted.
     """
     return sum(_flops(inside) for inside in program.inside(instruction))
 
@@ -202,7 +202,7 @@ def _convolution_flops(
 
 
 def collectives(program: Program) -> list[dict[str, Any]]:
-    """[{'kind', 'dtype', 'bytes': what one device puts in, 'count': of the collectives}].
+    """[{'kind', 'dtype', 'bytes': the input of one device, 'count': the number of collectives}].
 
     A collective with arrays of two dtypes counts in the rows of both.
     """
@@ -223,7 +223,7 @@ def collectives(program: Program) -> list[dict[str, Any]]:
 
 
 def collective(i: Instruction) -> str:
-    """'all-reduce' of an instruction that is one, or begins one; or ''."""
+    """The collective, such as 'all-reduce', that an instruction is or begins; else ''."""
     kind = i.opcode.removesuffix("-start")
     return kind if kind in COLLECTIVES else ""
 
@@ -231,14 +231,14 @@ def collective(i: Instruction) -> str:
 def layer(path: str, layers: set[str]) -> str:
     """'jit(f)/transpose(jvp(GoogLeNet))/3a/1x1/Conv_0/dot_general' -> '3a/1x1' of `layers`.
 
-    Where they have no such name it is '3a'.
+    If `layers` lacks that name, it is '3a'.
     """
     if not path:
         return BETWEEN
     _, network, inside = path.partition("GoogLeNet")
     if not network:
         return OUTSIDE
-    # jax.checkpoint has names of its own on the way.
+    # jax.checkpoint inserts scopes of its own.
     parts = [p for p in inside.split("/")[1:] if "checkpoint" not in p and "remat" not in p]
     name = "/".join(parts[:2])
     if name in layers:

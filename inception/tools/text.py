@@ -1,4 +1,4 @@
-"""What a tool found, for people; `--json` gives the same names and values."""
+"""The result of a tool as text for people; `--json` prints the same names and values."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def _shown(value: Any) -> str:
 
 
 def to_text(result: dict[str, Any]) -> str:
-    """A line for each value; lists of rows as tables."""
+    """A line for each value; lists of rows become tables."""
     lines = []
     for name, value in result.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Devices that are not here, described for their compilers, and the makers' figures of them."""
+"""Devices not on this machine: descriptions for their compilers, and their makers' figures."""
 
 import fnmatch
 import importlib.metadata
@@ -12,36 +12,36 @@ from jax.experimental import topologies
 from inception import UserError
 
 INSTALL = "pip install -c requirements.txt -e '.[compile]'"
-HOP_SECONDS = 1e-6  # assumed, of a small message from TPU to TPU
-NCCL_SECONDS = 20e-6  # assumed, of a small all-reduce on a machine of 8 GPUs
+HOP_SECONDS = 1e-6  # assumed: a small message between two TPUs
+NCCL_SECONDS = 20e-6  # assumed: a small all-reduce on a machine of 8 GPUs
 
 
 class Chip(NamedTuple):
-    """A kind of device; rates a second, of one device."""
+    """A kind of device; rates are per second and per device."""
 
     memory_bytes: int
     bandwidth: float  # of that memory
-    bfloat16_flops: float  # of products, dense
-    float32_flops: float  # of products of float32: TF32 on GPUs, on TPUs bfloat16 as JAX rounds
+    bfloat16_flops: float  # of dense matrix products
+    float32_flops: float  # of float32 ones: on GPUs TF32, on TPUs bfloat16, JAX's default
     clock_hz: float
     link_bandwidth: float  # bytes out of a device
     target: str = ""  # of a GPU: XLA's GpuTargetConfigProto as text
 
 
 class Topology(NamedTuple):
-    """Described devices, on which a program can be compiled and not run."""
+    """Described devices, for which programs can be compiled but not run."""
 
     name: str
     devices: list[Any]
     chip: Chip
-    collective_seconds: float  # what a collective takes beside its bytes
+    collective_seconds: float  # a collective's time apart from its bytes
 
 
 # Memory, bandwidth, clock and the fields below: XLA's xla/backends/gpu/target_config/specs,
-# h100_sxm, h200, a100_sxm_80 and b200.txtpb. There too the peak: cores x 4 matrix units x
+# h100_sxm, h200, a100_sxm_80 and b200.txtpb. Peak, also from there: cores x 4 matrix units x
 # multiply-adds a cycle (A100 256, H100 512, B200 1,024) x 2 x the units' clock (1.41, 1.83, 1.835
 # GHz); TF32 has half.
-# Links: NVLink of NVIDIA's data sheets, 600, 900 and 1,800 GB/s both ways together.
+# Links: half of NVLink's 600, 900 and 1,800 GB/s for both directions, NVIDIA's data sheets.
 _FIELDS = """
 gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
@@ -84,8 +84,8 @@ GPUS = {
     ),
 }  # fmt: skip
 # https://docs.cloud.google.com/tpu/docs/v5e, v5p and v6e: memory, bandwidth, peak, and half of the
-# links' bandwidth, which is both ways together. Of v5e and v6e the compiler leaves 0.25 GiB less.
-# Clocks: the peak over the FLOPs of a cycle, 4, 8 and 16 times 2 x 128 x 128.
+# links' bandwidth for both directions. On v5e and v6e the compiler leaves 0.25 GiB less.
+# Clocks: the peak over the FLOPs per cycle, which are 4, 8 and 16 times 2 x 128 x 128.
 TPUS = {
     "v5e": Chip(16 * 2**30, 819e9, 197e12, 197e12, 1.5e9, 200e9),
     "v5p": Chip(95 * 2**30, 2765e9, 459e12, 459e12, 1.75e9, 600e9),
@@ -101,7 +101,7 @@ SLICES = {  # from the same pages
     "v6e": _FLAT,
 }  # fmt: skip
 MOST_GPUS = 8  # of a machine
-QUIET = {  # libtpu's: look for no TPU, warn of none, let a second process load it too
+QUIET = {  # for libtpu: look for no TPU, do not warn, let a second process load it
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -110,14 +110,14 @@ QUIET = {  # libtpu's: look for no TPU, warn of none, let a second process load 
 
 
 def described(name: str) -> Topology:
-    """The devices that a name stands for: 'h100', 'h100:8', 'v5e:4x4'.
+    """Returns the devices of a name: 'h100', 'h100:8', 'v5e:4x4'.
 
-    Afterwards JAX computes on the CPU in this process, and caches no program.
+    From then on, JAX computes on the CPU in this process and caches no program.
 
     Raises:
-        UserError: there are none of that name, or their compiler is not installed.
+        UserError: the name is unknown, or the compiler is not installed.
     """
-    # It writes such programs to its folder, and cannot read them back.
+    # The cache writes programs for described devices and cannot read them back.
     jax.config.update("jax_enable_compilation_cache", False)
     kind, colon, size = name.partition(":")
     size = size if colon else "1"
@@ -140,7 +140,7 @@ def described(name: str) -> Topology:
         return Topology(name, devices, TPUS[kind], 2 * hops * HOP_SECONDS)
     slices = "; ".join(f"{kind}:{'|'.join(sizes)}" for kind, sizes in SLICES.items())
     gpus = f"{'|'.join(GPUS)}, or with :2 to :{MOST_GPUS}"
-    raise UserError(f"`topology`={name}: there is none of that name; there are {gpus}; {slices}")
+    raise UserError(f"`topology`={name}: unknown; choose from {gpus}; {slices}")
 
 
 def _check_compiler(package: str, wanted: str) -> None:
@@ -155,7 +155,7 @@ def _check_compiler(package: str, wanted: str) -> None:
 
 
 def _libtpu_of_jax() -> str:
-    """The version that this jax asks for, '0.0.42.*'."""
+    """The version that this jax requires, '0.0.42.*'."""
     for line in importlib.metadata.requires("jax") or ():
         if found := re.match(r"libtpu==([\d.*]+)", line):
             return found[1]

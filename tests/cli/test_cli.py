@@ -298,7 +298,7 @@ def test_runs_of_one_recipe_are_a_line_of_the_table(trained, tmp_path, capfd) ->
     (study / "study.json").touch()
     (study / "worker").mkdir()
     begun = ["report", str(study), f"--output={tmp_path}/x.csv"]
-    assert "study of which no point has begun" in fails(capfd, begun, status=1)
+    assert "study in which no point has begun" in fails(capfd, begun, status=1)
     points = [(0, 0.02, 10.0), (1, 0.02, 20.0), (2, 0.02, 60.0), (0, 0.5, 90.0), (0, 0.02, 30.0)]
     for i, (seed, rate, error) in enumerate(points):
         folder = study / str(i)
@@ -404,7 +404,7 @@ run_process(launch.main, sys.argv[1:])
     assert "stopped by SIGINT" in child.stderr.strip().splitlines()[-1]
     again = process(*args)
     assert again.returncode == 0, again.stderr
-    assert "going on at step" in again.stderr
+    assert "resuming at step" in again.stderr
     assert json.loads(again.stdout)["params_digest"] == trained[0]["params_digest"]
 
 
@@ -455,7 +455,7 @@ sys.exit(launch.main({train_args(tmp_path / "run")!r}))
         (("--config.data.source=folder",), "config.data.path is empty"),
         (("--config.data.source=folder", "--config.data.path=/no/such"), "no such folder"),
         (("--config.data.source=digits", "--config.model.classes=5"), "set has 10 classes: give --config.model.classes=10"),
-        (("--config.optim.batch_size=12",), "not divided by the 8 devices"),
+        (("--config.optim.batch_size=12",), "not divisible by the 8 devices"),
         (("--config.input_px=64", "--config.data.resize_px=64"), "the smallest is 65"),
         (("--config.model.norm=group",), "config.model.norm=group: choose one of lrn, batch, none"),
         (("--config.data.normalization=x",), "config.data.normalization=x: choose one of"),

@@ -77,9 +77,9 @@ def test_metrics_and_the_page_in_a_bucket(
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("theirs", r"theirs cannot be written: what is there is no such file: name another, or"),
+        ("theirs", r"theirs cannot be written: a file of another kind exists: name another, or"),
         ("theirs/x", r"--output=.*theirs/x cannot be written: .*theirs is no folder"),
-        ("folder", "a folder of that name is there"),
+        ("folder", "a folder of that name exists"),
         ("empty", ""),
         ("ours", ""),
         ("new/folder/x", ""),
@@ -122,7 +122,7 @@ def test_a_report_replaces_no_file_of_another_kind(tmp_path: pathlib.Path, capfd
     config = tmp_path / "run" / "config.json"
     before = config.read_bytes()
     assert launch.main(["report", run, f"--output={config}"]) == 1
-    assert "what is there is no such file" in capfd.readouterr().err
+    assert "a file of another kind exists" in capfd.readouterr().err
     assert config.read_bytes() == before
     for name in ("page.html", "table.csv"):  # its own are replaced
         for _ in range(2):

@@ -155,7 +155,7 @@ def test_what_an_interrupted_start_has_left_goes(
     (left / "folder" / "folder").mkdir(parents=True)
     (left / "train.bin").write_bytes(b"half")
     (left / "test.bin").write_bytes(b"half")
-    with tiny.refused("out.incomplete has files of others", *FLAGS):
+    with tiny.refused("out.incomplete holds foreign files", *FLAGS):
         run(tmp_path / "out", source=str(photos))
     assert (left / "train.bin").exists()  # no start wrote them
     (left / ".incomplete").touch()

@@ -219,7 +219,7 @@ def test_a_file_of_a_split_that_is_missing_or_cut_is_an_error(
         file.write_bytes(data[: len(data) // 2])
     elif spoil == "another":
         shutil.copy(other, file)
-    fault = "7 records, and 20 are noted" if spoil == "another" else ""
+    fault = "7 records instead of 20" if spoil == "another" else ""
     with tiny.refused(rf"{file.name}.*{fault}.*1 of 1 files of the split.*copy them again"):
         sources.open_source("tfds", path=str(tmp_path / "set"), split="train[:50%]")
     assert len(sources.open_source("tfds", path=str(tmp_path / "set"), split="validation")) == 7

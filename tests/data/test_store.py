@@ -266,7 +266,7 @@ def test_a_set_of_damaged_images_alone_is_no_store(
 ) -> None:
     for path in photos.rglob("*.*"):
         path.write_text("text")
-    with tiny.refused("every image looked at is damaged"):
+    with tiny.refused("every sampled image is damaged"):
         write(photos, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 

@@ -245,9 +245,9 @@ def test_what_does_not_go_together_is_named(runs, tmp_path, capfd) -> None:
     other = tmp_path / "other"
     shutil.copytree(runs[1], other)
     (other / "classes.txt").write_text("colour 0\ncolour 2\ncolour 1\n")
-    assert "is there twice" in fails(capfd, f"--checkpoints={runs[0]},{runs[1]},{runs[0]}/")
+    assert "is given twice" in fails(capfd, f"--checkpoints={runs[0]},{runs[1]},{runs[0]}/")
     both = f"--checkpoints={runs[0]},{other}"
-    assert "have other classes, or in another order" in fails(capfd, both)
+    assert "have different classes, or a different order" in fails(capfd, both)
     more = tiny.write_run(tmp_path / "more", tiny.config(*SMALL, "--config.model.classes=4"))
     assert "has 3 classes and" in fails(capfd, f"--checkpoints={runs[0]},{more}")
     config = json.loads((other / "config.json").read_text())
@@ -290,7 +290,7 @@ def test_files_of_others_stay_and_its_own_are_replaced(runs, tmp_path, capfd) ->
     before = notes.read_bytes(), photo.read_bytes()
     for file in (f"--per_class={notes}", f"--predictions={photo}"):
         line = fails(capfd, f"--workdir={runs[0]}", file)
-        assert "what is there is no such file: name another, or remove it" in line
+        assert "a file of another kind exists: name another, or remove it" in line
     assert before == (notes.read_bytes(), photo.read_bytes())
     files = [f"--predictions={tmp_path}/p.jsonl", f"--per_class={tmp_path}/c.csv"]
     (tmp_path / "p.jsonl").touch()  # an empty one is no loss

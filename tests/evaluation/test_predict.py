@@ -111,7 +111,7 @@ def test_paths_pictures_and_arrays(runs, picture: Image.Image, tmp_path: pathlib
     for wrong in ((), (runs,), (runs[0], None)):
         with pytest.raises(UserError, match="name the folders one by one"):
             predict.Predictor(*wrong)
-    with pytest.raises(UserError, match="is there twice"):
+    with pytest.raises(UserError, match="is given twice"):
         predict.Predictor(runs[0], runs[0])
 
 
@@ -274,7 +274,7 @@ def test_the_mean_of_a_map_is_the_logit(picture: Image.Image) -> None:
 
 def test_without_the_average_there_is_no_map(picture: Image.Image) -> None:
     config = tiny.config(*CONFIG, "--config.model.top=fc")
-    with tiny.refused(r"--cam: config\.model\.top=fc keeps no place", "cam"):
+    with tiny.refused(r"--cam: config\.model\.top=fc loses the positions", "cam"):
         cam.maps(config.model, {}, np.zeros((1, PX, PX, 3), np.uint8), normalization="unit")
 
 

@@ -231,7 +231,7 @@ def test_what_is_under_way_is_asked_for(monkeypatch) -> None:
         raise error
 
     fake.get = get
-    with pytest.raises(UserError, match=r"does not say which jobs go on: No in-progress managed"):
+    with pytest.raises(UserError, match=r"which jobs still run: No in-progress managed"):
         sky.alive([7])
     error.cluster_status = None  # as of sky.exceptions.ClusterNotUpError: there is no controller
     assert sky.alive([7]) == {}

@@ -59,7 +59,7 @@ def test_a_job_of_two_tasks_is_preempted_and_goes_on(tmp_path: pathlib.Path) -> 
         ["sbatch", "--partition=urgent", "--ntasks=2", "--output=/dev/null", "--wrap=true"],
         check=True, capture_output=True,
     )  # fmt: skip
-    wait_for(lambda: "goes on from there" in log.read_text())
+    wait_for(lambda: "resumes from there" in log.read_text())
     wait_for(lambda: slurm.states([job]) == {job: "waiting"})
     time.sleep(5)  # SLURM itself waits two minutes: a node refuses the job's old credential
     subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=True)
@@ -106,7 +106,7 @@ def test_a_partition_that_is_not_there(tmp_path: pathlib.Path) -> None:
 
 def test_no_slurm_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
-    with tiny.refused("no sbatch on this machine: run it on the cluster's login"):
+    with tiny.refused("no sbatch on this machine: use the cluster's login"):
         slurm.resources()
 
 

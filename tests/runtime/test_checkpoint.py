@@ -130,7 +130,7 @@ def test_all_damaged_is_an_error_that_deletes_nothing(saved: pathlib.Path, mesh)
 
 def test_another_codes_checkpoints_stay_where_they_are(saved: pathlib.Path, mesh) -> None:
     other = sharding.replicated_shapes(lambda: state(0) | {"new": jnp.zeros(2)}, mesh)
-    with pytest.raises(UserError, match="or another code's"):
+    with pytest.raises(UserError, match="or another version's"):
         checkpoint.Checkpoints(str(saved)).restore(other)
     assert steps(saved) == [2, 4, 5]
 

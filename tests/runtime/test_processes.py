@@ -86,7 +86,7 @@ def test_processes_that_disagree(tmp_path: pathlib.Path, other: list[str], messa
 def test_a_workdir_that_is_not_shared(tmp_path: pathlib.Path) -> None:
     both = ["--num_processes=2"]
     said = fails([[*both, f"--workdir={tmp_path / 'a'}"], [*both, f"--workdir={tmp_path / 'b'}"]])
-    assert any("is not the folder of process 0, seen from" in s for s in said), said
+    assert any("is not the folder of process 0: all hosts" in s for s in said), said
 
 
 def test_a_coordinator_that_is_not_there(tmp_path: pathlib.Path) -> None:
@@ -135,7 +135,7 @@ class config:
     if several:
         assert ended.returncode == 1 and "the processes cannot be joined" in last
     else:
-        assert ended.stdout == "on\n" and "goes on alone; with others give --coord" in last
+        assert ended.stdout == "on\n" and "continues alone; with others give --coord" in last
 
 
 def test_a_signal_ends_the_wait_for_the_others(tmp_path: pathlib.Path) -> None:

@@ -162,7 +162,7 @@ def test_a_folder_of_another_study_or_in_use_is_refused(tmp_path: pathlib.Path) 
         study.create(folder, {"config": "a.py", "points": [{"x": 1}, {"x": 3}]})
     with tiny.refused(r"points\[1\] is {'x': 2} there and nothing here"):
         study.create(folder, {"config": "a.py", "points": [{"x": 1}]})
-    with study.exclusive(folder), tiny.refused("being worked on"), study.exclusive(folder):
+    with study.exclusive(folder), tiny.refused("in use by another"), study.exclusive(folder):
         pass
 
 
@@ -410,11 +410,11 @@ def test_a_trial_cut_off_while_it_was_chosen_is_no_trial(tmp_path: pathlib.Path)
 def test_a_folder_of_a_run_is_no_study(tmp_path: pathlib.Path) -> None:
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "config.json").write_text("{}")
-    with tiny.refused("has runs of no study"):
+    with tiny.refused("has runs but no study.json"):
         study.create(str(tmp_path), {})
     with tiny.refused("is a run, not a study"):
         study.create(str(tmp_path / "0"), {})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "study.csv").write_text("mine")
-    with tiny.refused("has study.csv of no study"):
+    with tiny.refused("has study.csv, no study.json"):
         study.create(str(tmp_path / "mine"), {})

@@ -115,7 +115,7 @@ def test_why_there_are_no_importances() -> None:
     said = importance.importances
     few = [point(i, {"a": i}, 50.0 + i) for i in range(3)]
     assert "3 finished so far; importances need 4" in said(few)
-    assert "No number and no choice" in said([point(i, {"a": 1}, 50.0 + i) for i in range(5)])
+    assert "do not differ in any knob" in said([point(i, {"a": 1}, 50.0 + i) for i in range(5)])
     assert "the same top-1" in said([point(i, {"a": i}, 10.0) for i in range(5)])
 
 

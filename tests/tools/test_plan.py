@@ -85,7 +85,7 @@ def refused(capfd: pytest.CaptureFixture, *flags: str, status: int = 1) -> str:
 )
 def test_a_topology_that_does_not_exist(name: str, capfd: pytest.CaptureFixture) -> None:
     line = refused(capfd, f"--topology={name}")
-    assert f"--topology={name}: there is none of that name; there are a100|h100" in line
+    assert f"--topology={name}: unknown; choose from a100|h100" in line
     assert "v5e:1x1|2x2" in line
 
 
@@ -120,7 +120,7 @@ def test_files_of_a_plan_are_two_and_replace_no_others(tmp_path, capfd) -> None:
     ]
     assert "--hlo and --output are both" in refused(capfd, *flags)
     (tmp_path / "x").write_text("a letter")
-    assert "what is there is no such file" in refused(capfd, *flags[:2])
+    assert "a file of another kind exists" in refused(capfd, *flags[:2])
     assert (tmp_path / "x").read_text() == "a letter"
 
 
