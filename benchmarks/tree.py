@@ -17,8 +17,9 @@ from collections.abc import Iterator
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TRAIN = (
     "train", "--config=experiments/digits.py", "--config.model.width=0.05",
-    "--config.model.norm=lrn",
-    "--config.model.classes=3", "--config.data.source=synthetic", "--config.data.examples=32",
+    "--config.model.norm=none", "--config.model.heads=false", "--config.input_px=33",
+    "--config.data.resize_px=33", "--config.model.classes=3",
+    "--config.data.source=synthetic", "--config.data.examples=32",
     "--config.optim.batch_size=16", "--config.optim.epochs=1.", "--config.run.eval_batch_size=16",
 )  # fmt: skip
 # Runs in the process that trains: prints the files of its modules when it begins to load the page,

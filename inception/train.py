@@ -92,18 +92,16 @@ def restore_or_initialise(
     state = checkpoints.restore(sharding.replicated_shapes(training.init, training.mesh))
     if state is not None:
         return state
-    state = compiling.compute_replicated(training.init, training.mesh)
     if not config.init_from:
-        return state
+        return compiling.compute_replicated(training.init, training.mesh)
     from inception.runtime import weights
 
-    variables = weights.start_from(
-        config.init_from,
-        jax.device_get(state.raw_variables()),
-        model=training.model,
-        normalization=config.data.normalization,
-        classes=classes,
-    )
+    normalization = config.data.normalization
+    # Before the initial state, which takes longer than to find that init_from does not fit.
+    trained = weights.load_to_start(config.init_from, training.model, normalization)
+    state = compiling.compute_replicated(training.init, training.mesh)
+    fresh = jax.device_get(state.raw_variables())
+    variables = weights.start_from(config.init_from, trained, fresh, classes)
     average = sharding.replicate(variables if state.average else {}, training.mesh)
     return state.replace(**sharding.replicate(variables, training.mesh), average=average)
 

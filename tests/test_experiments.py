@@ -157,8 +157,17 @@ def take_two_steps(config) -> None:
         assert leaves[0] and not any(map(np.array_equal, *leaves))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+OFTEN = ("base", "digits", "beyond", "finetune")  # BatchNorm, LRN, mixed images, a frozen trunk
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, marks=pytest.mark.slow if p.stem in OFTEN else pytest.mark.faults)
+        for p in EXPERIMENTS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_two_steps_at_a_small_size(path: pathlib.Path) -> None:
     take_two_steps(load_config(str(path), given(path)))
 

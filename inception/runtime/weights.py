@@ -101,22 +101,8 @@ def _check_alike(init_from: str, trained: dict[str, Any], model: Any, normalizat
         raise UserError(f"`init_from`={init_from} was trained otherwise: give {' '.join(remedies)}")
 
 
-def start_from(
-    init_from: str,
-    fresh: Any,
-    *,
-    model: GoogLeNet,
-    normalization: str,
-    classes: Sequence[str],
-) -> Any:
-    """Returns `fresh`, with every array that fits from the newest checkpoint in `init_from`.
-
-    The checkpoint must give the whole trunk. It gives a classifier if its classes are `classes`,
-    and other layers if their shapes match (a head's `fc` depends on the input's size). One line on
-    stderr names the layers that start fresh.
-
-    Args:
-        fresh: {'params', 'batch_stats'} of `model`, NumPy arrays.
+def load_to_start(init_from: str, model: GoogLeNet, normalization: str) -> Trained:
+    """Loads the newest checkpoint in `init_from`, from which a run of `model` will start.
 
     Raises:
         UserError: no intact checkpoint, or one with another trunk or normalisation.
@@ -126,7 +112,23 @@ def start_from(
     except UserError as error:
         raise UserError(f"`init_from`: {error}") from error
     _check_alike(init_from, trained.config, model, normalization)
+    return trained
 
+
+def start_from(init_from: str, trained: Trained, fresh: Any, classes: Sequence[str]) -> Any:
+    """Returns `fresh`, with every array of `trained` that fits.
+
+    The checkpoint must give the whole trunk. It gives a classifier if its classes are `classes`,
+    and other layers if their shapes match (a head's `fc` depends on the input's size). One line on
+    stderr names the layers that start fresh.
+
+    Args:
+        init_from: the folder of `trained`, for messages.
+        fresh: {'params', 'batch_stats'} of the run's network, NumPy arrays.
+
+    Raises:
+        UserError: a trunk that does not fit.
+    """
     theirs = traverse_util.flatten_dict(trained.variables)
     flat = traverse_util.flatten_dict(fresh)
     unfit = {p for p, a in flat.items() if p not in theirs or theirs[p].shape != a.shape}

@@ -236,11 +236,19 @@ def test_a_full_device_is_named_in_one_line(monkeypatch, capfd) -> None:
     assert "400000000000000 bytes" in error and "config.run.eval_batch_size" in error
 
 
+SMALLER = (  # a process that trains it takes a third of the time
+    "--config.model.norm=none",
+    "--config.model.heads=false",
+    "--config.input_px=33",
+    "--config.data.resize_px=33",
+)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, pathlib.Path]:
     """A tiny run by a process of its own."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    done = process(*train_args(workdir), "--json")
+    done = process(*train_args(workdir, *SMALLER), "--json")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
     return json.loads(done.stdout), workdir
@@ -382,7 +390,7 @@ def test_a_sweep_trains_every_point_and_names_the_broken(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(trained, tmp_path) -> None:
-    args = [*train_args(tmp_path / "run"), "--config.run.log_every_steps=1", "--json"]
+    args = [*train_args(tmp_path / "run", *SMALLER), "--config.run.log_every_steps=1", "--json"]
     interrupted = """
 import os, signal, sys
 import launch
