@@ -5,6 +5,9 @@ UV ?= $(shell command -v uv)
 DEV := .venv-dev/bin
 PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
+# Python keeps what it compiles in the environments below: without that a process of a run starts 10 s later.
+unexport PYTHONDONTWRITEBYTECODE
+
 .SECONDARY: # make removes no environment
 .PHONY: demo test environments compile-checks test-newest faults check format clean
 

@@ -534,9 +534,10 @@ def test_a_photo_that_cannot_be_read_is_named_and_left_out_of_the_store(
     assert len(result["rejected"]) == 2 and "2 cannot be read" in said
     for line in result["rejected"]:
         assert "of train: " in line and " object at 0x" not in line and line in said
-    store, _ = prepared(tmp_path / "store", f"--tars={tars}", "--short_side=16")
+    (version,) = (tmp_path / "records/imagenet2012").iterdir()
+    store, _ = prepared(tmp_path / "store", f"--source={version}", "--short_side=16")
     assert store["splits"] == {"train": 1000, "validation": 1}
-    assert store["rejected"] == result["rejected"]
+    assert len(store["rejected"]) == 2
 
 
 @pytest.mark.slow
