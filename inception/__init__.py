@@ -6,7 +6,7 @@ The public names below are loaded on first use, so importing this package takes 
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 PUBLIC = {  # name -> module
     **dict.fromkeys(("AuxiliaryHead", "GoogLeNet", "Inception", "TABLE_1"), "inception.model"),

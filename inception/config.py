@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import pathlib
 import runpy
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:  # imported when a config is made: the command line's help nee
     from ml_collections import ConfigDict
 
 ROOT = pathlib.Path(__file__).parents[1]
+# How this process was started: by the command that pip installs, or by the checkout's file.
+STARTED_AS = "inception" if pathlib.Path(sys.argv[0]).name == "inception" else "python launch.py"
 SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1  # model.py's: importing it would load JAX
 BEFORE = {"data.decoder": "exact"}  # the value before the knob existed, where not its default
 
@@ -27,12 +30,15 @@ class CommandLineError(Exception):
 
 
 def find(path: str) -> pathlib.Path:
-    """The file of --config, relative to the current folder or, if not found, to the project."""
-    for file in (pathlib.Path(path), ROOT / path):
+    """The file of --config: from the current folder, from the project, or an experiment's name."""
+    for file in (pathlib.Path(path), ROOT / path, ROOT / f"experiments/{path}.py"):
         if file.is_file():
             return file
-    known = sorted(f"experiments/{p.name}" for p in ROOT.glob("experiments/[!_]*.py"))
-    raise CommandLineError(f"--config={path}: no such file; there are {', '.join(known)}")
+    known = sorted(p.stem for p in ROOT.glob("experiments/[!_]*.py"))
+    raise CommandLineError(
+        f"--config={path}: no such file, and no experiment of that name: give a file of your own, "
+        f"or one of {', '.join(known)}"
+    )
 
 
 def experiment(path: str) -> dict[str, Any]:

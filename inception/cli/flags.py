@@ -182,9 +182,13 @@ def _check_is_on_hosts(config: str, from_run: str) -> None:
         )
     if not config:
         return
+    if not (ROOT / "requirements.txt").exists():
+        raise CommandLineError(
+            f"--on=sky copies a checkout to its machines, and {ROOT} is none: use a clone"
+        )
     root, file = ROOT.resolve(), find(config).resolve()
     own = str(file.relative_to(root)) if file.is_relative_to(root) else ""
-    if os.path.normpath(config) != own:
+    if os.path.normpath(config) != own and not (own and config == file.stem):
         remedy = f"give --config={own}" if own else f"put it into {ROOT}/experiments"
         raise CommandLineError(
             f"--config={config}: the machines of --on=sky have this checkout alone: {remedy}"

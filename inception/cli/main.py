@@ -21,14 +21,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
-from inception import Interrupted, UserError
-from inception.config import CommandLineError
+from inception import Interrupted, UserError, __version__
+from inception.config import STARTED_AS, CommandLineError
 from inception.knobs import KNOBS
 
 COMMANDS = (
     "train", "eval", "sweep", "predict", "prepare", "convert", "export", "report", "audit",
     "bench", "plan", "knobs",
 )  # fmt: skip
+PROGRAM = STARTED_AS.removeprefix("python ")
 FAILED = {
     "predict": "rejected",
     "eval": "unwritten",
@@ -48,7 +49,7 @@ def module(command: str) -> ModuleType:
 def parser(command: str) -> argparse.ArgumentParser:
     """The flags of a command."""
     made = argparse.ArgumentParser(
-        prog=f"launch.py {command}", description=module(command).__doc__, allow_abbrev=False
+        prog=f"{PROGRAM} {command}", description=module(command).__doc__, allow_abbrev=False
     )
     made.set_defaults(command=command, parser=made, takes_knobs=False)
     text = "print the result as one JSON object, last on stdout"
@@ -60,17 +61,18 @@ def parser(command: str) -> argparse.ArgumentParser:
 def name_a_command(argv: list[str]) -> int:
     """Answers a command line that begins with no command; returns the exit status."""
     top = argparse.ArgumentParser(
-        prog="launch.py",
+        prog=PROGRAM,
         description="GoogLeNet (Szegedy et al., 2014): train, evaluate, look.",
         epilog="Exit status: 0 done, 1 the work failed, 2 the command line was wrong, 75 stopped "
         "from outside: train and sweep resume with the same command.",
     )
+    top.add_argument("--version", action="version", version=f"inception {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for name in COMMANDS:
         commands.add_parser(name, help=module(name).__doc__)
     if argv:
         top.parse_known_args(argv)  # exits at --help, or at an unknown command
-        print(f"launch.py: {argv[0]}: name a COMMAND first; see launch.py --help", file=sys.stderr)
+        print(f"{PROGRAM}: {argv[0]}: name a COMMAND first; see {PROGRAM} --help", file=sys.stderr)
     else:
         top.print_help()
     return 2
@@ -97,14 +99,14 @@ def main(argv: list[str]) -> int:
             result = module(args.command).run(args, overrides)
     except (Exception, KeyboardInterrupt) as error:
         text, status = explain(error, args)
-        print(f"launch.py {args.command}: {text}", file=sys.stderr)
+        print(f"{PROGRAM} {args.command}: {text}", file=sys.stderr)
         return status
     if isinstance(result, int):
         return result
     failed = result.get(FAILED.get(args.command, ""), ())
     if is_main_process():
         for line in failed:
-            print(f"launch.py {args.command}: {line}", file=sys.stderr)
+            print(f"{PROGRAM} {args.command}: {line}", file=sys.stderr)
         if args.json:
             print(json.dumps(result))
     return 1 if failed else 0
@@ -122,7 +124,7 @@ def check_knobs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Raises CommandLineError for an argument that is neither a flag nor an override."""
     for argument in overrides:
         if not args.takes_knobs or re.match(r"-(?!-?(no)?config\.)", argument):
-            raise CommandLineError(f"unknown flag {argument}; see launch.py {args.command} --help")
+            raise CommandLineError(f"unknown flag {argument}; see {PROGRAM} {args.command} --help")
 
 
 def explain(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
@@ -187,8 +189,13 @@ def is_main_process() -> bool:
 
 def on_sigterm(_number: int, _frame: Any) -> None:
     """Ends the process at SIGTERM, where there is nothing to save."""
-    print("launch.py: stopped by SIGTERM", file=sys.stderr)
+    print(f"{PROGRAM}: stopped by SIGTERM", file=sys.stderr)
     raise SystemExit(Interrupted.status)
+
+
+def command() -> NoReturn:
+    """What `inception` on the path runs, where pip installed it."""
+    run_process(main, sys.argv[1:])
 
 
 def run_process(function: Callable[[list[str]], int], argv: list[str]) -> NoReturn:

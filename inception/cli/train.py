@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from inception.cli import flags
-from inception.config import TRAINING, CommandLineError, load_config, run_config
+from inception.config import STARTED_AS, TRAINING, CommandLineError, load_config, run_config
 
 
 def add_flags(parser: flags.Parser) -> None:
@@ -70,7 +70,7 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result | int:
     flags.join_processes(args)
     from inception import train
 
-    command_line = shlex.join(["python", "launch.py", *args.argv])
+    command_line = f"{STARTED_AS} {shlex.join(args.argv)}"
     result = train.run(config, args.workdir, command=command_line)
     print(
         f"{flags.errors(result, config.model.classes)} after {result['steps']} steps, "

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from inception import UserError
+from inception.config import STARTED_AS
 from inception.data import paths
 from inception.reporting import metrics
 
@@ -102,7 +103,7 @@ def _line(runs: Sequence[Run]) -> dict[str, Any]:
     flags = _flags(runs[0])
     experiment = [flag.split("=")[1] for flag in flags if flag.startswith("--config=")]
     changes = [flag for flag in flags if not re.match(r"--config(=|\.data\.path=)", flag)]
-    command = ["python", "launch.py", "train", *flags, "--workdir=RUN"] if flags else []
+    command = [*STARTED_AS.split(), "train", *flags, "--workdir=RUN"] if flags else []
     line = {
         "experiment": pathlib.Path(experiment[-1]).stem if experiment else "",
         "changes": " ".join(flag.removeprefix("--config.") for flag in changes),
@@ -128,7 +129,8 @@ def _flags(run: Run) -> list[str]:
     The folders in data.path and init_from are left out.
     """
     commands = [start["command"] for start in run.kind("start") if start["command"]]
-    words = shlex.split(commands[-1])[3:] if commands else []  # after python launch.py train
+    words = shlex.split(commands[-1]) if commands else []
+    words = words[words.index("train") + 1 :] if words else []
     flags: list[str] = []
     for word in words:
         if word.startswith("-"):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from inception import UserError
-from inception.config import CommandLineError
+from inception.config import STARTED_AS, CommandLineError
 from inception.data import paths
 from inception.launching.local import LAUNCH
 from inception.sweeps import plan, study
@@ -62,7 +62,7 @@ def sweep(
             return _submit_to_sky(points, dry_run=dry_run, resources=resources)
         if dry_run:
             for p in points:
-                print(f"python launch.py {shlex.join(p.command)}")
+                print(f"{STARTED_AS} {shlex.join(p.command)}")
             return {"points": [study.summary(p.knobs, p.workdir) for p in points]}
     run = _runner(workers, launcher, resources, worker_command)
     return _train(planned.search(space, trials) if trials else planned.grid(points), run)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from inception import UserError
+from inception.config import STARTED_AS
 from inception.data import paths
 from inception.reporting.markup import number
 
@@ -196,7 +197,7 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
         "seconds_left": left,
         "error": error,
         "result": result,
-        "command": f"python launch.py {shlex.join(command)}",
+        "command": f"{STARTED_AS} {shlex.join(command)}",
     }
 
 

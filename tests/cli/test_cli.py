@@ -9,12 +9,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import jax.numpy as jnp
 import pytest
 
 import launch
-from benchmarks import faults
+from benchmarks import faults, tree
+from inception import __version__
 from inception.cli import audit, flags, predict, train
 from inception.cli.main import parser
 from inception.config import CommandLineError, load_config
@@ -73,6 +75,44 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
     ).stdout
     for heavy in ("jax", "flax", "numpy", "grain", "orbax", "PIL", "matplotlib", "sklearn"):
         assert f"'{heavy}'" not in modules
+
+
+def test_the_command_that_pip_installs(tmp_path: pathlib.Path) -> None:
+    """The same commands under its own name, experiments by theirs, from any folder."""
+
+    def inception(*args: str) -> subprocess.CompletedProcess:
+        command = [str(pathlib.Path(sys.executable).parent / "inception"), *args]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT
+        )
+
+    assert inception("--version").stdout == f"inception {__version__}\n"
+    assert inception().stdout.startswith("usage: inception [-h]")
+    line = inception("train", "--config=digit", "--workdir=x").stderr
+    assert line.startswith("inception train: --config=digit: no such file") and "digits, " in line
+    knob = json.loads(inception("knobs", "epochs", "--config=digits", "--json").stdout)
+    assert "optim.epochs" in {row["name"] for row in knob["knobs"]}
+
+
+@pytest.mark.faults
+def test_a_wheel_has_all_but_the_tests(tmp_path: pathlib.Path) -> None:
+    """pip builds it in an environment of its own, for which it asks the package registry."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--wheel-dir",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info" not in n}
+    assert names == {str(p.relative_to(ROOT)) for p in tree.sources()} | {
+        "inception/data/imagenet.txt"
+    }
 
 
 @pytest.mark.parametrize(
@@ -144,7 +184,7 @@ def test_of_five_classes_no_top_5_is_printed() -> None:
 
 def test_a_config_that_is_not_there_or_is_none(tmp_path, capfd) -> None:
     line = fails(capfd, ["audit", "--config=experiments/x.py"], status=2)
-    assert "no such file; there are" in line
+    assert "no such file, and no experiment of that name" in line
     (tmp_path / "x.py").write_text("")
     assert "defines no get_config" in fails(capfd, ["audit", f"--config={tmp_path}/x.py"], status=2)
 
