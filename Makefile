@@ -9,7 +9,7 @@ PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .SECONDARY: # make removes no environment
-.PHONY: demo test environments compile-checks test-newest faults check format clean
+.PHONY: demo test environments compile-checks test-newest faults docs check format clean
 
 demo: .venv/installed  ## train experiments/digits.py and write its page
 	.venv/bin/python launch.py train --config=experiments/digits.py --workdir=runs/digits
@@ -43,6 +43,11 @@ test-newest: .venv-newest/installed  ## the fast tests, or those in NEWEST, with
 faults: check  ## the longest tests: several processes, kills, full disks
 	$(DEV)/python -m pytest -m faults
 
+docs: .venv-docs/installed .venv-pytest/installed  ## the site of docs/, into site/: a broken link or a wrong command fails
+	.venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs site
+	PYTHONPATH=.venv-pytest .venv-docs/bin/python -m pytest -p no:xdist tests/test_docs.py -k "flag_and_knob or short or current"
+	@echo "open site/index.html"
+
 check: .venv-dev/installed
 	$(DEV)/ruff format --check .
 	$(DEV)/ruff check .
@@ -53,7 +58,7 @@ format: .venv-dev/installed
 	$(DEV)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-* runs
+	rm -rf .venv .venv-* runs site
 
 # Makes an environment in folder $(1), of Python $(2), and installs pip's arguments $(3).
 define environment

@@ -18,6 +18,7 @@ import jax
 import pytest
 
 import launch
+from docs import generate
 from inception.cli.flags import BASE_CONFIG
 from inception.cli.main import COMMANDS, module
 from inception.config import experiment, load_config
@@ -94,6 +95,12 @@ def test_every_flag_and_knob_is_there(page: pathlib.Path, monkeypatch) -> None:
         monkeypatch.setattr(module(name), "run", check)
     for argv in commands(page, inline=True):
         assert launch.main(argv) == 0, argv
+
+
+@pytest.mark.parametrize("path", ["docs/reference/commands.md", "docs/reference/knobs.md"])
+def test_generated_pages_are_current(path: str, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # which it changes
+    assert (ROOT / path).read_text() == generate.pages()[path], "run: python docs/generate.py"
 
 
 @pytest.fixture

@@ -57,58 +57,35 @@ def rows(config: str, overrides: Sequence[str] = (), pattern: str = "") -> list[
 def to_text(found: Sequence[dict[str, Any]], *, width: int) -> str:
     """The rows for a terminal: names on the left, values and reasons on the right."""
     lines, right, width = [], " " * NAME_WIDTH, max(width, NAME_WIDTH + 30)
-    for group, members in _groups(found).items():
+    for group, members in groups(found).items():
         if group in GROUPS:
             lines += ["", *textwrap.wrap(f"{group}: {GROUPS[group]}", width), ""]
         for row in members:
             default = KNOBS[row["name"]].default
-            changed = "" if row["value"] == default else f"; default {_as_typed(default)}"
-            value = f"{_as_typed(row['value'])}  ({_kind(row)}{changed})"
+            changed = "" if row["value"] == default else f"; default {as_typed(default)}"
+            value = f"{as_typed(row['value'])}  ({kind(row)}{changed})"
             first = f"{row['name']:<{NAME_WIDTH}}"
             for start, text in ((first, value), (right, row["reason"])):
                 lines += textwrap.wrap(text, width, initial_indent=start, subsequent_indent=right)
     return "\n".join(lines).strip("\n")
 
 
-def to_markdown(found: Sequence[dict[str, Any]]) -> str:
-    """The rows as a page: a section with a table for each group."""
-    lines = [
-        "# Knobs",
-        "",
-        "<!-- Made by: python -m inception.cli.knobs > docs/reference/knobs.md -->",
-        "",
-        "`--config.KNOB=VALUE` changes a knob of any command that takes `--config`.",
-        "`launch.py knobs [PATTERN] [--config=FILE]` prints this with the values of an experiment.",
-    ]
-    for group, members in _groups(found).items():
-        lines += ["", f"## config{group and '.'}{group}", ""]
-        lines += [GROUPS[group], ""] if group in GROUPS else []
-        lines += ["| knob | default | type | reason |", "|---|---|---|---|"]
-        lines += [
-            f"| `{row['name']}` | `{_as_typed(row['value'])}` | {_kind(row)} | {row['reason']} |"
-            for row in members
-        ]
-    return "\n".join(lines)
-
-
-def _groups(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def groups(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows by the part of their names before the last dot."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in found:
         groups.setdefault(row["name"].rpartition(".")[0], []).append(row)
     return groups
 
 
-def _as_typed(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """A value as a flag takes it."""
     if value is None:
         return "yours to give"
     return str(value).replace(" ", "") if value != "" else "''"
 
 
-def _kind(row: dict[str, Any]) -> str:
+def kind(row: dict[str, Any]) -> str:
+    """A knob's type, with its choices or bounds."""
     words = re.sub("^(choose (one of )?|must be )", "", KNOBS[row["name"]].allowed.words)
     return f"{row['type']}: {words}" if words else row["type"]
-
-
-if __name__ == "__main__":  # python -m inception.cli.knobs > docs/reference/knobs.md
-    print(to_markdown(rows(flags.BASE_CONFIG)))
