@@ -15,8 +15,7 @@ nb_execution_mode = "off"  # tests/test_tour.py runs the notebook
 autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource"}
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-html_theme = "pydata_sphinx_theme"
-html_theme_options = {"footer_start": [], "footer_end": [], "show_prev_next": False}
+html_theme = "furo"
 html_show_sourcelink = False
 
 
