@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """The command line: python launch.py COMMAND [flags]. `python launch.py` lists the commands."""
 
-import sys
-
 from inception.cli.main import main, run_process
 
 if __name__ == "__main__":
-    run_process(main, sys.argv[1:])
+    run_process(main)

@@ -34,11 +34,8 @@ def find(path: str) -> pathlib.Path:
     for file in (pathlib.Path(path), ROOT / path, ROOT / f"experiments/{path}.py"):
         if file.is_file():
             return file
-    known = sorted(p.stem for p in ROOT.glob("experiments/[!_]*.py"))
-    raise CommandLineError(
-        f"--config={path}: no such file, and no experiment of that name: give a file of your own, "
-        f"or one of {', '.join(known)}"
-    )
+    known = ", ".join(sorted(p.stem for p in ROOT.glob("experiments/[!_]*.py")))
+    raise CommandLineError(f"--config={path}: no such file, and none of the experiments {known}")
 
 
 def experiment(path: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from inception import UserError
-from inception.cli import flags
+from inception.cli import flags, networks
 from inception.config import EVALUATION, CommandLineError, flat, load_config, run_config
 
 
@@ -13,9 +13,9 @@ def add_flags(parser: flags.Parser) -> None:
     add = parser.add_argument
     add("--workdir", default="", metavar="DIR", help="a run, or converted weights")
     text = "instead of --workdir: an ensemble"
-    add("--checkpoints", type=flags.folders, default=[], metavar="DIR,DIR,...", help=text)
+    add("--checkpoints", type=networks.folders, default=[], metavar="DIR,DIR,...", help=text)
     text = "1 (default), 10 or 144 crops per image; several values share one pass"
-    add("--crops", type=flags.several_views, default=[1], metavar="N,...", help=text)
+    add("--crops", type=networks.several_views, default=[1], metavar="N,...", help=text)
     add("--predictions", default="", metavar="FILE", help="write a JSON line per image")
     add("--per_class", default="", metavar="FILE", help="write a CSV of accuracy by class")
     text = "default: config.data.eval_split; all: a whole folder without splits"

@@ -38,34 +38,6 @@ def errors(result: Result, classes: int) -> str:
 # Types for argparse: their errors end the command with exit status 2.
 
 
-def folders(text: str) -> list[str]:
-    """'a,b' -> ['a', 'b']; an existing folder's name may contain commas."""
-    names, rest = [], text.split(",")
-    while rest:
-        starts = range(len(rest), 1, -1)
-        whole = (n for n in starts if os.path.isdir(os.path.expanduser(",".join(rest[:n]))))
-        count = next(whole, 1)
-        names.append(",".join(rest[:count]))
-        del rest[:count]
-    if not any(names):
-        raise argparse.ArgumentTypeError("give a folder")
-    return [name for name in names if name]
-
-
-def views(text: str) -> int:
-    """'10' -> 10 crops of an image."""
-    from inception.data.cropping import VIEWS
-
-    if text not in map(str, VIEWS):
-        raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join(map(str, VIEWS))}")
-    return int(text)
-
-
-def several_views(text: str) -> list[int]:
-    """'1,10' -> [1, 10]."""
-    return [views(number) for number in text.split(",")]
-
-
 def whole_number(text: str, most: float = math.inf, least: int = 1) -> int:
     """'5' -> 5, at least 1."""
     if not text.isdecimal() or not least <= int(text) <= most:
@@ -99,9 +71,7 @@ def add_config(parser: Parser, default: str, shown: str = "") -> None:
 def add_knobs(parser: Parser) -> None:
     """Allows --config.any.knob=VALUE; argparse does not know them, `run` gets them as overrides."""
     parser.set_defaults(takes_knobs=True)
-    parser.epilog = (
-        "Any knob can be changed, as in --config.data.resize=short: launch.py knobs lists them."
-    )
+    parser.epilog = "Any knob can be changed, as in --config.data.resize=short: see launch.py knobs"
 
 
 def add_processes(parser: Parser) -> None:

@@ -21,7 +21,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
-from inception import Interrupted, UserError, __version__
+import inception
+from inception import Interrupted, UserError
 from inception.config import STARTED_AS, CommandLineError
 from inception.knobs import KNOBS
 
@@ -66,7 +67,7 @@ def name_a_command(argv: list[str]) -> int:
         epilog="Exit status: 0 done, 1 the work failed, 2 the command line was wrong, 75 stopped "
         "from outside: train and sweep resume with the same command.",
     )
-    top.add_argument("--version", action="version", version=f"inception {__version__}")
+    top.add_argument("--version", action="version", version=f"inception {inception.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for name in COMMANDS:
         commands.add_parser(name, help=module(name).__doc__)
@@ -193,19 +194,16 @@ def on_sigterm(_number: int, _frame: Any) -> None:
     raise SystemExit(Interrupted.status)
 
 
-def command() -> NoReturn:
-    """What `inception` on the path runs, where pip installed it."""
-    run_process(main, sys.argv[1:])
-
-
-def run_process(function: Callable[[list[str]], int], argv: list[str]) -> NoReturn:
+def run_process(
+    function: Callable[[list[str]], int] = main, argv: list[str] | None = None
+) -> NoReturn:
     """Ends this process with the status of function(argv); after a failure without cleaning up.
 
     A clean end would wait for threads that compile, and for the run's other processes.
     """
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
-        status = function(argv)
+        status = function(sys.argv[1:] if argv is None else argv)
     except SystemExit as error:  # from argparse and `on_sigterm`
         status = error.code if isinstance(error.code, int) else 1
     except BaseException:

@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 
-from inception.cli import flags
+from inception.cli import flags, networks
 from inception.config import CommandLineError, run_config
 
 
@@ -15,10 +15,10 @@ def add_flags(parser: flags.Parser) -> None:
     flags.add_processes(parser)
     add = parser.add_argument
     text = "a run, or converted weights; several are an ensemble"
-    add("--checkpoint", type=flags.folders, required=True, metavar="DIR[,DIR...]", help=text)
+    add("--checkpoint", type=networks.folders, required=True, metavar="DIR[,DIR...]", help=text)
     add("--best", action="store_true", help="the best checkpoint, not the newest")
     add("--topk", type=flags.whole_number, default=5, help="classes per image (default: 5)")
-    add("--crops", type=flags.views, default=1, help="1 (default), 10 or 144, averaged")
+    add("--crops", type=networks.views, default=1, help="1 (default), 10 or 144, averaged")
     text = "draw where the central crop shows each of these classes, one PNG per image"
     add("--cam", default="", metavar="DIR", help=text)
     add("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a .txt with a path a line")

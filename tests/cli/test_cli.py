@@ -17,7 +17,7 @@ import pytest
 import launch
 from benchmarks import faults, tree
 from inception import __version__
-from inception.cli import audit, flags, predict, train
+from inception.cli import audit, flags, networks, predict, train
 from inception.cli.main import parser
 from inception.config import CommandLineError, load_config
 from tests import tiny
@@ -171,9 +171,9 @@ def test_commas_in_the_name_of_a_folder(tmp_path: pathlib.Path, monkeypatch) -> 
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b", "lr=.1,width=.5"):
         (tmp_path / name).mkdir()
-    assert flags.folders("lr=.1,width=.5") == ["lr=.1,width=.5"]
-    assert flags.folders("a,lr=.1,width=.5,b") == ["a", "lr=.1,width=.5", "b"]
-    assert flags.folders("a,,c") == ["a", "c"]
+    assert networks.folders("lr=.1,width=.5") == ["lr=.1,width=.5"]
+    assert networks.folders("a,lr=.1,width=.5,b") == ["a", "lr=.1,width=.5", "b"]
+    assert networks.folders("a,,c") == ["a", "c"]
 
 
 def test_of_five_classes_no_top_5_is_printed() -> None:
@@ -184,7 +184,7 @@ def test_of_five_classes_no_top_5_is_printed() -> None:
 
 def test_a_config_that_is_not_there_or_is_none(tmp_path, capfd) -> None:
     line = fails(capfd, ["audit", "--config=experiments/x.py"], status=2)
-    assert "no such file, and no experiment of that name" in line
+    assert "no such file, and none of the experiments ablations, base" in line
     (tmp_path / "x.py").write_text("")
     assert "defines no get_config" in fails(capfd, ["audit", f"--config={tmp_path}/x.py"], status=2)
 
