@@ -26,6 +26,13 @@ td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top;
 td.n { text-align: right; font-variant-numeric: tabular-nums }
 pre { background: #f5f6f9; padding: .7rem .9rem; border-radius: 6px; overflow-x: auto;
   font-size: .85rem }
+@media (prefers-color-scheme: dark) {
+  body { color: #dfe3ea; background: #14171c }
+  figcaption { color: #9aa3b0 }
+  td, th { border-color: #2c323c }
+  pre { background: #1d2229 }
+  figure svg { filter: invert(.92) hue-rotate(180deg) } /* black on white, as matplotlib draws */
+}
 """
 
 

@@ -1,6 +1,7 @@
 """The run page: one self-contained HTML file about one run or several."""
 
 import html
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError
-from inception.config import run_config
+from inception.config import STARTED_AS, run_config
 from inception.data import cropping, decoding, imagenet, paths, pipeline
 from inception.reporting import figures, markup, samples, table
 from inception.reporting.table import Run, read_runs
@@ -21,7 +22,10 @@ CSS = """
 .mistakes { display: grid; gap: .8rem;
   grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)) }
 .mistakes img { border-radius: 4px }
-.warning { background: #fff2e0; border-left: 4px solid #d97706; padding: .5rem .8rem }
+.warning { background: #fff2e0; border-left: 4px solid #d97706; padding: .5rem .8rem;
+  color: #1d2330 }
+.result { font-size: 1.15rem; margin: .3rem 0 }
+.result b { font-size: 2.2rem }
 """
 
 
@@ -58,6 +62,9 @@ def _page(runs: list[Run]) -> str:
 
 
 def _summary(runs: list[Run]) -> str:
+    """What one run reached, and what to do next; a table of several."""
+    if len(runs) == 1:
+        return _outcome(runs[0])
     rows = []
     for run in runs:
         rates = run.series("train", "images_per_second")[1]
@@ -73,6 +80,30 @@ def _summary(runs: list[Run]) -> str:
         )
     header = ("run", "steps", "top-1, %", "top-5, %", "images evaluated", "images/s, median")
     return markup.table(rows, header, numeric=[5])
+
+
+def _outcome(run: Run) -> str:
+    starts, rates = run.kind("start"), run.series("train", "images_per_second")[1]
+    step = max((row["step"] for row in run.metrics), default=0)
+    pace = f", {markup.fixed(float(np.median(rates)), 1)} images/s (median)" if rates else ""
+    if not run.result:
+        again = f"<pre>{html.escape(starts[-1]['command'])}</pre>" if starts else ""
+        evaluated = run.series("eval", "top1")[1]
+        so_far = f"; top-1 accuracy {evaluated[-1]:.2%} so far" if evaluated else ""
+        return f'<p class="result">Not finished: step {step}{pace}{so_far}. Resume:</p>{again}'
+    top1, top5 = (100 - run.result[f"{name}_error"] for name in ("top1", "top5"))
+    fifth = f", {top5:.2f}% top-5" if len(run.result["classes"]) > 5 else ""
+    steps = f"{step} steps{pace}. " if starts else ""
+    folder = shlex.quote(str(run.workdir))
+    following = (
+        f"{STARTED_AS} predict --checkpoint={folder} --cam=maps PICTURE\n"
+        f"{STARTED_AS} export --checkpoint={folder} --output=network.safetensors"
+    )
+    return (
+        f'<p class="result"><b>{top1:.2f}%</b> top-1 accuracy{fifth} on '
+        f"{run.result['count']:,} images of split {html.escape(run.result['split'])}.</p>"
+        f"<p>Finished: {steps}What next:</p><pre>{html.escape(following)}</pre>"
+    )
 
 
 def _details(run: Run) -> str:

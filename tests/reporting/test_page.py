@@ -34,3 +34,38 @@ def test_a_line_of_the_table_names_no_folder_of_this_machine() -> None:
         "--config.init_from=bvlc/",
         "--config.optim.epochs=2",
     ]
+
+
+def run_with(result: dict | None) -> types.SimpleNamespace:
+    series = {"images_per_second": [80.0, 82.0, 81.0], "top1": [0.5]}
+    start = {"kind": "start", "step": 0, "command": "python launch.py train --workdir=runs/a"}
+    return types.SimpleNamespace(
+        workdir="runs/my a", name="a", result=result, metrics=[start, {"kind": "train", "step": 9}],
+        kind=lambda kind: [start] if kind == "start" else [],
+        series=lambda _, key: ([1.0], series[key]),
+    )  # fmt: skip
+
+
+def test_the_first_lines_say_how_well_how_fast_and_what_next() -> None:
+    result = {
+        "top1_error": 1.25,
+        "top5_error": 0.0,
+        "count": 1360,
+        "split": "test",
+        "classes": ["0"] * 10,
+    }
+    shown = page._summary([run_with(result)])
+    assert "<b>98.75%</b> top-1 accuracy, 100.00% top-5 on 1,360 images of split test" in shown
+    assert "Finished: 9 steps, 81.0 images/s" in shown
+    assert "predict --checkpoint=&#x27;runs/my a&#x27; --cam=maps PICTURE" in shown
+    few = page._summary([run_with({**result, "classes": ["0"] * 3})])
+    assert "top-5" not in few
+    begun = page._summary([run_with(None)])
+    assert "Not finished: step 9, 81.0 images/s (median); top-1 accuracy 50.00% so far" in begun
+    assert "<pre>python launch.py train --workdir=runs/a</pre>" in begun
+
+
+def test_a_panel_without_a_value_is_not_drawn() -> None:
+    never_waits = lambda kind, key: ([1.0], [0.0 if key == "waiting_for_data" else 1.0])  # noqa: E731
+    drawn = figures.curves([("a", never_waits)])
+    assert "Waiting for data" not in drawn and drawn.count("<svg") == len(figures.PANELS) - 1
