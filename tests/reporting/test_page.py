@@ -66,6 +66,5 @@ def test_the_first_lines_say_how_well_how_fast_and_what_next() -> None:
 
 
 def test_a_panel_without_a_value_is_not_drawn() -> None:
-    never_waits = lambda kind, key: ([1.0], [0.0 if key == "waiting_for_data" else 1.0])  # noqa: E731
-    drawn = figures.curves([("a", never_waits)])
+    drawn = figures.curves([("a", lambda _, key: ([1.0], [float(key != "waiting_for_data")]))])
     assert "Waiting for data" not in drawn and drawn.count("<svg") == len(figures.PANELS) - 1
