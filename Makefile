@@ -15,7 +15,7 @@ demo: .venv/installed  ## train experiments/digits.py and write its page
 	.venv/bin/python launch.py train --config=experiments/digits.py --workdir=runs/digits
 
 test: check environments  ## format, lint, types, and all tests except those of make faults
-	$(DEV)/$(PYTEST) -m "not faults" $(addprefix --ignore=,$(BASE) $(EXPORT) $(PREPARE) $(SKY))
+	$(DEV)/$(PYTEST) -m "not faults" $(addprefix --ignore=,$(BASE) $(EXPORT) $(PREPARE) $(SKY) $(DOCS))
 
 # These tests run with only what the docs say to install, plus pytest and hypothesis, and with one device, as users of
 # CPUs have it: so the docs' commands need nothing else.
@@ -23,12 +23,14 @@ BASE := tests/test_docs.py
 EXPORT := tests/formats/test_export.py tests/formats/test_int8.py
 PREPARE := tests/data/test_prepare.py
 SKY := tests/launching/test_sky.py
+DOCS := tests/test_tour.py
 environments:
-	$(MAKE) --jobs=2 in.venv-prepare in.venv in.venv-export in.venv-sky
+	$(MAKE) --jobs=2 in.venv-prepare in.venv in.venv-export in.venv-docs in.venv-sky
 in.venv: TESTS := $(BASE)
 in.venv-export: TESTS := $(EXPORT)
 in.venv-prepare: TESTS := $(PREPARE)
 in.venv-sky: TESTS := $(SKY)
+in.venv-docs: TESTS := $(DOCS)
 in.%: .%/installed .venv-pytest/installed
 	XLA_FLAGS=--xla_force_host_platform_device_count=1 PYTHONPATH=.venv-pytest .$*/bin/python -m pytest -m "not faults" $(TESTS)
 

@@ -20,7 +20,7 @@ FORMS: dict[str, dict[str, str]] = {  # operation -> {platform: file}; elsewhere
     "max_pool": {"cpu": "cpu", "gpu": "gpu"},
     "local_response_normalization": {"cpu": "lean", "gpu": "gpu", "tpu": "tpu"},
     "relu": {"cpu": "lean", "gpu": "gpu", "tpu": "lean"},
-    "side_by_side": {"gpu": "gpu"},
+    "side_by_side": {"gpu": "gpu", "tpu": "gpu"},
     "to_update": {"gpu": "gpu"},
 }
 _platform: contextvars.ContextVar[str] = contextvars.ContextVar("platform", default="")

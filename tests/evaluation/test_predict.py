@@ -54,7 +54,9 @@ def test_a_run_older_than_a_knob_predicts(runs, picture: Image.Image, tmp_path) 
     assert predict.Predictor(tmp_path / "old")([picture]) == predict.Predictor(runs[0])([picture])
 
 
-@pytest.mark.parametrize("crops", [1, 10, pytest.param(144, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "crops", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (10, 144))]
+)
 def test_a_prediction_is_the_mean_of_softmax(runs, picture: Image.Image, crops: int) -> None:
     (got,) = predict.Predictor(*runs)([picture], crops=crops)
     view = cropping.Views((crops,), PX, 40, "short").of(picture)
@@ -221,6 +223,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(runs, photos, tmp_pat
         assert name in line and why in line and line in err and "\n" not in line
 
 
+@pytest.mark.slow
 def test_pictures_have_the_bits_that_the_checkpoint_was_trained_with(
     xrays, tmp_path, capfd
 ) -> None:

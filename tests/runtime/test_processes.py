@@ -65,6 +65,7 @@ def fails(processes_flags: list[list[str]]) -> list[str]:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "message"),
     [
