@@ -29,7 +29,7 @@ def commands() -> list[str]:
     """A section a command: its help without the usage, each group of flags once."""
     os.environ["COLUMNS"] = "110"
     page = ["# Commands", "", MADE, ""]
-    page += ["`python launch.py COMMAND`, or `inception COMMAND` where pip installed it. Every command takes",
+    page += ["A command follows `python launch.py`, or `inception` where pip installed it. Every command takes",
              "`--help`, and `--json`, which prints the result as one JSON object, last on stdout. Flags that",
              "several commands share stand at the first.", ""]  # fmt: skip
     seen: set[str] = set()
