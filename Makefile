@@ -46,9 +46,9 @@ faults: check  ## the longest tests: several processes, kills, full disks
 	$(DEV)/python -m pytest -m faults
 
 docs: .venv-docs/installed .venv-pytest/installed  ## the site of docs/, into site/: a broken link or a wrong command fails
-	.venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs site
+	.venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs site/html
 	PYTHONPATH=.venv-pytest .venv-docs/bin/python -m pytest -p no:xdist tests/test_docs.py -k "flag_and_knob or short or current"
-	@echo "open site/index.html"
+	@echo "open site/html/index.html"
 
 check: .venv-dev/installed
 	$(DEV)/ruff format --check .
