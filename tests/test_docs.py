@@ -182,6 +182,8 @@ def supply(argv: list[str]) -> None:
     ]
     runs = sorted(pathlib.Path("runs").glob("*/config.json"), key=os.path.getmtime)
     made = [pathlib.Path("weights/bvlc/config.json"), *runs]
+    if argv[0] == "report" and not runs:
+        assert launch.main(["eval", "--workdir=weights/bvlc"]) == 0  # a report is of evaluated ones
     for path in map(pathlib.Path, paths):
         if not path.exists():
             point = path / "0" if argv[0] == "report" else path
