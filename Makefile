@@ -65,8 +65,9 @@ clean:
 # Makes an environment in folder $(1), of Python $(2), and installs pip's arguments $(3).
 define environment
 	@$(2) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
-	$(if $(UV),$(UV) venv --quiet --seed --allow-existing --python $(2) $(1),$(2) -m venv $(1))
-	$(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check) $(3)
+	@echo "installing what $(1) needs: a minute or two"
+	@$(if $(UV),$(UV) venv --quiet --seed --allow-existing --python $(2) $(1),$(2) -m venv $(1))
+	@$(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check) $(3)
 	@touch $(1)/installed
 endef
 
