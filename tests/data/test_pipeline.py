@@ -210,7 +210,7 @@ def test_damaged_images_are_an_error_in_evaluation(photos: pathlib.Path) -> None
     (photos / "bee" / "1.jpeg").write_bytes((photos / "bee" / "1.jpeg").read_bytes()[:300])
     shutil.copytree(photos, photos.parent / "set" / "test")
     source = sources.open_source("folder", path=str(photos.parent / "set"), split="test")
-    with tiny.refused(r"bee/1\.jpeg: .*would not be exact"):
+    with tiny.refused(r"bee/1\.jpeg: .*must be exact: repair or remove the file"):
         list(eval_batches(source))
 
 

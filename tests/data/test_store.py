@@ -361,7 +361,7 @@ def test_images_that_a_bad_disk_spoils_are_named_in_training_and_evaluation(
     for _, lines in train_batches(stored, decoder=decoder, total_steps=8):
         damaged |= set(lines)
     assert damaged == {f"{tmp_path / 'out'}/train record {i}: not an image" for i in (3, 7)}
-    with tiny.refused(r"train record 3: .*would not be exact"):
+    with tiny.refused(r"train record 3: .*must be exact: repair or remove the file"):
         list(eval_batches(stored))
 
 

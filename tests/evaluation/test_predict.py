@@ -117,15 +117,6 @@ def test_paths_pictures_and_arrays(runs, picture: Image.Image, tmp_path: pathlib
         predict.Predictor(runs[0], runs[0])
 
 
-def test_the_three_lines_of_the_readme(runs, picture: Image.Image, tmp_path) -> None:
-    """The code block under 'In Python', as it stands but for its file names."""
-    picture.save(tmp_path / "cat.jpg")
-    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
-    block = readme.split("from inception import Predictor")[1].split("```")[0]
-    block = block.replace("weights/bvlc", runs[0]).replace("cat.jpg", str(tmp_path / "cat.jpg"))
-    exec("from inception import Predictor" + block)
-
-
 # Odd pictures
 
 
