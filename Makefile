@@ -82,6 +82,6 @@ endef
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --target .venv-pytest pytest pytest-xdist hypothesis
 	@touch $@
 
-# One environment per extra: dev, export, prepare, sky, compile.
+# One environment per extra: dev, export, prepare, sky, docs, compile.
 .venv-%/installed: requirements.txt pyproject.toml
 	$(call environment,.venv-$*,$(PYTHON),-c requirements.txt -e '.[$*]')

@@ -87,10 +87,11 @@ def _outcome(run: Run) -> str:
     step = max((row["step"] for row in run.metrics), default=0)
     pace = f", {markup.fixed(float(np.median(rates)), 1)} images/s (median)" if rates else ""
     if not run.result:
-        again = f"<pre>{html.escape(starts[-1]['command'])}</pre>" if starts else ""
+        command = starts[-1]["command"] if starts else ""
+        again = f" Resume:</p><pre>{html.escape(command)}</pre>" if command else "</p>"
         evaluated = run.series("eval", "top1")[1]
         so_far = f"; top-1 accuracy {evaluated[-1]:.2%} so far" if evaluated else ""
-        return f'<p class="result">Not finished: step {step}{pace}{so_far}. Resume:</p>{again}'
+        return f'<p class="result">Not finished: step {step}{pace}{so_far}.{again}'
     top1, top5 = (100 - run.result[f"{name}_error"] for name in ("top1", "top5"))
     fifth = f", {top5:.2f}% top-5" if len(run.result["classes"]) > 5 else ""
     steps = f"{step} steps{pace}. " if starts else ""

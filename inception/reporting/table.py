@@ -130,7 +130,7 @@ def _flags(run: Run) -> list[str]:
     """
     commands = [start["command"] for start in run.kind("start") if start["command"]]
     words = shlex.split(commands[-1]) if commands else []
-    words = words[words.index("train") + 1 :] if words else []
+    words = words[words.index("train") + 1 :] if "train" in words else []
     flags: list[str] = []
     for word in words:
         if word.startswith("-"):

@@ -15,6 +15,7 @@ import yaml
 
 import launch
 from inception import UserError
+from inception.cli import flags
 from inception.config import ROOT
 from inception.launching import sky
 from tests import tiny
@@ -252,6 +253,17 @@ def test_a_config_that_the_machines_lack_is_refused(
         error = capfd.readouterr().err
         assert error.startswith(f"launch.py {command}: --config={config}: the machines of --on=sky")
         assert remedy in error and error.count("\n") == 1
+
+
+def test_an_experiment_by_name_is_on_the_machines_and_a_package_is_no_checkout(
+    tmp_path: pathlib.Path, monkeypatch, capfd
+) -> None:
+    args = ["train", "--config=digits", "--workdir=gs://bucket/run", *SKY]
+    assert launch.main([*args, "--dry_run"]) == 0
+    assert "--config=digits" in capfd.readouterr().out
+    monkeypatch.setattr(flags, "ROOT", tmp_path)
+    assert launch.main(args) == 2
+    assert "--on=sky copies a checkout to its machines, and" in capfd.readouterr().err
 
 
 def test_a_run_on_this_machine_is_not_one_on_those_of_sky(tmp_path, capfd) -> None:

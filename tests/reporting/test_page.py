@@ -4,6 +4,7 @@ import os
 import types
 
 import numpy as np
+import pytest
 
 from inception.reporting import figures, page, table
 
@@ -34,6 +35,18 @@ def test_a_line_of_the_table_names_no_folder_of_this_machine() -> None:
         "--config.init_from=bvlc/",
         "--config.optim.epochs=2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("inception train --config=digits --workdir=a", ["--config=digits"]),
+        ("a script that calls inception.train.run", []),
+        ("", []),
+    ],
+)
+def test_flags_of_a_run_however_it_was_started(command: str, flags: list[str]) -> None:
+    assert table._flags(types.SimpleNamespace(kind=lambda _: [{"command": command}])) == flags
 
 
 def run_with(result: dict | None) -> types.SimpleNamespace:
