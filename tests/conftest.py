@@ -44,6 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda i: [*LONG, name := i.path.stem.removeprefix("test_")].index(name))
 
 
+@pytest.fixture(scope="module")
+def short_network() -> Iterator[None]:
+    from tests import tiny
+
+    with tiny.short_network():
+        yield
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

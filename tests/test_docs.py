@@ -5,6 +5,7 @@ jobs elsewhere end with the plan. Lines with "..." are not looked at. `make test
 requirements.txt alone is installed: there a line that needs an extra must end with the extra's name.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -104,8 +105,15 @@ def test_generated_pages_are_current(path: str, monkeypatch) -> None:
 
 
 @pytest.fixture
+def network(page: pathlib.Path) -> Iterator[None]:
+    """A short one, except where a page audits it."""
+    with contextlib.nullcontext() if page.stem == "network" else tiny.short_network():
+        yield
+
+
+@pytest.fixture
 def world(
-    photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    network, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[pathlib.Path]:
     """A folder with the photos and pictures that the pages name, and weights/bvlc, random ones."""
     photos.rename(tmp_path / "PHOTOS")

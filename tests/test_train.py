@@ -22,6 +22,8 @@ from inception.runtime import checkpoint, processes
 from inception.runtime.workdir import write_config
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 BUILT: dict[tuple, train.Training] = {}
 
 

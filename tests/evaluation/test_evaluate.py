@@ -23,6 +23,8 @@ from inception.model import GoogLeNet
 from inception.runtime import sharding
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 PX = 33
 SMALL = ("--config.data.resize_px=40", f"--config.input_px={PX}", "--config.model.heads=False")
 

@@ -13,6 +13,8 @@ from inception.runtime import sharding
 from tests import tiny
 from tests.cli.test_cli import fails
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 CONFIG = ("--config.model.norm=batch", "--config.input_px=33", "--config.data.resize_px=40",
           "--config.model.heads=False")  # fmt: skip
 

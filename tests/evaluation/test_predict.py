@@ -20,6 +20,8 @@ from inception.model import GoogLeNet
 from inception.runtime import sharding
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 PX = 33
 CONFIG = (f"--config.input_px={PX}", "--config.data.resize_px=40", "--config.model.heads=False")
 

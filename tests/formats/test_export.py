@@ -38,6 +38,8 @@ from inception.step import create_state
 from tests import tiny
 from tests.cli.test_cli import ENVIRONMENT, ROOT, fails
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 PX = 224
 FORMATS = ("safetensors", "stablehlo", "onnx")
 

@@ -11,6 +11,8 @@ from inception.runtime import compiling, sharding
 from inception.tools import bench, program
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 
 def sent_by(config: ConfigDict) -> tuple[list[dict[str, Any]], Any]:
     """What the tests' eight devices send in a step; the shapes of its state."""

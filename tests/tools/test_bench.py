@@ -10,6 +10,8 @@ import launch
 from inception.tools import bench, profiler
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 
 @pytest.mark.parametrize(("what", "batch_size"), [("train", 16), ("eval", 8), ("input", 6)])
 @pytest.mark.slow
