@@ -21,6 +21,9 @@ from inception.runtime import checkpoint, compiling, prefetch, processes, shardi
 from inception.runtime.workdir import locked
 from inception.step import TrainState, create_state, train_step
 
+OF_SGD = ("momentum", "momentum_style", "weight_decay", "bias_lr_mult", "bias_decay_mult",
+          "trunk_lr_mult")  # fmt: skip
+
 
 class Training(NamedTuple):
     """The parts of a run's computation, each created once."""
@@ -33,8 +36,15 @@ class Training(NamedTuple):
     step: compiling.CompiledStep  # (state, batch) -> (state, metrics)
 
 
-def build(config: ConfigDict, mesh: Any, *, steps_per_epoch: float, total_steps: int) -> Training:
-    """Builds the network, the optimiser and the train step of a config."""
+def build(
+    config: ConfigDict,
+    mesh: Any,
+    *,
+    steps_per_epoch: float,
+    total_steps: int,
+    source: sources.Source | None = None,
+) -> Training:
+    """Builds the network, the optimiser and the train step of a config for a training split."""
     model = GoogLeNet(**config.model, batch_axis=sharding.batch_axis(mesh))
     schedule = optim.learning_rate_schedule(
         config.optim.schedule,
@@ -45,25 +55,16 @@ def build(config: ConfigDict, mesh: Any, *, steps_per_epoch: float, total_steps:
         decay_rate=config.optim.decay_rate,
         decay_steps=max(1, round(config.optim.decay_epochs * steps_per_epoch)),
     )
-    tx = optim.sgd(
-        schedule,
-        momentum=config.optim.momentum,
-        momentum_style=config.optim.momentum_style,
-        weight_decay=config.optim.weight_decay,
-        bias_lr_mult=config.optim.bias_lr_mult,
-        bias_decay_mult=config.optim.bias_decay_mult,
-        trunk=TRUNK,
-        trunk_lr_mult=config.optim.trunk_lr_mult,
-        frozen=frozen_modules(config.model.frozen_through),
-    )
-    init = functools.partial(
-        create_state,
-        model,
-        tx,
-        seed=config.seed,
-        input_px=config.input_px,
-        polyak_decay=config.optim.polyak_decay,
-    )
+    sgd = {knob: config.optim[knob] for knob in OF_SGD}
+    tx = optim.sgd(schedule, trunk=TRUNK, frozen=frozen_modules(config.model.frozen_through), **sgd)
+    polyak = {"polyak_decay": config.optim.polyak_decay}
+    size = {"seed": config.seed, "input_px": config.input_px}
+    init = functools.partial(create_state, model, tx, **size, **polyak)
+    class_weights: tuple[float, ...] = ()
+    if source is not None and config.loss.class_balance:
+        from inception.data import balance
+
+        class_weights = balance.class_weights(source, config.loss.class_balance)
     step = functools.partial(
         train_step,
         model=model,
@@ -73,10 +74,12 @@ def build(config: ConfigDict, mesh: Any, *, steps_per_epoch: float, total_steps:
         colors=config.data.colors.to_dict(),
         mixing={"mixup": config.data.mixup, "cutmix": config.data.cutmix},
         normalization=config.data.normalization,
-        polyak_decay=config.optim.polyak_decay,
+        **polyak,
         accumulate=config.optim.accumulate,
         over_devices=sharding.over_devices(mesh, gradient_dtype=config.optim.gradient_dtype),
-        **config.loss,
+        head_weight=config.loss.head_weight,
+        label_smoothing=config.loss.label_smoothing,
+        class_weights=class_weights,
     )
     compiled = compiling.CompiledStep(step, mesh, training=True)
     return Training(mesh, model, schedule, tx, init, compiled)
@@ -96,9 +99,8 @@ def restore_or_initialise(
         return compiling.compute_replicated(training.init, training.mesh)
     from inception.runtime import weights
 
-    normalization = config.data.normalization
     # Before the initial state, which takes longer than to find that init_from does not fit.
-    trained = weights.load_to_start(config.init_from, training.model, normalization)
+    trained = weights.load_to_start(config.init_from, training.model, config.data.normalization)
     state = compiling.compute_replicated(training.init, training.mesh)
     fresh = jax.device_get(state.raw_variables())
     variables = weights.start_from(config.init_from, trained, fresh, classes)
@@ -259,7 +261,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         sharding.check_batch_size(config.optim.batch_size, config.optim.accumulate, mesh)
         source, evaluator = open_splits(config, mesh)
         per_epoch, total = count_steps(config, len(source))
-        training = build(config, mesh, steps_per_epoch=per_epoch, total_steps=total)
+        training = build(config, mesh, steps_per_epoch=per_epoch, total_steps=total, source=source)
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.run.keep_checkpoints)
         closing.callback(checkpoints.close)
         state = restore_or_initialise(config, training, checkpoints, source.classes)

@@ -45,6 +45,7 @@ class Examples:
     name_of: Callable[[int], str]
     left_out: int = 0  # images of a set without splits that belong to the other split
     passed_over: str = ""  # files of a folder that are no pictures, by suffix
+    labels: np.ndarray | None = None  # of all examples, int [count], where known without reading
 
     def __len__(self) -> int:
         return self.count
@@ -117,6 +118,7 @@ def digits(split: str) -> Examples:
         len(chosen),
         lambda index: (images[index], labels[index]),
         lambda index: f"digit {chosen[index]}",
+        labels=found.target[chosen],
     )
 
 
@@ -134,7 +136,13 @@ def synthetic(split: str, examples: int, classes: int) -> Examples:
         return (colors[label] + noise).astype(np.uint8), label
 
     names = tuple(f"colour {i}" for i in range(classes))
-    return Examples(names, examples, image, lambda index: f"synthetic image {index}")
+    return Examples(
+        names,
+        examples,
+        image,
+        lambda index: f"synthetic image {index}",
+        labels=np.arange(examples) % classes,
+    )
 
 
 def folders_in(folder: epath.Path) -> list[epath.Path]:
@@ -211,6 +219,7 @@ def folder(path: str, split: str) -> Examples:
         lambda index: str(files[chosen[index]]),
         left_out=len(files) - len(chosen),
         passed_over=counted(others),
+        labels=labels[chosen],
     )
 
 
