@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -134,46 +133,35 @@ def loop(
     def put(item: tuple[pipeline.Batch, list[str]]) -> tuple[Any, list[str]]:
         return sharding.shard_batch(item[0], training.mesh), item[1]
 
-    def poll(seconds: float) -> None:
+    def poll(waiting: Callable[[float], None], seconds: float) -> None:
         stop.poll()
-        calls.on_wait(seconds)
+        waiting(seconds)
 
     def busy() -> bool:
         return bool(running) and not running["loss"].is_ready()  # type: ignore[attr-defined]
 
-    with stop, prefetch.Prefetcher(batches, put, poll=poll, busy=busy) as prefetched:
+    at_read, at_compile = (functools.partial(poll, on) for on in (calls.on_wait, calls.on_compile))
+    with stop, prefetch.Prefetcher(batches, put, poll=at_read, busy=busy) as prefetched:
         try:
             for step in range(calls.steps.start, calls.steps.total):
                 stop.check()
                 calls.before_step(step, state)
                 batch, damaged = next(prefetched)
                 previous = running
-                state, running = training.step(state, batch, poll=stop.poll)
+                state, running = training.step(state, batch, poll=at_compile)
                 jax.block_until_ready(previous)
                 calls.after_step(running, damaged, starved=prefetched.starved)
             stop.check()
             calls.before_step(calls.steps.total, state)
         except processes.Stopped as stopped:
             calls.fetch()
-            save_finite(checkpoints, state)
+            checkpoint.save_finite(checkpoints, state)
             raise Interrupted(
                 f"stopped by {stopped}: step {state.step} of {calls.steps.total} is saved; the "
                 "same command resumes from there"
             ) from stopped
     checkpoints.wait()
     return state
-
-
-def save_finite(checkpoints: checkpoint.Checkpoints, state: TrainState) -> None:
-    """Saves at once if all numbers are finite, without Evaluator.check_finite; else UserError."""
-    numbers = jax.device_get((state.raw_variables(), state.average))
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
-        raise UserError(
-            "the parameters or statistics are not finite: this state was not saved. Lower "
-            "`learning_rate`, and start in a new `workdir`"
-        )
-    checkpoints.save(int(state.step), state)
-    checkpoints.wait()
 
 
 def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, Evaluator]:
@@ -215,16 +203,12 @@ def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str
     """Adds this start's line to metrics.jsonl; UserError if the number of images has changed."""
     if processes.is_main():
         checkpoint.write_classes(workdir, source.classes)
-    images, devices = len(source), jax.devices()
+    images = len(source)
     writer = metrics.Writer(workdir, start_step=steps.start)
     writer.check_images(images)
     writer.write("start", steps.start, command=command, images=images, **processes.environment())
-    metrics.say(
-        f"{images} images, {steps.total} steps of {steps.batch_size} on {len(devices)} device(s) "
-        f"of kind {devices[0].device_kind}"
-        + (f" of {n} processes" if (n := jax.process_count()) > 1 else "")
-        + (f", resuming at step {steps.start}" if steps.start else "; compiling")
-    )
+    if steps.start:
+        metrics.say(f"resuming at step {steps.start}")
     return writer
 
 
@@ -261,6 +245,11 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         sharding.check_batch_size(config.optim.batch_size, config.optim.accumulate, mesh)
         source, evaluator = open_splits(config, mesh)
         per_epoch, total = count_steps(config, len(source))
+        devices, n = jax.devices(), jax.process_count()
+        metrics.say(
+            f"{len(source)} images, {total} steps of {config.optim.batch_size} on {len(devices)} "
+            f"device(s) of kind {devices[0].device_kind}{f' of {n} processes' * (n > 1)}; compiling"
+        )
         training = build(config, mesh, steps_per_epoch=per_epoch, total_steps=total, source=source)
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.run.keep_checkpoints)
         closing.callback(checkpoints.close)
