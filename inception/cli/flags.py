@@ -63,8 +63,8 @@ def assignment(text: str) -> tuple[str, str]:
 
 def add_config(parser: Parser, default: str, shown: str = "") -> None:
     """--config and the knobs; `shown` is the default in words."""
-    text = f"experiment file (default: {shown or default})"
-    parser.add_argument("--config", default=default, metavar="FILE", help=text)
+    text = f"experiment file; ARG goes to its get_config (default: {shown or default})"
+    parser.add_argument("--config", default=default, metavar="FILE[:ARG]", help=text)
     add_knobs(parser)
 
 
@@ -156,10 +156,12 @@ def _check_is_on_hosts(config: str, from_run: str) -> None:
         raise CommandLineError(
             f"--on=sky copies a checkout to its machines, and {ROOT} is none: use a clone"
         )
-    root, file = ROOT.resolve(), find(config).resolve()
+    file, argument = find(config)
+    given = "".join(f":{text}" for text in argument)
+    root, file, name = ROOT.resolve(), file.resolve(), config.removesuffix(given)
     own = str(file.relative_to(root)) if file.is_relative_to(root) else ""
-    if os.path.normpath(config) != own and not (own and config == file.stem):
-        remedy = f"give --config={own}" if own else f"put it into {ROOT}/experiments"
+    if os.path.normpath(name) != own and not (own and name == file.stem):
+        remedy = f"give --config={own}{given}" if own else f"put it into {ROOT}/experiments"
         raise CommandLineError(
             f"--config={config}: the machines of --on=sky have this checkout alone: {remedy}"
         )
