@@ -27,12 +27,13 @@ from inception.config import STARTED_AS, CommandLineError
 from inception.knobs import KNOBS
 
 COMMANDS = (
-    "train", "eval", "sweep", "predict", "prepare", "convert", "export", "report", "audit",
-    "bench", "plan", "knobs",
+    "train", "eval", "sweep", "predict", "features", "prepare", "convert", "export", "report",
+    "audit", "bench", "plan", "knobs",
 )  # fmt: skip
 PROGRAM = STARTED_AS.removeprefix("python ")
 FAILED = {
     "predict": "rejected",
+    "features": "rejected",
     "eval": "unwritten",
     "plan": "too_large",
 }  # command -> key of the result whose lines make the exit status 1

@@ -1,7 +1,7 @@
 """Networks at inference: views of images -> probabilities, averaged over crops and networks."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -35,18 +35,26 @@ def eval_step(
     return {"logits": logits["main"], **{k: v for k, v in batch.items() if k != "image"}}
 
 
+def softmax(outputs: dict[str, np.ndarray]) -> np.ndarray:
+    """The probabilities, float64 [b, classes], of outputs of `eval_step`."""
+    return scipy.special.softmax(outputs["logits"].astype(float), -1)
+
+
 class Networks:
     """One network or several, compiled for a mesh; all see the same views, each normalised its way.
 
     Args:
         configs: one for each; the first one determines how images are read and cropped.
+        step: `eval_step`, or a function that returns more than it does.
     """
 
-    def __init__(self, configs: Sequence[ConfigDict], mesh: Any):
+    def __init__(
+        self, configs: Sequence[ConfigDict], mesh: Any, *, step: Callable[..., Any] = eval_step
+    ):
         @functools.cache  # equal networks share one program
         def compiled(model: GoogLeNet, normalization: str) -> compiling.CompiledStep:
-            step = functools.partial(eval_step, model=model, normalization=normalization)
-            return compiling.CompiledStep(step, mesh, training=False)
+            forward = functools.partial(step, model=model, normalization=normalization)
+            return compiling.CompiledStep(forward, mesh, training=False)
 
         self._config, self._mesh = configs[0], mesh
         self._steps = [compiled(GoogLeNet(**c.model), c.data.normalization) for c in configs]
@@ -105,19 +113,23 @@ class Networks:
         if computing:
             yield _finite(jax.device_get(computing))
 
-    def probabilities(
+    def averages(
         self,
         variables: Sequence[Any],
         batches: Iterable[pipeline.Batch],
         *,
         crops: Sequence[int],
+        value: Callable[[dict[str, np.ndarray]], np.ndarray] = softmax,
         stop: processes.Stop | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Averages over the crops of each image, in the order of `pipeline.evaluation_batches`.
 
+        Args:
+            value: what is averaged, [rows, ...], of a network's outputs.
+
         Yields:
-            For some images, positions and labels, int32 [n]; float64 [n, networks, crop counts,
-            classes], the mean softmax over each number of crops.
+            For some images, positions and labels, int32 [n]; [n, networks, crop counts, ...], the
+            mean value over each number of crops, in its dtype.
 
         Raises:
             RuntimeError: an image without all of its crops; also as `outputs`.
@@ -127,9 +139,8 @@ class Networks:
         left: list[np.ndarray] = []  # rows of the last image; its other crops are in the next batch
         for outputs in self.outputs(variables, batches, stop=stop):
             real = outputs[0]["index"] >= 0  # -1 is padding
-            logits = np.stack([o["logits"][real] for o in outputs], 1)  # [rows, networks, classes]
             rows = [outputs[0][key][real] for key in ("index", "label", "crop_weights")]
-            rows.append(scipy.special.softmax(logits.astype(float), -1))
+            rows.append(np.stack([value(o)[real] for o in outputs], 1))  # [rows, networks, ...]
             if left:
                 rows = [np.concatenate(both) for both in zip(left, rows, strict=True)]
             n = len(rows[0]) // each
@@ -141,7 +152,8 @@ class Networks:
             if not whole.all():
                 raise RuntimeError(f"image {images[~whole][0, 0]} {missing}")
             if n:
-                means = np.einsum("nvmk,nvc->nmck", p, weights / counts)
+                weights = (weights / counts).astype(p.dtype)
+                means = np.einsum("nvm...,nvc->nmc...", p, weights)
                 yield images[:, 0], labels[:, 0], means
         if left and len(left[0]):
             raise RuntimeError(f"image {left[0][0]} {missing}")
