@@ -75,7 +75,7 @@ RUN = [
 @pytest.mark.parametrize("page", [p for p in PAGES if p.suffix == ".md"], ids=name)
 def test_pages_are_short_and_link_to_files(page: pathlib.Path) -> None:
     text = page.read_text()
-    if page.parent.name != "notes":
+    if page.parent.name != "notes" and generate.MADE not in text:
         assert len(text.splitlines()) <= (130 if page.name == "README.md" else 200)
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / link).exists(), link

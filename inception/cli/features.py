@@ -16,7 +16,7 @@ def add_flags(parser: flags.Parser) -> None:
     add = parser.add_argument
     text = "NumPy's format: features, float32 [n, ...], and images, their n names"
     add("--output", required=True, metavar="FILE.npz", help=text)
-    text = "pool5 (default), which the classifier reads; or conv1, 3a, 4a/3x3, ...: grids [h, w, c]"
+    text = "pool5 (default), which the classifier reads; or conv1, 3a, 4a/3x3, ...: [h, w, c]"
     add("--layer", default="pool5", metavar="NAME", help=text)
 
 
