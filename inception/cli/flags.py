@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from inception.config import ROOT, CommandLineError, find
+from inception.config import CommandLineError
 
 Parser = argparse.ArgumentParser
 Args = argparse.Namespace
@@ -133,7 +133,9 @@ def launcher_flags(args: Args) -> dict[str, Any]:
         if not args.accelerators:
             text = "--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8"
             raise CommandLineError(text)
-        _check_is_on_hosts(args.config, getattr(args, "from_run", ""))
+        from inception.launching import sky
+
+        sky.check_is_on_hosts(args.config, getattr(args, "from_run", ""))
     return values(args, *(name for name in own if name in args))
 
 
@@ -142,26 +144,3 @@ def without_launchers(argv: list[str]) -> list[str]:
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_launchers(known)
     return known.parse_known_args(argv)[1]
-
-
-def _check_is_on_hosts(config: str, from_run: str) -> None:
-    if from_run and "://" not in from_run:
-        raise CommandLineError(
-            f"--from_run={from_run} is a folder of this machine, which those of --on=sky lack: "
-            "copy its config.json to a bucket, as gs://BUCKET/RUN, and give that"
-        )
-    if not config:
-        return
-    if not (ROOT / "requirements.txt").exists():
-        raise CommandLineError(
-            f"--on=sky copies a checkout to its machines, and {ROOT} is none: use a clone"
-        )
-    file, argument = find(config)
-    given = "".join(f":{text}" for text in argument)
-    root, file, name = ROOT.resolve(), file.resolve(), config.removesuffix(given)
-    own = str(file.relative_to(root)) if file.is_relative_to(root) else ""
-    if os.path.normpath(name) != own and not (own and name == file.stem):
-        remedy = f"give --config={own}{given}" if own else f"put it into {ROOT}/experiments"
-        raise CommandLineError(
-            f"--config={config}: the machines of --on=sky have this checkout alone: {remedy}"
-        )

@@ -50,7 +50,19 @@ def activations(model: GoogLeNet, variables: Any, images: jax.Array) -> dict[str
     return layers
 
 
-def step(
+class OfLayer(Networks):
+    """Networks whose outputs have a layer's 'features' too, float32 [b, ...], to be averaged."""
+
+    def __init__(self, layer: str, *args: Any):
+        self.step = functools.partial(_step, layer=layer)
+        super().__init__(*args)
+
+    def value(self, outputs: dict[str, np.ndarray]) -> np.ndarray:
+        """The features, where the base class has the softmax."""
+        return outputs["features"]
+
+
+def _step(
     variables: Any,
     batch: dict[str, jax.Array],
     *,
@@ -58,7 +70,6 @@ def step(
     normalization: str,
     layer: str,
 ) -> dict[str, jax.Array]:
-    """As `networks.eval_step`, also with the layer's 'features', float32 [b, ...]."""
     images = pixels.normalize(batch["image"], method=normalization)
     layers = activations(model, variables, images)
     return {
@@ -106,12 +117,8 @@ def each(
     """
     if len(shape(predictor, layer)) > 1 and crops > 1:
         raise UserError(f"`crops`={crops}: {layer} has positions, which differ from crop to crop")
-    networks = Networks(
-        predictor.configs, predictor.mesh, step=functools.partial(step, layer=layer)
-    )
-    for image, error, row in predictor.averages(
-        pictures, networks, crops=crops, value=lambda outputs: outputs["features"]
-    ):
+    networks = OfLayer(layer, predictor.configs, predictor.mesh)
+    for image, error, row in predictor.averages(pictures, networks, crops=crops):
         yield image, error, row[0]
 
 

@@ -35,26 +35,20 @@ def eval_step(
     return {"logits": logits["main"], **{k: v for k, v in batch.items() if k != "image"}}
 
 
-def softmax(outputs: dict[str, np.ndarray]) -> np.ndarray:
-    """The probabilities, float64 [b, classes], of outputs of `eval_step`."""
-    return scipy.special.softmax(outputs["logits"].astype(float), -1)
-
-
 class Networks:
     """One network or several, compiled for a mesh; all see the same views, each normalised its way.
 
     Args:
         configs: one for each; the first one determines how images are read and cropped.
-        step: `eval_step`, or a function that returns more than it does.
     """
 
-    def __init__(
-        self, configs: Sequence[ConfigDict], mesh: Any, *, step: Callable[..., Any] = eval_step
-    ):
+    step: Callable[..., Any] = staticmethod(eval_step)
+
+    def __init__(self, configs: Sequence[ConfigDict], mesh: Any):
         @functools.cache  # equal networks share one program
         def compiled(model: GoogLeNet, normalization: str) -> compiling.CompiledStep:
-            forward = functools.partial(step, model=model, normalization=normalization)
-            return compiling.CompiledStep(forward, mesh, training=False)
+            step = functools.partial(self.step, model=model, normalization=normalization)
+            return compiling.CompiledStep(step, mesh, training=False)
 
         self._config, self._mesh = configs[0], mesh
         self._steps = [compiled(GoogLeNet(**c.model), c.data.normalization) for c in configs]
@@ -113,23 +107,23 @@ class Networks:
         if computing:
             yield _finite(jax.device_get(computing))
 
+    def value(self, outputs: dict[str, np.ndarray]) -> np.ndarray:
+        """What `averages` takes of the outputs: the softmax, float64 [b, classes]."""
+        return scipy.special.softmax(outputs["logits"].astype(float), -1)
+
     def averages(
         self,
         variables: Sequence[Any],
         batches: Iterable[pipeline.Batch],
         *,
         crops: Sequence[int],
-        value: Callable[[dict[str, np.ndarray]], np.ndarray] = softmax,
         stop: processes.Stop | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Averages over the crops of each image, in the order of `pipeline.evaluation_batches`.
 
-        Args:
-            value: what is averaged, [rows, ...], of a network's outputs.
-
         Yields:
             For some images, positions and labels, int32 [n]; [n, networks, crop counts, ...], the
-            mean value over each number of crops, in its dtype.
+            mean `value` over each number of crops.
 
         Raises:
             RuntimeError: an image without all of its crops; also as `outputs`.
@@ -140,7 +134,9 @@ class Networks:
         for outputs in self.outputs(variables, batches, stop=stop):
             real = outputs[0]["index"] >= 0  # -1 is padding
             rows = [outputs[0][key][real] for key in ("index", "label", "crop_weights")]
-            rows.append(np.stack([value(o)[real] for o in outputs], 1))  # [rows, networks, ...]
+            rows.append(
+                np.stack([self.value(o)[real] for o in outputs], 1)
+            )  # [rows, networks, ...]
             if left:
                 rows = [np.concatenate(both) for both in zip(left, rows, strict=True)]
             n = len(rows[0]) // each

@@ -185,18 +185,15 @@ class Predictor:
             yield {"image": image, "classes": listed}
 
     def averages(
-        self, pictures: Iterable[Picture], networks: Networks, *, crops: int, **choices: Any
+        self, pictures: Iterable[Picture], networks: Networks, *, crops: int
     ) -> Iterator[tuple[str, str, np.ndarray]]:
         """Yields each picture's path or number, why it cannot be read or '', and its average.
 
-        Args:
-            choices: of `Networks.averages`, whose rows [networks, ...] the averages are.
+        The average over the crops is that of `Networks.averages`, [networks, ...].
         """
         source = Pictures(list(pictures), **self._reading)
         batches = networks.batches(source, networks.views([crops]))
-        for images, _, values in networks.averages(
-            self.variables, batches, crops=[crops], **choices
-        ):
+        for images, _, values in networks.averages(self.variables, batches, crops=[crops]):
             rejected: dict[str, str] = {}
             for own in processes.gather_text(json.dumps(source.rejected.copy())):  # threads write
                 rejected |= json.loads(own)
