@@ -247,11 +247,7 @@ class Predictor:
     def features(
         self, pictures: Iterable[Picture], *, layer: str = "pool5", crops: int = 1
     ) -> np.ndarray:
-        """A layer's activations, float32 [n, ...], as `features.each` has them.
-
-        Raises:
-            UserError: a picture that cannot be read; also as `features.each`.
-        """
+        """Activations of a layer, float32 [n, ...], as `features.each` has and refuses them."""
         from inception.evaluation import features
 
         _check_several(pictures)

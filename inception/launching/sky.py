@@ -45,27 +45,27 @@ HOSTS = (
 END = " || (status=$?; [ $status = {status} ] && sleep 30; exit $status)\n"
 
 
-def check_is_on_hosts(config: str, from_run: str) -> None:
+def check_is_on_hosts(path: str, from_run: str) -> None:
     """Raises CommandLineError for --config or --from_run that the machines of a job would lack."""
     if from_run and "://" not in from_run:
         raise CommandLineError(
             f"--from_run={from_run} is a folder of this machine, which those of --on=sky lack: "
             "copy its config.json to a bucket, as gs://BUCKET/RUN, and give that"
         )
-    if not config:
+    if not path:
         return
     if not (ROOT / "requirements.txt").exists():
         raise CommandLineError(
             f"--on=sky copies a checkout to its machines, and {ROOT} is none: use a clone"
         )
-    file, argument = find(config)
+    file, argument = find(path)
     given = "".join(f":{text}" for text in argument)
-    root, file, name = ROOT.resolve(), file.resolve(), config.removesuffix(given)
+    root, file, name = ROOT.resolve(), file.resolve(), path.removesuffix(given)
     own = str(file.relative_to(root)) if file.is_relative_to(root) else ""
     if os.path.normpath(name) != own and not (own and name == file.stem):
         remedy = f"give --config={own}{given}" if own else f"put it into {ROOT}/experiments"
         raise CommandLineError(
-            f"--config={config}: the machines of --on=sky have this checkout alone: {remedy}"
+            f"--config={path}: the machines of --on=sky have this checkout alone: {remedy}"
         )
 
 
