@@ -36,8 +36,10 @@ def page() -> str:
         lines += ["", f"{title}:", ""]
         for name in names:
             text = (module(name).__doc__ or "").strip()
-            indents = {"initial_indent": f"  {name:<10}", "subsequent_indent": " " * 12}
-            lines += textwrap.wrap(text, WIDTH, **indents)
+            first = f"  {name:<10}"
+            lines += textwrap.wrap(
+                text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first)
+            )
     lines += ["", f"{STARTED_AS} COMMAND --help lists the flags of a command.", ""]
     return "\n".join([*lines, *textwrap.wrap(STATUS, WIDTH)])
 

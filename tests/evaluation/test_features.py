@@ -100,6 +100,7 @@ def command(capfd, *args: str) -> tuple[int, str, str]:
     return status, out, err
 
 
+@pytest.mark.slow
 def test_the_file(run, picture: Image.Image, tmp_path: pathlib.Path, capfd) -> None:
     names = ["a.png", "caf\udce9.png"]  # the second as Latin-1 has it
     for name in names:
