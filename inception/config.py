@@ -6,9 +6,11 @@ Code that receives a config does not check its knobs again.
 from __future__ import annotations
 
 import difflib
+import os
 import pathlib
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,27 +25,45 @@ ROOT = pathlib.Path(__file__).parents[1]
 STARTED_AS = "inception" if pathlib.Path(sys.argv[0]).name == "inception" else "python launch.py"
 SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1  # model.py's: importing it would load JAX
 BEFORE = {"data.decoder": "exact"}  # the value before the knob existed, where not its default
+BESIDE: list[str] = []  # the last experiment's folder, where it is on sys.path for it alone
 
 
 class CommandLineError(Exception):
     """The command line is wrong: exit status 2."""
 
 
-def find(path: str) -> pathlib.Path:
-    """The file of --config: from the current folder, from the project, or an experiment's name."""
-    for file in (pathlib.Path(path), ROOT / path, ROOT / f"experiments/{path}.py"):
-        if file.is_file():
-            return file
+def find(path: str) -> tuple[pathlib.Path, list[str]]:
+    """FILE[:ARG], from the current folder or the project, or an experiment's name; [] or [ARG]."""
+    for name, colon, argument in ((path, "", ""), path.partition(":")):
+        for file in (os.path.expanduser(name), ROOT / name, ROOT / f"experiments/{name}.py"):
+            if os.path.isfile(file):
+                return pathlib.Path(file), [argument] if colon else []
     known = ", ".join(sorted(p.stem for p in ROOT.glob("experiments/[!_]*.py")))
     raise CommandLineError(f"--config={path}: no such file, and none of the experiments {known}")
 
 
 def experiment(path: str) -> dict[str, Any]:
     """The names that an experiment file defines: get_config(), perhaps sweep()."""
-    defined = runpy.run_path(str(find(path)))
+    file, _ = find(path)
+    _import_beside(str(file.resolve().parent))
+    try:
+        defined = runpy.run_path(str(file))
+    except (ImportError, SyntaxError) as error:
+        raise CommandLineError(f"--config={path} cannot be imported: {error}") from error
     if "get_config" not in defined:
         raise CommandLineError(f"--config={path} defines no get_config()")
     return defined
+
+
+def _import_beside(folder: str) -> None:
+    """Lets an experiment import its folder's modules: anew, and after all others of their names."""
+    for name, module in list(sys.modules.items()) if BESIDE else ():
+        if os.path.dirname(getattr(module, "__file__", None) or "") in BESIDE:
+            del sys.modules[name]
+    # NOTE: without ROOT on the path, an editable install looks for its own packages last.
+    others = [path for path in (*sys.path, str(ROOT)) if path not in BESIDE]
+    BESIDE[:] = {folder} - {*others, str(ROOT / "experiments")}
+    sys.path[:] = [*dict.fromkeys(others), *BESIDE]
 
 
 # Rules about several knobs: each raises UserError for a config that breaks it.
@@ -110,9 +130,19 @@ def load_config(path: str, overrides: Sequence[str], rules: Rules = TRAINING) ->
 
 
 def experiment_config(path: str) -> ConfigDict:
-    """get_config() of the experiment file; values that it leaves to the user are None."""
+    """get_config() or get_config(ARG) of an experiment; values left to the user are None."""
+    file, argument = find(path)
+    get_config = experiment(path)["get_config"]
+    try:
+        config = get_config(*argument)
+    except (ImportError, LookupError, TypeError, ValueError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(file)]
+        call = f"get_config({', '.join(map(repr, argument))}){''.join(lines[-1:])}"
+        text = f"--config={path}: {call}: {type(error).__name__}: {error}"
+        raise CommandLineError(text) from error
     # A file that does not start from base.py may lack newer knobs.
-    config = _filled(experiment(path)["get_config"](), BEFORE)
+    config = _filled(config, BEFORE)
     for name in flat(config):
         _check_name(f"--config={path}", name, [f"config.{knob}" for knob in KNOBS])
     return config

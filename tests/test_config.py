@@ -4,6 +4,7 @@ import argparse
 import inspect
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -19,12 +20,14 @@ from inception.config import (
     ROOT,
     CommandLineError,
     default_config,
+    experiment_config,
     flat,
     load_config,
     run_config,
 )
 from inception.data import decoding, randaugment
 from inception.knobs import KNOBS, TRUNK
+from inception.sweeps.plan import Plan
 from tests import tiny
 
 BASE = "experiments/base.py"
@@ -262,6 +265,81 @@ def test_what_an_experiment_leaves_to_the_user_must_be_given() -> None:
     ):
         load_config("experiments/imagenet.py", [])
     assert load_config("experiments/imagenet.py", ["--config.data.path=x"]).data.path == "x"
+
+
+SIZED = """
+from experiments import photos
+from shared_values import EPOCHS
+def get_config(size="0.5"):
+    import of_models
+    config = photos.get_config()
+    config.optim.epochs, config.model.width = EPOCHS, of_models.WIDTHS[size]
+    return config
+def sweep():
+    return [{"seed": 0}]
+"""
+
+
+def folder_of_mine(path: pathlib.Path, epochs: float) -> str:
+    """An experiment, modules that it imports, and others that must hide none; returns its path."""
+    path.mkdir()
+    (path / "shared_values.py").write_text(f"import json, knobs\nEPOCHS = {epochs}")
+    (path / "of_models.py").write_text("WIDTHS = {'0.5': 0.5, 'a:b': 2.0}")
+    (path / "knobs.py").write_text("")
+    for name in ("json", "experiments", "inception", "colorsys"):
+        (path / f"{name}.py").write_text("raise SystemError('it hides another')")
+    (path / "mine.py").write_text(SIZED)
+    return str(path / "mine.py")
+
+
+def test_an_experiment_elsewhere_imports_what_lies_beside_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    one, two = (folder_of_mine(tmp_path / str(n), epochs=n) for n in (7, 9))
+    for file, epochs in ((one, 7), (two, 9), (one, 7)):  # modules of one name
+        config = experiment_config(file)
+        assert (config.optim.epochs, config.model.width) == (epochs, 0.5)
+    (tmp_path / "7/shared_values.py").write_text("import colorsys\nEPOCHS = 10.25")
+    assert experiment_config(f"{one}:a:b").model.width == 2.0
+    assert experiment_config(one).optim.epochs == 10.25  # edited, as in a notebook
+    (tmp_path / "a:b.py").write_text(SIZED.replace("of_models.WIDTHS[size]", "3.0"))
+    for name in ("shared_values", "of_models"):
+        shutil.copy(tmp_path / f"7/{name}.py", tmp_path)
+    assert experiment_config(str(tmp_path / "a:b.py")).model.width == 3.0
+    (point,) = Plan(
+        f"{one}:a:b", ["--config.data.path=x", "--config.model.classes=3"], "w"
+    ).points()
+    assert point.command[:2] == ("train", f"--config={one}:a:b")
+
+
+@pytest.mark.parametrize(
+    ("argument", "text", "message"),
+    [
+        (":large", SIZED, r"mine\.py:large: get_config\('large'\), line 7: KeyError: 'large'$"),
+        (":1", "def get_config(): pass", r"get_config\('1'\): TypeError: .* takes 0 positional"),
+        ("", "def get_config(size): pass", r"get_config\(\): TypeError: .* missing 1 .*'size'"),
+        (":x", "def get_config(size): int(size)", r"get_config\('x'\), line 1: ValueError: inv"),
+        ("", "import shared_valus", r"mine\.py cannot be imported: No module named 'shared_valus'$"),
+        ("", "def get_config():\n import nowhere", r"line 2: ModuleNotFoundError: .* 'nowhere'$"),
+        ("", "def get_config(:", r"mine\.py cannot be imported: invalid syntax"),
+    ],
+)  # fmt: skip
+def test_what_an_experiment_refuses_ends_with_status_2(
+    tmp_path: pathlib.Path, monkeypatch, argument: str, text: str, message: str
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    file = folder_of_mine(tmp_path / "mine", epochs=1)
+    (tmp_path / "mine/mine.py").write_text(text)
+    with pytest.raises(CommandLineError, match=message):
+        experiment_config(file + argument)
+
+
+def test_an_argument_for_the_projects_own_experiment() -> None:
+    with pytest.raises(CommandLineError, match=r"--config=digits:3: get_config\('3'\): TypeError"):
+        experiment_config("digits:3")
+    with pytest.raises(CommandLineError, match=r"--config=digit:3: no such file"):
+        experiment_config("digit:3")
 
 
 # Runs

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from inception.config import ROOT, CommandLineError, find
+from inception.config import CommandLineError
 
 Parser = argparse.ArgumentParser
 Args = argparse.Namespace
@@ -63,8 +63,8 @@ def assignment(text: str) -> tuple[str, str]:
 
 def add_config(parser: Parser, default: str, shown: str = "") -> None:
     """--config and the knobs; `shown` is the default in words."""
-    text = f"experiment file (default: {shown or default})"
-    parser.add_argument("--config", default=default, metavar="FILE", help=text)
+    text = f"experiment file; ARG goes to its get_config (default: {shown or default})"
+    parser.add_argument("--config", default=default, metavar="FILE[:ARG]", help=text)
     add_knobs(parser)
 
 
@@ -133,7 +133,9 @@ def launcher_flags(args: Args) -> dict[str, Any]:
         if not args.accelerators:
             text = "--on=sky needs --accelerators, as in tpu-v5litepod-64 or H100:8"
             raise CommandLineError(text)
-        _check_is_on_hosts(args.config, getattr(args, "from_run", ""))
+        from inception.launching import sky
+
+        sky.check_is_on_hosts(args.config, getattr(args, "from_run", ""))
     return values(args, *(name for name in own if name in args))
 
 
@@ -142,24 +144,3 @@ def without_launchers(argv: list[str]) -> list[str]:
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_launchers(known)
     return known.parse_known_args(argv)[1]
-
-
-def _check_is_on_hosts(config: str, from_run: str) -> None:
-    if from_run and "://" not in from_run:
-        raise CommandLineError(
-            f"--from_run={from_run} is a folder of this machine, which those of --on=sky lack: "
-            "copy its config.json to a bucket, as gs://BUCKET/RUN, and give that"
-        )
-    if not config:
-        return
-    if not (ROOT / "requirements.txt").exists():
-        raise CommandLineError(
-            f"--on=sky copies a checkout to its machines, and {ROOT} is none: use a clone"
-        )
-    root, file = ROOT.resolve(), find(config).resolve()
-    own = str(file.relative_to(root)) if file.is_relative_to(root) else ""
-    if os.path.normpath(config) != own and not (own and config == file.stem):
-        remedy = f"give --config={own}" if own else f"put it into {ROOT}/experiments"
-        raise CommandLineError(
-            f"--config={config}: the machines of --on=sky have this checkout alone: {remedy}"
-        )

@@ -20,7 +20,7 @@ def add_flags(parser: flags.Parser) -> None:
     add = parser.add_argument
     add("pattern", nargs="?", default="", metavar="PATTERN", help="part of a knob's name or reason")
     text = f"experiment whose values to list (default: {flags.BASE_CONFIG}, the defaults)"
-    add("--config", default=flags.BASE_CONFIG, metavar="FILE", help=text)
+    add("--config", default=flags.BASE_CONFIG, metavar="FILE[:ARG]", help=text)
 
 
 def run(args: flags.Args, overrides: list[str]) -> flags.Result:

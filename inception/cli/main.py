@@ -21,18 +21,18 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
-import inception
 from inception import Interrupted, UserError
 from inception.config import STARTED_AS, CommandLineError
 from inception.knobs import KNOBS
 
 COMMANDS = (
-    "train", "eval", "sweep", "predict", "prepare", "convert", "export", "report", "audit",
-    "bench", "plan", "knobs",
+    "train", "eval", "sweep", "predict", "features", "prepare", "convert", "export", "report",
+    "audit", "bench", "plan", "knobs",
 )  # fmt: skip
 PROGRAM = STARTED_AS.removeprefix("python ")
 FAILED = {
     "predict": "rejected",
+    "features": "rejected",
     "eval": "unwritten",
     "plan": "too_large",
 }  # command -> key of the result whose lines make the exit status 1
@@ -59,33 +59,15 @@ def parser(command: str) -> argparse.ArgumentParser:
     return made
 
 
-def name_a_command(argv: list[str]) -> int:
-    """Answers a command line that begins with no command; returns the exit status."""
-    top = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="GoogLeNet (Szegedy et al., 2014): train, evaluate, look.",
-        epilog="Exit status: 0 done, 1 the work failed, 2 the command line was wrong, 75 stopped "
-        "from outside: train and sweep resume with the same command.",
-    )
-    top.add_argument("--version", action="version", version=f"inception {inception.__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for name in COMMANDS:
-        commands.add_parser(name, help=module(name).__doc__)
-    if argv:
-        top.parse_known_args(argv)  # exits at --help, or at an unknown command
-        print(f"{PROGRAM}: {argv[0]}: name a COMMAND first; see {PROGRAM} --help", file=sys.stderr)
-    else:
-        top.print_help()
-    return 2
-
-
 def main(argv: list[str]) -> int:
     """Runs one command; returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # for every locale and file name
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     if not argv or argv[0] not in COMMANDS:
-        return name_a_command(argv)
+        from inception.cli import overview
+
+        return overview.run(argv)
     # Without the knobs: argparse takes no positional argument after an unknown flag.
     knobs = [a for a in argv if re.match(r"--?config\.[^=]+=", a)]
     own = [a for a in argv[1:] if a not in knobs]

@@ -186,7 +186,7 @@ class Evaluator:
         n, parts = len(self.source), []
         hidden = not processes.is_main()
         with progress.bar(total=n, desc="evaluate", unit="img", leave=False, disable=hidden) as bar:
-            for images, labels, values in self._networks.probabilities(
+            for images, labels, values in self._networks.averages(
                 variables, self._batches(), crops=self._views.crops, stop=stop
             ):
                 if len(variables) > 1:

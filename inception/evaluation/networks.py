@@ -1,7 +1,7 @@
 """Networks at inference: views of images -> probabilities, averaged over crops and networks."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -42,10 +42,12 @@ class Networks:
         configs: one for each; the first one determines how images are read and cropped.
     """
 
+    step: Callable[..., Any] = staticmethod(eval_step)
+
     def __init__(self, configs: Sequence[ConfigDict], mesh: Any):
         @functools.cache  # equal networks share one program
         def compiled(model: GoogLeNet, normalization: str) -> compiling.CompiledStep:
-            step = functools.partial(eval_step, model=model, normalization=normalization)
+            step = functools.partial(self.step, model=model, normalization=normalization)
             return compiling.CompiledStep(step, mesh, training=False)
 
         self._config, self._mesh = configs[0], mesh
@@ -105,7 +107,11 @@ class Networks:
         if computing:
             yield _finite(jax.device_get(computing))
 
-    def probabilities(
+    def value(self, outputs: dict[str, np.ndarray]) -> np.ndarray:
+        """What `averages` takes of the outputs: the softmax, float64 [b, classes]."""
+        return scipy.special.softmax(outputs["logits"].astype(float), -1)
+
+    def averages(
         self,
         variables: Sequence[Any],
         batches: Iterable[pipeline.Batch],
@@ -116,8 +122,8 @@ class Networks:
         """Averages over the crops of each image, in the order of `pipeline.evaluation_batches`.
 
         Yields:
-            For some images, positions and labels, int32 [n]; float64 [n, networks, crop counts,
-            classes], the mean softmax over each number of crops.
+            For some images, positions and labels, int32 [n]; [n, networks, crop counts, ...], the
+            mean `value` over each number of crops.
 
         Raises:
             RuntimeError: an image without all of its crops; also as `outputs`.
@@ -127,9 +133,10 @@ class Networks:
         left: list[np.ndarray] = []  # rows of the last image; its other crops are in the next batch
         for outputs in self.outputs(variables, batches, stop=stop):
             real = outputs[0]["index"] >= 0  # -1 is padding
-            logits = np.stack([o["logits"][real] for o in outputs], 1)  # [rows, networks, classes]
             rows = [outputs[0][key][real] for key in ("index", "label", "crop_weights")]
-            rows.append(scipy.special.softmax(logits.astype(float), -1))
+            rows.append(
+                np.stack([self.value(o)[real] for o in outputs], 1)
+            )  # [rows, networks, ...]
             if left:
                 rows = [np.concatenate(both) for both in zip(left, rows, strict=True)]
             n = len(rows[0]) // each
@@ -141,7 +148,8 @@ class Networks:
             if not whole.all():
                 raise RuntimeError(f"image {images[~whole][0, 0]} {missing}")
             if n:
-                means = np.einsum("nvmk,nvc->nmck", p, weights / counts)
+                weights = (weights / counts).astype(p.dtype)
+                means = np.einsum("nvm...,nvc->nmc...", p, weights)
                 yield images[:, 0], labels[:, 0], means
         if left and len(left[0]):
             raise RuntimeError(f"image {left[0][0]} {missing}")

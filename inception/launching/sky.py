@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import importlib.util
+import os
 import re
 import shlex
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 from inception import Interrupted, UserError
-from inception.config import ROOT
+from inception.config import ROOT, CommandLineError, find
 
 # Packages that write a workdir to a bucket. NOTE: s3fs needs an older dateutil than the pinned.
 WRITERS = {"gs": "gcsfs", "s3": "s3fs boto3"}
@@ -42,6 +43,30 @@ HOSTS = (
 # When the first host ends, SkyPilot kills the others and takes its status as the job's. A host that
 # was only interrupted therefore waits, so that the others can save or report the real error.
 END = " || (status=$?; [ $status = {status} ] && sleep 30; exit $status)\n"
+
+
+def check_is_on_hosts(path: str, from_run: str) -> None:
+    """Raises CommandLineError for --config or --from_run that the machines of a job would lack."""
+    if from_run and "://" not in from_run:
+        raise CommandLineError(
+            f"--from_run={from_run} is a folder of this machine, which those of --on=sky lack: "
+            "copy its config.json to a bucket, as gs://BUCKET/RUN, and give that"
+        )
+    if not path:
+        return
+    if not (ROOT / "requirements.txt").exists():
+        raise CommandLineError(
+            f"--on=sky copies a checkout to its machines, and {ROOT} is none: use a clone"
+        )
+    file, argument = find(path)
+    given = "".join(f":{text}" for text in argument)
+    root, file, name = ROOT.resolve(), file.resolve(), path.removesuffix(given)
+    own = str(file.relative_to(root)) if file.is_relative_to(root) else ""
+    if os.path.normpath(name) != own and not (own and name == file.stem):
+        remedy = f"give --config={own}{given}" if own else f"put it into {ROOT}/experiments"
+        raise CommandLineError(
+            f"--config={path}: the machines of --on=sky have this checkout alone: {remedy}"
+        )
 
 
 def tasks(

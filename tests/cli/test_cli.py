@@ -17,8 +17,8 @@ import pytest
 import launch
 from benchmarks import faults, tree
 from inception import __version__
-from inception.cli import audit, flags, networks, predict, train
-from inception.cli.main import parser
+from inception.cli import audit, flags, networks, overview, predict, train
+from inception.cli.main import COMMANDS, parser
 from inception.config import CommandLineError, load_config
 from tests import tiny
 
@@ -69,12 +69,26 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
         assert one.returncode == 0 and "--json" in one.stdout
     assert process().returncode == 2
     assert process("--config=x.py").returncode == 2
+    wrong = process("tarin")
+    line = "launch.py: tarin: no such command; the nearest is train; see launch.py --help\n"
+    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", line)
     code = "import inception, launch, sys; print(sorted({m.split('.')[0] for m in sys.modules}))"
     modules = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     for heavy in ("jax", "flax", "numpy", "grain", "orbax", "PIL", "matplotlib", "sklearn"):
         assert f"'{heavy}'" not in modules
+
+
+def test_the_first_page_has_every_command_in_80_columns() -> None:
+    page = overview.page()
+    assert max(map(len, page.splitlines())) < 80
+    named = [name for names in overview.GROUPS.values() for name in names]
+    assert sorted(named) == sorted(COMMANDS)
+    for first in overview.FIRST:
+        command, *flags = first.split()
+        args = parser(command).parse_intermixed_args(flags)  # ends with status 2 at a wrong flag
+        assert args.command == command and f" {first} " in page
 
 
 def test_the_command_that_pip_installs(tmp_path: pathlib.Path) -> None:
@@ -87,7 +101,7 @@ def test_the_command_that_pip_installs(tmp_path: pathlib.Path) -> None:
         )
 
     assert inception("--version").stdout == f"inception {__version__}\n"
-    assert inception().stdout.startswith("usage: inception [-h]")
+    assert "\n  inception train --config=digits --workdir=runs/digits" in inception().stdout
     line = inception("train", "--config=digit", "--workdir=x").stderr
     assert line.startswith("inception train: --config=digit: no such file") and "digits, " in line
     knob = json.loads(inception("knobs", "epochs", "--config=digits", "--json").stdout)

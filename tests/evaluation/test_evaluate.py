@@ -384,7 +384,7 @@ def test_softmax_is_averaged_not_logits() -> None:
 
     rows = {"logits": np.array([[0.0, 10.0], [14.0, 0.0]]), "label": np.zeros(2, int),
             "index": np.zeros(2, int), "crop_weights": np.ones((2, 1), np.float32)}  # fmt: skip
-    ((_, _, values),) = Fixed().probabilities([], [[rows]], crops=(2,))
+    ((_, _, values),) = Fixed().averages([], [[rows]], crops=(2,))
     p = [1 / (1 + math.exp(10)), 1 / (1 + math.exp(-14))]
     np.testing.assert_allclose(values[0, 0, 0, 0], sum(p) / 2, rtol=1e-9)
 

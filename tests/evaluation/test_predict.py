@@ -1,9 +1,11 @@
 """Pictures as people have them -> classes; where the network saw them."""
 
+import functools
 import itertools
 import json
 import pathlib
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -287,6 +289,73 @@ def test_a_map_points_at_what_is_there(rng: np.random.Generator) -> None:
     change = np.abs(corner - empty).sum(-1)
     assert change[:, 3:].sum() > 2 * change[:, :2].sum()  # right, not left
     assert change[:2].sum() > 2 * change[3:].sum()  # above, not below
+
+
+def test_classes_by_name_by_words_and_by_number() -> None:
+    network = types.SimpleNamespace(
+        classes=imagenet.CLASSES, names=imagenet.names(imagenet.CLASSES)
+    )
+    ids = functools.partial(predict.Predictor.ids, network)
+    assert ids("tench,maillot, tank suit,n03126707,7") == [0, 639, 517, 7]
+    assert ids(["maillot", 999, "n02012849"]) == [638, 999, 134] and ids("maillot") == [638]
+    assert ids([]) == []
+    for wrong, message in (
+        ("tensh", r"--class=tensh: neither .* from 0 to 999; the nearest are tench, "),
+        ("1000", "--class=1000: neither a class nor a number from 0 to 999"),
+        ("crane", r"--class=crane: these are 134 \(n02012849\) and 517 \(n03126707\): give"),
+        ("tench,", "--class=: neither"),
+    ):
+        with tiny.refused(message, "class"):
+            ids(wrong)
+    digits = types.SimpleNamespace(classes=("1", "0"), names=["1", "0"])
+    assert predict.Predictor.ids(digits, "0,1") == [1, 0]  # a name comes before a number
+
+
+def test_maps_of_chosen_classes(runs, picture: Image.Image) -> None:
+    predictor = predict.Predictor(*runs)
+    maps = predictor.maps([picture, np.asarray(picture)[:, ::-1]])
+    assert maps.shape == (2, 3, 2, 2) and maps.dtype == np.float32
+    logits = []
+    for i, normalization in enumerate(("symmetric", "unit")):
+        config = tiny.config(*CONFIG)
+        view = jnp.asarray(cropping.Views((1,), PX, 40, "short").of(picture))
+        x = pixels.normalize(view, method=normalization)
+        logits.append(tiny.logits(GoogLeNet(**config.model), tiny.variables(config, i), x)[0])
+    np.testing.assert_allclose(maps[0].mean((1, 2)), np.mean(logits, 0), rtol=1e-4, atol=1e-5)
+    chosen = predictor.maps([picture], classes=["colour 2", 0])
+    np.testing.assert_array_equal(chosen[0], maps[0, [2, 0]])
+    with pytest.raises(UserError, match="give a list of pictures"):
+        predictor.maps(picture)
+    (listed,) = predictor([picture], classes="2,colour 1")
+    (ranked,) = predictor([picture])
+    assert [c["id"] for c in listed["classes"]] == [2, 1]
+    assert all(c in ranked["classes"] for c in listed["classes"])
+
+
+def test_maps_of_chosen_classes_as_files(runs, picture: Image.Image, tmp_path, capfd) -> None:
+    picture.save(tmp_path / "one.png")
+    (tmp_path / "cam").mkdir()
+    (tmp_path / "cam/one.npy").touch()  # kept
+    args = [f"--checkpoint={runs[0]}", f"--cam={tmp_path}/cam", "--class=2,colour 0", "--raw"]
+    status, out, err = command(capfd, *args, "--json", str(tmp_path / "one.png"))
+    (prediction,) = json.loads(out)["predictions"]
+    assert status == 0 and f"1 maps: {tmp_path}/cam" in err
+    assert [c["name"] for c in prediction["classes"]] == ["colour 2", "colour 0"]
+    assert prediction["cam"] == f"{tmp_path}/cam/one-2.png"
+    assert prediction["raw"] == f"{tmp_path}/cam/one-2.npy"
+    sheet = Image.open(prediction["cam"])
+    assert sheet.size == (3 * 224 + 2 * 4, 224 + cam.CAPTION_PX)
+    maps = np.load(prediction["raw"])
+    np.testing.assert_array_equal(
+        maps, predict.Predictor(runs[0]).maps([picture], classes=[2, 0])[0]
+    )
+    assert maps.dtype == np.float32
+    for wrong, message in (
+        (["--class=color 2"], "--class=color 2: neither a class nor a number from 0 to 2"),
+        (["--cam=", "--class=2"], "--raw goes with --cam=DIR"),
+    ):
+        status, _, err = command(capfd, *args, *wrong, str(tmp_path / "one.png"))
+        assert status and message in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.slow

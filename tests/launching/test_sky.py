@@ -15,7 +15,6 @@ import yaml
 
 import launch
 from inception import UserError
-from inception.cli import flags
 from inception.config import ROOT
 from inception.launching import sky
 from tests import tiny
@@ -248,6 +247,7 @@ def test_a_config_that_the_machines_lack_is_refused(
     for config, remedy in (
         (str(outside), f"put it into {ROOT}/experiments"),
         (inside, "give --config=experiments/dead_trunk.py"),
+        (f"{inside}:ARG", "give --config=experiments/dead_trunk.py:ARG"),
     ):
         assert launch.main([command, f"--config={config}", f"--workdir={STUDY}", *SKY]) == 2
         error = capfd.readouterr().err
@@ -261,7 +261,7 @@ def test_an_experiment_by_name_is_on_the_machines_and_a_package_is_no_checkout(
     args = ["train", "--config=digits", "--workdir=gs://bucket/run", *SKY]
     assert launch.main([*args, "--dry_run"]) == 0
     assert "--config=digits" in capfd.readouterr().out
-    monkeypatch.setattr(flags, "ROOT", tmp_path)
+    monkeypatch.setattr(sky, "ROOT", tmp_path)
     assert launch.main(args) == 2
     assert "--on=sky copies a checkout to its machines, and" in capfd.readouterr().err
 
