@@ -5,7 +5,8 @@
 tests/test_docs.py compares the pages with `pages()`.
 """
 
-import os
+import argparse
+import functools
 import pathlib
 import re
 
@@ -27,7 +28,6 @@ def pages() -> dict[str, str]:
 
 def commands() -> list[str]:
     """A section a command: its help without the usage, each group of flags once."""
-    os.environ["COLUMNS"] = "110"
     page = ["# Commands", "", MADE, ""]
     page += ["A command follows `python launch.py`, or `inception` where pip installed it. Every command takes",
              "`--help`, and `--json`, which prints the result as one JSON object, last on stdout. Flags that",
@@ -36,6 +36,7 @@ def commands() -> list[str]:
     for command in COMMANDS:
         made = parser(command)
         made.usage = "-"
+        made.formatter_class = functools.partial(argparse.HelpFormatter, max_help_position=36, width=118)
         _, _, *groups = made.format_help().split("\n\n")
         shown = []
         for group in re.split(r"\n\n(?=\S)", "\n\n".join(groups)):

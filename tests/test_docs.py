@@ -75,7 +75,7 @@ RUN = [
 @pytest.mark.parametrize("page", [p for p in PAGES if p.suffix == ".md"], ids=name)
 def test_pages_are_short_and_link_to_files(page: pathlib.Path) -> None:
     text = page.read_text()
-    if page.parent.name != "notes" and generate.MADE not in text:
+    if page.parent.name != "notes":
         assert len(text.splitlines()) <= (130 if page.name == "README.md" else 200)
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / link).exists(), link
@@ -114,8 +114,8 @@ def test_every_flag_and_knob_is_there(page: pathlib.Path, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("path", ["docs/reference/commands.md", "docs/reference/knobs.md"])
-def test_generated_pages_are_current(path: str, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")  # which it changes
+def test_generated_pages_are_current(path: str) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # which it changes
     assert (ROOT / path).read_text() == generate.pages()[path], "run: python docs/generate.py"
 
 
