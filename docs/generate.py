@@ -41,9 +41,10 @@ def commands() -> list[str]:
         shown = []
         for group in re.split(r"\n\n(?=\S)", "\n\n".join(groups)):
             group = re.sub(r"\n  (-h, --help|--json) .*", "", group.strip("\n"))
-            if group not in seen and not group.startswith("Any knob"):
+            words = " ".join(group.split())  # columns differ from command to command
+            if words not in seen and not group.startswith("Any knob"):
                 shown.append(group.removeprefix("options:\n"))
-            seen.add(group)
+            seen.add(words)
         job = (module(command).__doc__ or "").strip()
         takes = " Takes [knobs](knobs.md) too." if made.get_default("takes_knobs") else ""
         page += [f"## {command}", "", f"{job[0].upper()}{job[1:]}.{takes}", ""]
