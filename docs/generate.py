@@ -36,18 +36,22 @@ def commands() -> list[str]:
     for command in COMMANDS:
         made = parser(command)
         made.usage = "-"
-        made.formatter_class = functools.partial(argparse.HelpFormatter, max_help_position=36, width=118)
+        made.formatter_class = functools.partial(
+            argparse.HelpFormatter, max_help_position=36, width=118
+        )
         _, _, *groups = made.format_help().split("\n\n")
         shown = []
         for group in re.split(r"\n\n(?=\S)", "\n\n".join(groups)):
-            group = re.sub(r"\n  (-h, --help|--json) .*", "", group.strip("\n"))
+            group = re.sub(r"\n  (-h, --help|--json) .*", "", group.strip("\n")).replace(
+                "\n\n", "\n"
+            )
             words = " ".join(group.split())  # columns differ from command to command
             if words not in seen and not group.startswith("Any knob"):
                 shown.append(group.removeprefix("options:\n"))
             seen.add(words)
         job = (module(command).__doc__ or "").strip()
         takes = " Takes [knobs](knobs.md) too." if made.get_default("takes_knobs") else ""
-        page += [f"## {command}", "", f"{job[0].upper()}{job[1:]}.{takes}", ""]
+        page += [f"## {command}", f"{job[0].upper()}{job[1:]}.{takes}", ""]
         page += ["```text", *"\n".join(shown).split("\n"), "```", ""]
     return page[:-1]
 
