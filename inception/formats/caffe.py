@@ -1,6 +1,7 @@
 """Reads Caffe's bvlc_googlenet.caffemodel: a NetParameter with V1 or with current layers."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -90,3 +91,8 @@ def read(path: str) -> dict[str, np.ndarray]:
     if conv1 in arrays:
         arrays[conv1] = arrays[conv1][:, ::-1]
     return arrays
+
+
+def layers(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """LAYERS"""
+    return LAYERS

@@ -18,9 +18,9 @@ from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
 from inception.runtime import checkpoint, workdir
 from inception.step import TrainState, first_state
 
-# A format defines FILE (its name in messages), LAYERS (our layer -> its name in the file), PARTS (a
-# layer's array -> its name's suffix), KNOBS (of the network and its input) and
-# read(path) -> {name: array [out, in, ...]}.
+# A format defines FILE (its name in messages), PARTS (a layer's array -> its name's suffix), KNOBS
+# (of the network and its input), read(path) -> {name: array [out, in, ...]} and
+# layers(arrays) -> {our layer: its name in the file}.
 FORMATS: dict[str, Any] = {"caffe": caffe, "torchvision": torchvision}
 DENSE = ("fc", "classifier")
 
@@ -47,6 +47,7 @@ def read(source: str, path: str) -> Weights:
     kind = FORMATS[source]
     try:
         arrays = kind.read(path)
+        layers = kind.layers(arrays)
     except UserError as error:
         raise UserError(f"`input`={path} {error}") from error
     except OSError as error:
@@ -58,12 +59,20 @@ def read(source: str, path: str) -> Weights:
         ) from error
     names = {
         f"{layer}/{part}": name + suffix
-        for layer, name in kind.LAYERS.items()
+        for layer, name in layers.items()
         for part, suffix in kind.PARTS.items()
         if ("/" in part) != (layer.split("/")[-1] in DENSE)
     }
-    heads = all(name in arrays for variable, name in names.items() if variable.startswith("head_"))
     classes = arrays.get(names["classifier/bias"], np.zeros(1000)).size
+    # Heads that are not whole, or classify something else, are left out: often only the main
+    # classifier was replaced for fine-tuning.
+    heads = all(
+        name in arrays and (part != "classifier/bias" or arrays[name].size == classes)
+        for head, part, name in (
+            (*variable.split("/", 1), name) for variable, name in names.items()
+        )
+        if head.startswith("head_")
+    )
     knobs = {"model.classes": classes, "model.heads": heads, "optim.polyak_decay": 0.0}
     knobs |= {"data.source": "folder", "data.eval_split": "val"}  # the user gives data.path
     return Weights(path, arrays, names, knobs | kind.KNOBS)

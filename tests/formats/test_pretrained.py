@@ -161,18 +161,18 @@ def test_the_classes_of_the_weights_may_be_named(tmp_path, capfd, files) -> None
 
 
 @pytest.mark.slow
-def test_heads_may_be_left_out_and_must_where_they_have_other_classes(tmp_path, capfd) -> None:
+def test_heads_of_other_classes_are_left_out_and_told(tmp_path, capfd) -> None:
+    """As where the main classifier alone was replaced, for fine-tuning."""
     arrays = state_dict(classes=10) | {"extra.weight": np.zeros(3, np.float32)}
-    path, output = save(arrays, tmp_path / "ten.safetensors"), tmp_path / "out"
-    line = fails(capfd, command("torchvision", path, output), status=1)
-    assert "aux1.fc2" in line and "--config.model.heads=False" in line
-    result = convert(capfd, "torchvision", path, output, "--config.model.heads=False")
-    assert result["missing"] == []
+    path = save(arrays, tmp_path / "ten.safetensors")
+    result = convert(capfd, "torchvision", path, tmp_path / "out")
+    assert result["missing"] == [] and result["parameters"] == 6_624_904 - 990 * 1025
     heads = [name for name in SHAPES if name.startswith("aux")]
     assert set(result["ignored"]) == {*COUNTERS, *heads, "extra.weight"}
-    assert (
-        launch.main(command("torchvision", path, tmp_path / "o", "--config.model.heads=False")) == 0
-    )
+    assert read_config(str(tmp_path / "out"))["model"]["heads"] is False
+    line = refused(capfd, tmp_path / "out", "torchvision", path, "--config.model.heads=True")
+    assert "need False" in line
+    assert launch.main(command("torchvision", path, tmp_path / "o")) == 0
     assert "aux1" in (out := capfd.readouterr().out) and "ignored" in out
 
 
