@@ -94,5 +94,39 @@ def read(path: str) -> dict[str, np.ndarray]:
 
 
 def layers(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """LAYERS"""
-    return LAYERS
+    """LAYERS, with the names that the classifiers have in this file.
+
+    Caffe's recipe for fine-tuning renames the classifier, as to 'loss3/classifier_food', so that
+    Caffe draws it anew. A renamed one has weights [n, 1024]. It is told by its prefix loss1/,
+    loss2/ or loss3/, or as the only one left, or by its place: loss1, loss2, loss3.
+
+    Raises:
+        UserError: more than one layer may be a classifier; its text continues the file's name.
+    """
+    taken = {name for layer, name in LAYERS.items() if not layer.endswith("classifier")}
+    wide = (name for name, array in arrays.items() if array.shape[1:] == (1024,))
+    candidates = [n.removesuffix(":0") for n in wide if n.endswith(":0")]
+    candidates = [name for name in candidates if name not in taken]
+    found, rest = dict(LAYERS), []
+    for layer in ("head_4a/classifier", "head_4d/classifier", "classifier"):
+        loss = LAYERS[layer].removesuffix("classifier")
+        named = [name for name in candidates if name.startswith(loss)]
+        candidates = [name for name in candidates if name not in named]
+        if len(named) > 1:
+            raise _ambiguous(named, LAYERS[layer])
+        if named:
+            found[layer] = named[0]
+        elif layer == "classifier" or f"{loss}fc:0" in arrays:
+            rest.append(layer)
+    if "classifier" in rest and candidates:
+        if len(candidates) == 1:
+            rest = ["classifier"]
+        if len(candidates) != len(rest):
+            raise _ambiguous(candidates, LAYERS["classifier"])
+        found |= dict(zip(rest, candidates, strict=True))
+    return found
+
+
+def _ambiguous(names: list[str], name: str) -> UserError:
+    several = ", ".join(names)
+    return UserError(f"has several layers that may be {name} ({several}): save it with that one")

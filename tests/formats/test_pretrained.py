@@ -6,6 +6,7 @@ import os
 import pathlib
 import pickle
 import shutil
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -244,7 +245,12 @@ def blob(blobs, array: np.ndarray, *, legacy: bool, double: bool, raw: str = "")
 def caffe_shapes(*, heads: bool) -> dict[str, tuple[int, ...]]:
     """Layer -> shape of its weights, from torchvision's, whose 5x5 are 3x3."""
     shapes = {}
-    for layer, name in caffe.LAYERS.items():
+    ours = [n for n in caffe.LAYERS if not n.startswith("head_")]
+    for row in ("4a", "4d"):  # Caffe's order is the network's: a head follows its module
+        after = ours.index(f"{row}/pool_proj") + 1
+        ours[after:after] = [f"head_{row}/{name}" for name in ("conv", "fc", "classifier")]
+    for layer in ours:
+        name = caffe.LAYERS[layer]
         theirs = torchvision.LAYERS[layer]
         shape = SHAPES.get(f"{theirs}.conv.weight") or SHAPES[f"{theirs}.weight"]
         if heads or not layer.startswith("head_"):
@@ -260,10 +266,17 @@ def caffemodel(
     legacy: bool = False,
     double: bool = False,
     raw: str = "",
+    renamed: Mapping[str, tuple[str, int]] = {},
 ) -> dict[str, list[np.ndarray]]:
-    """Writes a .caffemodel of drawn numbers; returns them, by layer."""
+    """Writes a .caffemodel of drawn numbers; returns them, by layer.
+
+    Args:
+        renamed: {layer: (another name, classes)}.
+    """
     net, weights = caffe.net_parameter()(), {}
     for name, shape in caffe_shapes(heads=heads).items():
+        if name in renamed:
+            name, shape = renamed[name][0], (renamed[name][1], *shape[1:])
         drawn = recorded.draw(name, shape), recorded.draw(f"{name} bias", shape[:1])
         weights[name] = [a.astype(raw or "float32").astype("float32") for a in drawn]
         layer = (net.layers if v1 else net.layer).add(name=name)
@@ -328,6 +341,55 @@ def test_caffes_half_heads_are_not_taken_and_strangers_are_told(tmp_path, capfd)
     assert result["missing"] == [
         "loss1/conv", "loss1/fc", "loss1/classifier", "loss2/conv", "loss2/fc", "loss2/classifier"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "heads"),
+    [
+        (("loss3/classifier_food",), False),
+        (("fc_food",), False),
+        (("loss1/classifier_food", "loss2/classifier_food", "loss3/classifier_food"), True),
+        (("loss1/food", "loss2/classifier", "cls3"), True),
+        (("cls1", "cls2", "cls3"), True),
+        (("cls1", "loss2/food", "cls3"), True),
+        (("loss1/classifier", "loss2/classifier", "food"), True),
+    ],
+)
+def test_classifiers_that_were_renamed_for_fine_tuning(tmp_path, names, heads: bool) -> None:
+    path = tmp_path / "food.caffemodel"
+    usual = [f"loss{i}/classifier" for i in (1, 2, 3)][-len(names) :]
+    renamed = {u: (n, 5) for u, n in zip(usual, names, strict=True)}
+    drawn = caffemodel(path, heads=heads, renamed=renamed)
+    weights = read("caffe", str(path))
+    assert weights.knobs["model.classes"] == 5 and weights.knobs["model.heads"] is heads
+    for layer, name in zip(["head_4a/classifier", "head_4d/classifier", "classifier"][-len(names) :], names, strict=True):  # fmt: skip
+        assert weights.names[f"{layer}/kernel"] == f"{name}:0"
+        np.testing.assert_array_equal(weights.arrays[f"{name}:1"], drawn[name][1])
+
+
+def test_a_renamed_classifier_beside_heads_of_other_classes(tmp_path, capfd) -> None:
+    path = tmp_path / "food.caffemodel"
+    caffemodel(path, heads=True, renamed={"loss3/classifier": ("loss3/classifier_food", 5)})
+    result = convert(capfd, "caffe", path, tmp_path / "out")
+    heads = [name for name in caffe_shapes(heads=True) if name.startswith(("loss1/", "loss2/"))]
+    assert sorted(result["ignored"]) == sorted(heads) and result["missing"] == []
+    assert result["parameters"] == 6_998_552 - 995 * 1025
+
+
+@pytest.mark.parametrize(
+    ("renamed", "more", "message"),
+    [
+        ({}, "loss3/classifier_food", "(loss3/classifier, loss3/classifier_food)"),
+        ({"loss3/classifier": ("food", 5)}, "drink", "may be loss3/classifier (food, drink)"),
+    ],
+)
+def test_layers_that_may_all_be_the_classifier(tmp_path, capfd, renamed, more: str, message: str) -> None:  # fmt: skip
+    path = tmp_path / "food.caffemodel"
+    caffemodel(path, heads=False, renamed=renamed)
+    net = caffe.net_parameter().FromString(path.read_bytes())
+    blob(net.layer.add(name=more).blobs, np.zeros((5, 1024)), legacy=False, double=False)
+    path.write_bytes(net.SerializeToString())
+    assert message in refused(capfd, tmp_path, "caffe", path)
 
 
 @pytest.fixture(scope="module")
