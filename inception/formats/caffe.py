@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from inception import UserError
+from inception.formats import protobuf
 from inception.model import TABLE_1
 
 FILE = ".caffemodel"
@@ -39,22 +39,7 @@ RAW = ("<f8", "<f4", "<f2")  # dtypes of raw_data, by raw_data_type
 
 def net_parameter() -> Any:
     """The protobuf class of a .caffemodel, with the fields in MESSAGES."""
-    file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
-    kinds = descriptor_pb2.FieldDescriptorProto
-    for message, fields in MESSAGES.items():
-        described = file.message_type.add(name=message)
-        for line in fields.split(";"):
-            label, kind, name, _, number = line.split()
-            field = described.field.add(name=name, number=int(number))
-            field.label = kinds.Label.Value(f"LABEL_{label.upper()}")
-            if kind in MESSAGES:
-                field.type, field.type_name = kinds.TYPE_MESSAGE, f".caffe.{kind}"
-            else:
-                field.type = kinds.Type.Value(f"TYPE_{kind.upper()}")
-                field.options.packed = label == "repeated"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("caffe.NetParameter"))
+    return protobuf.message_class(MESSAGES, "NetParameter")
 
 
 def _array(blob: Any, *, bias: bool) -> np.ndarray:

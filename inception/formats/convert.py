@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception import UserError
 from inception.data import imagenet, paths
-from inception.formats import caffe, torchvision
+from inception.formats import caffe, onnx_zoo, torchvision
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
 from inception.runtime import checkpoint, workdir
 from inception.step import TrainState, first_state
@@ -21,7 +21,7 @@ from inception.step import TrainState, first_state
 # A format defines FILE (its name in messages), PARTS (a layer's array -> its name's suffix), KNOBS
 # (of the network and its input), read(path) -> {name: array [out, in, ...]} and
 # layers(arrays) -> {our layer: its name in the file}.
-FORMATS: dict[str, Any] = {"caffe": caffe, "torchvision": torchvision}
+FORMATS: dict[str, Any] = {"caffe": caffe, "torchvision": torchvision, "onnx": onnx_zoo}
 DENSE = ("fc", "classifier")
 
 

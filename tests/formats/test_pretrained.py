@@ -17,7 +17,7 @@ import launch
 from inception import UserError, pixels, train
 from inception.config import run_config
 from inception.data import cropping, decoding, imagenet
-from inception.formats import caffe, torchvision
+from inception.formats import caffe, onnx_zoo, torchvision
 from inception.formats.convert import read
 from inception.model import GoogLeNet
 from inception.runtime import checkpoint, sharding
@@ -454,6 +454,44 @@ def test_bvlc_googlenet_on_a_thousand_photos(shared_data, bvlc, tmp_path, capfd)
     assert abs(result["top1_error"] - 21.2) <= 0.2 and abs(result["top5_error"] - 6.2) <= 0.2
 
 
+# The ONNX zoo
+
+
+def zoo_file(path: pathlib.Path, *, kind: str = "raw") -> dict[str, np.ndarray]:
+    """Writes a .onnx of drawn numbers under the zoo's names; returns them."""
+    model, drawn = onnx_zoo.model_proto()(producer_name="onnx-caffe2"), {}
+    shape = model.graph.initializer.add(name="OC2_DUMMY_1", data_type=7, dims=[2])  # of a Reshape
+    shape.raw_data = np.array([1, 1024]).tobytes()
+    for layer, weights in caffe_shapes(heads=False).items():
+        for name, dims in ((f"{layer}_w_0", weights), (f"{layer}_b_0", weights[:1])):
+            array = drawn[name] = recorded.draw(name, tuple(dims))
+            tensor = model.graph.initializer.add(name=name, data_type=1, dims=dims)
+            if kind == "raw":
+                tensor.raw_data = array.tobytes()
+            elif kind == "float":
+                tensor.float_data.extend(array.ravel().tolist())
+            else:
+                drawn[name] = array.astype(np.float16)
+                tensor.data_type = 10
+                tensor.int32_data.extend(drawn[name].ravel().view(np.uint16).tolist())
+    path.write_bytes(model.SerializeToString())
+    return drawn
+
+
+@pytest.mark.parametrize("kind", ["raw", "float", "half"])
+def test_the_zoos_networks_are_caffes(tmp_path, capfd, kind: str) -> None:
+    drawn = zoo_file(tmp_path / "googlenet-12.onnx", kind=kind)
+    result = convert(capfd, "onnx", tmp_path / "googlenet-12.onnx", tmp_path / "out")
+    assert result["parameters"] == 6_998_552 and result["ignored"] == []
+    trained = load_trained(str(tmp_path / "out"))
+    params = trained.variables["params"]
+    kernel = drawn["conv1/7x7_s2_w_0"][:, ::-1].transpose(2, 3, 1, 0)  # BGR
+    np.testing.assert_array_equal(params["conv1"]["Conv_0"]["kernel"], kernel)
+    np.testing.assert_array_equal(params["classifier"]["kernel"], drawn["loss3/classifier_w_0"].T)
+    np.testing.assert_array_equal(params["classifier"]["bias"], drawn["loss3/classifier_b_0"])
+    assert trained.config["data"]["normalization"] == "mean" and trained.classes == imagenet.CLASSES
+
+
 # Files that are refused
 
 
@@ -470,7 +508,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
     """A whole file a format, without heads."""
     folder = tmp_path_factory.mktemp("files")
     caffemodel(folder / "net.caffemodel", heads=False)
+    zoo_file(folder / "net.onnx")
     return {
+        "onnx": folder / "net.onnx",
         "caffe": folder / "net.caffemodel",
         "torchvision": save(state_dict(heads=False), folder / "net.safetensors"),
     }
@@ -478,8 +518,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
 
 @pytest.mark.parametrize(
     ("source", "name"),
-    [("caffe", "x.caffemodel"), ("torchvision", "x.pth"), ("torchvision", "x.safetensors")],
-)
+    [
+        ("caffe", "x.caffemodel"), ("torchvision", "x.pth"), ("torchvision", "x.safetensors"),
+        ("onnx", "x.onnx"),
+    ],
+)  # fmt: skip
 def test_what_is_no_weight_file(tmp_path, capfd, source: str, name: str) -> None:
     path = tmp_path / name
     assert "No such file" in refused(capfd, tmp_path, source, path)
@@ -497,7 +540,7 @@ def test_what_is_no_weight_file(tmp_path, capfd, source: str, name: str) -> None
     assert "--input=" in refused(capfd, tmp_path, source, path)
 
 
-@pytest.mark.parametrize("source", ["caffe", "torchvision"])
+@pytest.mark.parametrize("source", ["caffe", "torchvision", "onnx"])
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
 def test_a_truncated_file(tmp_path, capfd, files, source: str, share: float) -> None:
     content = files[source].read_bytes()
