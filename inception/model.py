@@ -105,17 +105,22 @@ class Conv(nn.Module):
     dtype: str = "float32"
     batch_axis: str | None = None
     relu: bool = True
+    padding: str = "symmetric"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         kernel_init, bias_init = INITIALIZERS[self.initializer]
-        # NOTE: both sides have equal padding, as in Caffe and torch. TF's SAME pads a 7x7/2
-        # by (2, 3) on even inputs. Inference needs the padding that the weights trained with.
+        kernel = (self.kernel_px, self.kernel_px)
+        pads: Any = self.kernel_px // 2
+        # NOTE: they differ for a 7x7/2 on even inputs, which TensorFlow's SAME pads by (2, 3).
+        # Inference needs the padding that the weights trained with.
+        if self.padding == "same":
+            pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel, (self.stride,) * 2, "SAME")
         x = nn.Conv(
             scaled(self.filters, self.width),
-            (self.kernel_px, self.kernel_px),
+            kernel,
             self.stride,
-            padding=self.kernel_px // 2,
+            padding=pads,
             use_bias=self.use_bias and not self.batch_norm,
             kernel_init=kernel_init,
             bias_init=bias_init,
@@ -201,6 +206,7 @@ class GoogLeNet(nn.Module):
     heads_on: str = "both"  # or '4a' or '4d' alone
     conv5x5_px: int = 5  # kernel of the 5x5 convolutions; TF-slim and torchvision use 3
     pool4_px: int = 3  # window of the max pool after 4e; TF-slim and torchvision use 2
+    padding: str = "symmetric"  # of convolutions, as in Caffe and torch; 'same': TensorFlow's
     head_pool: str = "strided"  # 5x5/3, the paper's; 'adaptive': to 4x4, torchvision's
     top: str = "average"  # of 5b's grid; 'fc': fully connected and ReLU, for one input size
     dropout: float = 0.4  # rate at which the top's features are dropped
@@ -229,6 +235,7 @@ class GoogLeNet(nn.Module):
             initializer=self.initializer,
             dtype=self.dtype,
             batch_axis=self.batch_axis,
+            padding=self.padding,
         )
         dense = functools.partial(
             nn.Dense, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype

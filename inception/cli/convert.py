@@ -9,7 +9,7 @@ from inception.config import NETWORK, load_config
 def add_flags(parser: flags.Parser) -> None:
     flags.add_knobs(parser)
     add = parser.add_argument
-    add("--source", required=True, choices=("caffe", "torchvision", "onnx"))
+    add("--source", required=True, choices=("caffe", "torchvision", "onnx", "slim"))
     text = "a .caffemodel; a .pth or .safetensors; a .onnx; a TensorFlow checkpoint"
     add("--input", required=True, metavar="FILE", help=text)
     add("--output", required=True, metavar="DIR", help="a new folder")

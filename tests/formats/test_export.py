@@ -257,6 +257,7 @@ def test_safetensors_hold_every_array_and_what_rebuilds_the_network(
      (64, ("--config.model.norm=none", "--noconfig.model.biases")),
      (66, ("--config.model.dtype=bfloat16", "--config.data.normalization=symmetric")),
      (65, ("--config.model.pool4_px=2", "--config.model.conv5x5_px=3", "--config.model.norm=batch")),
+     (66, ("--config.model.padding=same",)),
      (63, ("--config.model.norm=batch", "--noconfig.model.biases")),
      (96, ("--config.model.top=fc", "--config.data.normalization=unit"))],
 )  # fmt: skip
