@@ -166,6 +166,8 @@ def _read_v2(prefix: str, index: bytes) -> dict[str, np.ndarray]:
         raise ValueError("byte order big")
     entry, arrays = message("BundleEntryProto"), {}
     for key, value in entries:
+        if key[:1] == b"\0":  # a part of a tensor, whose own entry comes later
+            continue
         tensor, name = entry.FromString(value), key.decode()
         if tensor.slices:
             raise _split(name)
