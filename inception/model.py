@@ -110,17 +110,12 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         kernel_init, bias_init = INITIALIZERS[self.initializer]
-        kernel = (self.kernel_px, self.kernel_px)
-        pads: Any = self.kernel_px // 2
-        # NOTE: they differ for a 7x7/2 on even inputs, which TensorFlow's SAME pads by (2, 3).
-        # Inference needs the padding that the weights trained with.
-        if self.padding == "same":
-            pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel, (self.stride,) * 2, "SAME")
+        # NOTE: on even inputs SAME pads a 7x7/2 by (2, 3). Weights need their training's padding.
         x = nn.Conv(
             scaled(self.filters, self.width),
-            kernel,
+            (self.kernel_px, self.kernel_px),
             self.stride,
-            padding=pads,
+            padding="SAME" if self.padding == "same" else self.kernel_px // 2,
             use_bias=self.use_bias and not self.batch_norm,
             kernel_init=kernel_init,
             bias_init=bias_init,
@@ -216,8 +211,7 @@ class GoogLeNet(nn.Module):
     # Training runs the modules from conv1 to this one as evaluation does, with BatchNorm's running
     # statistics, and without gradients; '': none. The optimiser needs `frozen_modules` as well.
     frozen_through: str = ""
-    # In training the backward pass recomputes the activations inside every module of the trunk
-    # instead of storing them; the gradients are the same.
+    # The backward pass recomputes the trunk's activations, module by module; gradients are the same.
     remat: bool = False
     # The mesh's axis over which BatchNorm averages its statistics, if every device computes its own
     # rows of the batch (`sharding.over_devices`). The run sets it: it is no knob.
