@@ -211,7 +211,7 @@ class GoogLeNet(nn.Module):
     # Training runs the modules from conv1 to this one as evaluation does, with BatchNorm's running
     # statistics, and without gradients; '': none. The optimiser needs `frozen_modules` as well.
     frozen_through: str = ""
-    # The backward pass recomputes the trunk's activations, module by module; gradients are the same.
+    # The backward pass recomputes the trunk's activations by module; the gradients are the same.
     remat: bool = False
     # The mesh's axis over which BatchNorm averages its statistics, if every device computes its own
     # rows of the batch (`sharding.over_devices`). The run sets it: it is no knob.

@@ -18,7 +18,8 @@ from inception import UserError
 from inception.formats import protobuf
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")  # the last bytes of a table
-FOOTER, TRAILER = 48, 5
+FOOTER = 48
+GZIP = b"\x1f\x8b"  # the first bytes of a .tar.gz, as the published file is in
 SNAPPY = 1  # a block's type; 0: not compressed
 DTYPES = {  # by TensorFlow's DataType
     1: np.float32, 2: np.float64, 3: np.int32, 4: np.uint8, 5: np.int16, 6: np.int8, 9: np.int64,
@@ -132,6 +133,8 @@ def _split(name: str) -> UserError:
 
 
 def _read_v1(content: bytes) -> dict[str, np.ndarray]:
+    if content.startswith(GZIP):
+        raise UserError("is an archive: unpack it (tar xzf FILE), and take the .ckpt in it")
     slices = message("SavedTensorSlices")
     entries = (slices.FromString(value) for _, value in table(content))
     about = {tensor.name: tensor for tensor in next(entries).meta.tensor}
@@ -194,10 +197,8 @@ def read(path: str) -> dict[str, np.ndarray]:
         Exception: of any kind, if a file is missing, damaged, or no checkpoint.
     """
     file = pathlib.Path(path)
-    prefix = (
-        str(file.with_suffix("")) if file.suffix == ".index" or ".data-" in file.suffix else path
-    )
-    index = pathlib.Path(f"{prefix}.index")
-    if file.is_file() and prefix == path:
-        return _read_v1(file.read_bytes())
-    return _read_v2(prefix, index.read_bytes())
+    of_bundle = file.suffix in (".index", ".meta") or file.suffix.startswith(".data-")
+    prefix = file.with_suffix("") if of_bundle else file
+    if prefix.is_file():
+        return _read_v1(prefix.read_bytes())
+    return _read_v2(str(prefix), pathlib.Path(f"{prefix}.index").read_bytes())

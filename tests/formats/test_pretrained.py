@@ -606,6 +606,7 @@ def test_another_network_of_caffes(tmp_path, capfd) -> None:
         ("--config.model.norm=lrn", 1, "config.model.norm=lrn, but the weights in --input="),
         ("--config.model.biases=False", 1, "need True"),
         ("--config.model.pool4_px=3", 1, "need 2"),
+        ("--config.model.padding=same", 1, "need symmetric"),
         ("--config.model.classes=10", 1, "need 1000"),
         ("--config.model.heads=True", 1, "need False"),
     ],

@@ -5,6 +5,7 @@ test_slim_tensorflow.py has what needs TensorFlow.
 
 import contextlib
 import functools
+import gzip
 import pathlib
 import zlib
 
@@ -188,7 +189,7 @@ def test_any_file_of_a_bundle_names_it_and_a_lost_one_is_named(tmp_path) -> None
     arrays = {"a/b": np.arange(6, dtype=np.float32).reshape(2, 3), "a/c": np.array(1 / 3)}
     prefix = v2(tmp_path / "model.ckpt-12", arrays)
     data = tmp_path / "model.ckpt-12.data-00000-of-00001"
-    for path in (prefix, f"{prefix}.index", data):
+    for path in (prefix, f"{prefix}.index", f"{prefix}.meta", data):
         got = tf_checkpoint.read(str(path))
         for name, array in arrays.items():
             np.testing.assert_array_equal(got[name], array, strict=True)
@@ -276,6 +277,7 @@ def test_half_of_a_network_and_another_one(tmp_path, capfd, write) -> None:
     ("name", "content", "message"),
     [
         ("x.ckpt", b"model_checkpoint_path: 'x'\n", "damaged, or no checkpoint"),
+        ("x.tar.gz", gzip.compress(b"..."), "is an archive: unpack it (tar xzf FILE)"),
         ("x.pb", b"...mixed4a_3x3_pre_relu/conv...", "4a has 204 filters of 3x3 in place of 208"),
         ("frozen.pb", b"...", "is a graph, not a checkpoint"),
     ],
