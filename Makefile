@@ -21,7 +21,7 @@ test: check environments  ## format, lint, types, and all tests except those of 
 # CPUs have it: so the docs' commands need nothing else.
 BASE := tests/test_docs.py
 EXPORT := tests/formats/test_export.py tests/formats/test_int8.py
-PREPARE := tests/data/test_prepare.py
+PREPARE := tests/data/test_prepare.py tests/formats/test_slim_tensorflow.py
 SKY := tests/launching/test_sky.py
 DOCS := tests/test_tour.py
 environments:
@@ -38,7 +38,7 @@ compile-checks: .venv-compile/installed .venv-pytest/installed  ## compile the p
 	PYTHONPATH=.venv-pytest .venv-compile/bin/python -m pytest tests/tools/test_compiled.py
 
 # TFDS's builders and SkyPilot do not depend on jax.
-NEWEST ?= tests --ignore=$(PREPARE) --ignore=$(SKY)
+NEWEST ?= tests $(addprefix --ignore=,$(PREPARE) $(SKY))
 test-newest: .venv-newest/installed  ## the fast tests, or those in NEWEST, with the newest jax, flax and optax
 	.venv-newest/bin/$(PYTEST) $(NEWEST)
 

@@ -120,6 +120,11 @@ KNOBS = {
     "model.pool4_px": Knob(
         3, "Max pool after 4e: paper, Table 1; 2: TF-slim's and torchvision's.", one_of(2, 3)
     ),
+    "model.padding": Knob(
+        "symmetric",
+        "Of convolutions, as in Caffe and torch; same: TensorFlow's, which differs in conv1.",
+        one_of("symmetric", "same"),
+    ),
     "model.head_pool": Knob(
         "strided",
         "5x5/3: paper, section 5; adaptive: torchvision's, to 4x4.",

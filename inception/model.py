@@ -105,17 +105,17 @@ class Conv(nn.Module):
     dtype: str = "float32"
     batch_axis: str | None = None
     relu: bool = True
+    padding: str = "symmetric"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         kernel_init, bias_init = INITIALIZERS[self.initializer]
-        # NOTE: both sides have equal padding, as in Caffe and torch. TF's SAME pads a 7x7/2
-        # by (2, 3) on even inputs. Inference needs the padding that the weights trained with.
+        # NOTE: on even inputs SAME pads a 7x7/2 by (2, 3). Weights need their training's padding.
         x = nn.Conv(
             scaled(self.filters, self.width),
             (self.kernel_px, self.kernel_px),
             self.stride,
-            padding=self.kernel_px // 2,
+            padding="SAME" if self.padding == "same" else self.kernel_px // 2,
             use_bias=self.use_bias and not self.batch_norm,
             kernel_init=kernel_init,
             bias_init=bias_init,
@@ -201,6 +201,7 @@ class GoogLeNet(nn.Module):
     heads_on: str = "both"  # or '4a' or '4d' alone
     conv5x5_px: int = 5  # kernel of the 5x5 convolutions; TF-slim and torchvision use 3
     pool4_px: int = 3  # window of the max pool after 4e; TF-slim and torchvision use 2
+    padding: str = "symmetric"  # of convolutions, as in Caffe and torch; 'same': TensorFlow's
     head_pool: str = "strided"  # 5x5/3, the paper's; 'adaptive': to 4x4, torchvision's
     top: str = "average"  # of 5b's grid; 'fc': fully connected and ReLU, for one input size
     dropout: float = 0.4  # rate at which the top's features are dropped
@@ -210,8 +211,7 @@ class GoogLeNet(nn.Module):
     # Training runs the modules from conv1 to this one as evaluation does, with BatchNorm's running
     # statistics, and without gradients; '': none. The optimiser needs `frozen_modules` as well.
     frozen_through: str = ""
-    # In training the backward pass recomputes the activations inside every module of the trunk
-    # instead of storing them; the gradients are the same.
+    # The backward pass recomputes the trunk's activations by module; the gradients are the same.
     remat: bool = False
     # The mesh's axis over which BatchNorm averages its statistics, if every device computes its own
     # rows of the batch (`sharding.over_devices`). The run sets it: it is no knob.
@@ -229,6 +229,7 @@ class GoogLeNet(nn.Module):
             initializer=self.initializer,
             dtype=self.dtype,
             batch_axis=self.batch_axis,
+            padding=self.padding,
         )
         dense = functools.partial(
             nn.Dense, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype

@@ -38,6 +38,7 @@ REFUSALS = (
     ("model.norm=group", "choose one of lrn, batch, none"),
     ("model.conv5x5_px=4", "choose one of 3, 5"),
     ("model.pool4_px=1", "choose one of 2, 3"),
+    ("model.padding=valid", "choose one of symmetric, same"),
     ("model.heads_on=4b", "choose one of both, 4a, 4d"),
     ("model.head_pool=x", "choose one of strided, adaptive"),
     ("model.top=x", "choose one of average, fc"),

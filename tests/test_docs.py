@@ -25,7 +25,7 @@ from inception.cli.main import COMMANDS, module
 from inception.config import experiment, load_config
 from inception.runtime import checkpoint
 from tests import tiny
-from tests.formats import test_pretrained
+from tests.formats import test_pretrained, test_slim
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = sorted(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts)
@@ -139,6 +139,8 @@ def world(
     test_pretrained.caffemodel(tmp_path / "bvlc_googlenet.caffemodel", heads=False)
     weights = test_pretrained.state_dict(heads=False)
     test_pretrained.save(weights, tmp_path / "googlenet-1378be20.safetensors")
+    test_pretrained.zoo_file(tmp_path / "googlenet-12.onnx")
+    test_slim.v1(tmp_path / "inception_v1.ckpt", test_slim.variables())
     (tmp_path / "list.txt").write_text("cat.jpg\n")
     write_mine(tmp_path)
     (tmp_path / "weights").mkdir()

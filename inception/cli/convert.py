@@ -9,8 +9,8 @@ from inception.config import NETWORK, load_config
 def add_flags(parser: flags.Parser) -> None:
     flags.add_knobs(parser)
     add = parser.add_argument
-    add("--source", required=True, choices=("caffe", "torchvision"))
-    text = "bvlc_googlenet.caffemodel; or torchvision's googlenet, .pth or .safetensors"
+    add("--source", required=True, choices=("caffe", "torchvision", "onnx", "slim"))
+    text = "a .caffemodel; a .pth or .safetensors; a .onnx; a TensorFlow checkpoint"
     add("--input", required=True, metavar="FILE", help=text)
     add("--output", required=True, metavar="DIR", help="a new folder")
     text = "class names, one per line (default: ImageNet's for 1,000 classes)"

@@ -1,12 +1,13 @@
 """Reads Caffe's bvlc_googlenet.caffemodel: a NetParameter with V1 or with current layers."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from inception import UserError
+from inception.formats import protobuf
 from inception.model import TABLE_1
 
 FILE = ".caffemodel"
@@ -38,22 +39,7 @@ RAW = ("<f8", "<f4", "<f2")  # dtypes of raw_data, by raw_data_type
 
 def net_parameter() -> Any:
     """The protobuf class of a .caffemodel, with the fields in MESSAGES."""
-    file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
-    kinds = descriptor_pb2.FieldDescriptorProto
-    for message, fields in MESSAGES.items():
-        described = file.message_type.add(name=message)
-        for line in fields.split(";"):
-            label, kind, name, _, number = line.split()
-            field = described.field.add(name=name, number=int(number))
-            field.label = kinds.Label.Value(f"LABEL_{label.upper()}")
-            if kind in MESSAGES:
-                field.type, field.type_name = kinds.TYPE_MESSAGE, f".caffe.{kind}"
-            else:
-                field.type = kinds.Type.Value(f"TYPE_{kind.upper()}")
-                field.options.packed = label == "repeated"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("caffe.NetParameter"))
+    return protobuf.message_class(MESSAGES, "NetParameter")
 
 
 def _array(blob: Any, *, bias: bool) -> np.ndarray:
@@ -90,3 +76,42 @@ def read(path: str) -> dict[str, np.ndarray]:
     if conv1 in arrays:
         arrays[conv1] = arrays[conv1][:, ::-1]
     return arrays
+
+
+def layers(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """LAYERS, with the names that the classifiers have in this file.
+
+    Caffe's recipe for fine-tuning renames the classifier, as to 'loss3/classifier_food', so that
+    Caffe draws it anew. A renamed one has weights [n, 1024]. It is told by its prefix loss1/,
+    loss2/ or loss3/, or as the only one left, or by its place: loss1, loss2, loss3.
+
+    Raises:
+        UserError: more than one layer may be a classifier; its text continues the file's name.
+    """
+    taken = {name for layer, name in LAYERS.items() if not layer.endswith("classifier")}
+    wide = (name for name, array in arrays.items() if array.shape[1:] == (1024,))
+    candidates = [n.removesuffix(":0") for n in wide if n.endswith(":0")]
+    candidates = [name for name in candidates if name not in taken]
+    found, rest = dict(LAYERS), []
+    for layer in ("head_4a/classifier", "head_4d/classifier", "classifier"):
+        loss = LAYERS[layer].removesuffix("classifier")
+        named = [name for name in candidates if name.startswith(loss)]
+        candidates = [name for name in candidates if name not in named]
+        if len(named) > 1:
+            raise _ambiguous(named, LAYERS[layer])
+        if named:
+            found[layer] = named[0]
+        elif layer == "classifier" or f"{loss}fc:0" in arrays:
+            rest.append(layer)
+    if "classifier" in rest and candidates:
+        if len(candidates) == 1:
+            rest = ["classifier"]
+        if len(candidates) != len(rest):
+            raise _ambiguous(candidates, LAYERS["classifier"])
+        found |= dict(zip(rest, candidates, strict=True))
+    return found
+
+
+def _ambiguous(names: list[str], name: str) -> UserError:
+    several = ", ".join(names)
+    return UserError(f"has several layers that may be {name} ({several}): save it with that one")

@@ -13,15 +13,20 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception import UserError
 from inception.data import imagenet, paths
-from inception.formats import caffe, torchvision
+from inception.formats import caffe, onnx_zoo, slim, torchvision
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
 from inception.runtime import checkpoint, workdir
 from inception.step import TrainState, first_state
 
-# A format defines FILE (its name in messages), LAYERS (our layer -> its name in the file), PARTS (a
-# layer's array -> its name's suffix), KNOBS (of the network and its input) and
-# read(path) -> {name: array [out, in, ...]}.
-FORMATS: dict[str, Any] = {"caffe": caffe, "torchvision": torchvision}
+# A format defines FILE (its name in messages), PARTS (a layer's array -> its name's suffix), KNOBS
+# (of the network and its input), read(path) -> {name: array [out, in, ...]} and
+# layers(arrays) -> {our layer: its name in the file}.
+FORMATS: dict[str, Any] = {
+    "caffe": caffe,
+    "torchvision": torchvision,
+    "onnx": onnx_zoo,
+    "slim": slim,
+}
 DENSE = ("fc", "classifier")
 
 
@@ -47,6 +52,7 @@ def read(source: str, path: str) -> Weights:
     kind = FORMATS[source]
     try:
         arrays = kind.read(path)
+        layers = kind.layers(arrays)
     except UserError as error:
         raise UserError(f"`input`={path} {error}") from error
     except OSError as error:
@@ -58,12 +64,18 @@ def read(source: str, path: str) -> Weights:
         ) from error
     names = {
         f"{layer}/{part}": name + suffix
-        for layer, name in kind.LAYERS.items()
+        for layer, name in layers.items()
         for part, suffix in kind.PARTS.items()
         if ("/" in part) != (layer.split("/")[-1] in DENSE)
     }
-    heads = all(name in arrays for variable, name in names.items() if variable.startswith("head_"))
     classes = arrays.get(names["classifier/bias"], np.zeros(1000)).size
+    # Heads that are not whole, or classify something else, are left out: often only the main
+    # classifier was replaced for fine-tuning.
+    of_heads = [(variable, name) for variable, name in names.items() if variable[:5] == "head_"]
+    heads = bool(of_heads) and all(
+        name in arrays and (not v.endswith("classifier/bias") or arrays[name].size == classes)
+        for v, name in of_heads
+    )
     knobs = {"model.classes": classes, "model.heads": heads, "optim.polyak_decay": 0.0}
     knobs |= {"data.source": "folder", "data.eval_split": "val"}  # the user gives data.path
     return Weights(path, arrays, names, knobs | kind.KNOBS)
@@ -133,10 +145,14 @@ def to_variables(weights: Weights, shapes: Any) -> Any:
 
 
 def class_names(file: str, count: int) -> tuple[str, ...]:
-    """A file's lines, by output; without a file, ImageNet's classes if `count` fits, or numbers."""
+    """A file's lines, by output; without a file, ImageNet's classes if `count` fits, or numbers.
+
+    One output more than ImageNet's classes is TensorFlow's: its first is 'background'.
+    """
     if not file:
-        fits = count == len(imagenet.CLASSES)
-        return imagenet.CLASSES if fits else tuple(f"class {i}" for i in range(count))
+        known = (imagenet.CLASSES, ("background", *imagenet.CLASSES))
+        numbered = tuple(f"class {i}" for i in range(count))
+        return next((classes for classes in known if len(classes) == count), numbered)
     with paths.explained(f"`classes`={file} cannot be read", errors=(OSError, UnicodeDecodeError)):
         lines = pathlib.Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
     names = tuple(line.strip() for line in lines if line.strip())

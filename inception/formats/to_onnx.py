@@ -22,11 +22,14 @@ class _Graph:
 
     Args:
         px: the side of the image; self.px is the side of the newest layer's output.
+        padding: GoogLeNet's field.
         for_int8: merges BatchNorm into its convolution, and makes LRN of other operators.
     """
 
-    def __init__(self, weights: dict[str, np.ndarray], *, px: int, for_int8: bool) -> None:
-        self.weights, self.px, self.for_int8 = weights, px, for_int8
+    def __init__(
+        self, weights: dict[str, np.ndarray], *, px: int, padding: str, for_int8: bool
+    ) -> None:
+        self.weights, self.px, self.padding, self.for_int8 = weights, px, padding, for_int8
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
@@ -48,6 +51,15 @@ class _Graph:
         paths = [f"{layer}/{name}" for name in names]
         return [self.weights[path] for path in paths if path in self.weights]
 
+    def same_pads(self, window: int, stride: int) -> list[int]:
+        """SAME's pads, top, left, bottom, right, of the next layer; self.px becomes its output's.
+
+        NOTE: pads are explicit: for SAME_UPPER OpenCV 5.0 computes other ones.
+        """
+        before_px, self.px = self.px, -(-self.px // stride)
+        pad = max(0, (self.px - 1) * stride + window - before_px)
+        return [pad // 2] * 2 + [pad - pad // 2] * 2
+
     def conv(self, x: str, layer: str, stride: int = 1) -> str:
         """model.Conv."""
         kernel, *bias = self.arrays(f"{layer}/Conv_0", "kernel", "bias")
@@ -56,9 +68,9 @@ class _Graph:
             scale, shift, mean, variance = norm
             factor = scale / np.sqrt(variance + BATCH_NORM_EPSILON)
             kernel, bias, norm = kernel * factor, [shift + (sum(bias) - mean) * factor], []
-        oihw, pads = kernel.transpose(3, 2, 0, 1), [len(kernel) // 2] * 4
+        oihw, same = kernel.transpose(3, 2, 0, 1), self.same_pads(len(kernel), stride)
+        pads = same if self.padding == "same" else [len(kernel) // 2] * 4
         x = self.add("Conv", x, oihw, *bias, strides=[stride] * 2, pads=pads)
-        self.px = -(-self.px // stride)
         if norm:
             x = self.add("BatchNormalization", x, *norm, epsilon=BATCH_NORM_EPSILON)
         return self.add("Relu", x)
@@ -81,12 +93,9 @@ class _Graph:
         return self.add("Transpose", x, perm=[0, 3, 1, 2])
 
     def max_pool(self, x: str, stride: int, window: int = 3) -> str:
-        """ops.max_pool. NOTE: pads are explicit: for SAME_UPPER OpenCV 5.0 computes other ones."""
-        before_px, self.px = self.px, -(-self.px // stride)
-        pad = max(0, (self.px - 1) * stride + window - before_px)
-        pads = [pad // 2] * 2 + [pad - pad // 2] * 2
+        """ops.max_pool."""
         sizes = {"kernel_shape": [window] * 2, "strides": [stride] * 2}
-        return self.add("MaxPool", x, pads=pads, **sizes)
+        return self.add("MaxPool", x, pads=self.same_pads(window, stride), **sizes)
 
     def inception(self, x: str, row: str) -> str:
         """model.Inception; the module of figure 2a has no reductions and no projection."""
@@ -139,7 +148,7 @@ def convert(
     arrays = flatten_dict(trained.variables)
     weights = {"/".join(path[1:]): array for path, array in arrays.items()}
     model, px = GoogLeNet(**trained.config["model"]), trained.config["input_px"]
-    graph = _Graph(weights, px=px, for_int8=for_int8)
+    graph = _Graph(weights, px=px, padding=model.padding, for_int8=for_int8)
     output = _probabilities(graph, model, trained.config["data"]["normalization"])
     graph.nodes.append(helper.make_node("Identity", [output], ["probabilities"]))
     tensor, types = helper.make_tensor_value_info, onnx.TensorProto

@@ -6,10 +6,12 @@ aux2 to 4d: until late 2024 torchvision returned the two outputs swapped (pytorc
 """
 
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 import safetensors.numpy
 
+from inception import UserError
 from inception.formats import torch_file
 from inception.model import TABLE_1
 
@@ -51,7 +53,36 @@ KNOBS = {
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """The tensors of a file by torchvision's names, in PyTorch's layout, as `torch_file.read`."""
-    if pathlib.Path(path).suffix.lower() == ".safetensors":
-        return safetensors.numpy.load_file(path)
-    return torch_file.read(path)
+    """The tensors of a file by torchvision's names, in PyTorch's layout, as `torch_file.read`.
+
+    What precedes the names, as DataParallel's 'module.' or the key of a checkpoint's state_dict, is
+    left out. Tensors outside the network, such as an optimizer's, are one entry, 'optimizer'.
+
+    Raises:
+        UserError: the file holds several networks; its text continues the file's name.
+    """
+    safe = pathlib.Path(path).suffix.lower() == ".safetensors"
+    arrays = safetensors.numpy.load_file(path) if safe else torch_file.read(path)
+    first = LAYERS["conv1"] + PARTS["Conv_0/kernel"]
+    prefixes = [n.removesuffix(first) for n in arrays if f".{n}".endswith(f".{first}")]
+    if len(prefixes) > 1:
+        several = ", ".join(prefix.rstrip(".") or "the file itself" for prefix in prefixes)
+        raise UserError(f"holds {len(prefixes)} networks ({several}): save one state_dict alone")
+    prefix = prefixes[0] if prefixes else ""
+    inside = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+    outside = {n.split(".")[0]: a for n, a in arrays.items() if not n.startswith(prefix)}
+    return outside | inside
+
+
+def layers(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """LAYERS, with the classifier's name in this file, as 'fc.1' after a dropout 'fc.0'.
+
+    Raises:
+        UserError: the classifier has more than one layer; its text continues the file's name.
+    """
+    name = LAYERS["classifier"]
+    parts = [n for n in arrays if n.startswith(f"{name}.")]
+    found = list(dict.fromkeys(n.rsplit(".", 1)[0] for n in parts))
+    if len(found) > 1:
+        raise UserError(f"has a classifier of several layers ({', '.join(found)}): only one fits")
+    return LAYERS | {"classifier": found[0] if found else name}

@@ -96,6 +96,8 @@ def convolution(
     convolutions to LAYOUTS only outside of loops (jax-ml/jax#12868): in `accumulate`'s loop a step
     took ten times as long. So this form uses LAYOUTS from the start.
     """
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], window_strides, padding)
     return _convolution(x, kernel, tuple(window_strides), tuple(map(tuple, padding)))
 
 

@@ -27,9 +27,9 @@ from flax import traverse_util
 from PIL import Image
 
 import launch
-from inception import pixels
+from inception import UserError, pixels
 from inception.config import load_config
-from inception.formats import export, to_onnx
+from inception.formats import convert, export, to_onnx
 from inception.model import GoogLeNet
 from inception.runtime import checkpoint
 from inception.runtime.weights import Trained
@@ -257,6 +257,7 @@ def test_safetensors_hold_every_array_and_what_rebuilds_the_network(
      (64, ("--config.model.norm=none", "--noconfig.model.biases")),
      (66, ("--config.model.dtype=bfloat16", "--config.data.normalization=symmetric")),
      (65, ("--config.model.pool4_px=2", "--config.model.conv5x5_px=3", "--config.model.norm=batch")),
+     (66, ("--config.model.padding=same",)),
      (63, ("--config.model.norm=batch", "--noconfig.model.biases")),
      (96, ("--config.model.top=fc", "--config.data.normalization=unit"))],
 )  # fmt: skip
@@ -406,3 +407,44 @@ def test_a_full_disk_keeps_the_older_file_and_leaves_no_half_one(narrow, tmp_pat
         signal.signal(signal.SIGXFSZ, handler)
     assert "cannot be written" in line
     assert path.read_bytes() == older and os.listdir(tmp_path) == [path.name]
+
+
+# Reading: a .onnx file that convert cannot take
+
+
+def test_convert_refuses_an_export_and_names_the_folder_to_take(narrow, tmp_path, capfd) -> None:
+    exported(capfd, narrow.folder, tmp_path / "x.onnx")
+    with pytest.raises(UserError, match="written by export: take the run's folder"):
+        convert.read("onnx", str(tmp_path / "x.onnx"))
+
+
+def test_convert_reads_what_the_package_onnx_writes_and_refuses_what_lies_outside(tmp_path) -> None:
+    arrays = {
+        "conv1/7x7_s2_w_0": np.arange(64 * 3 * 49, dtype=np.float32).reshape(64, 3, 7, 7),
+        "half": np.array([[0.5, -2]], np.float16),
+        "double": np.array(1 / 3),
+        "shape": np.array([1, 1024]),
+    }
+    constants = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    brain = onnx.helper.make_tensor("brain", onnx.TensorProto.BFLOAT16, [2], [1.5, -3])
+    graph = onnx.helper.make_graph([], "net", [], [], [*constants, brain])
+    path = tmp_path / "net.onnx"
+    onnx.save(onnx.helper.make_model(graph), path)
+    got = convert.read("onnx", str(path)).arrays
+    assert got.keys() == {"conv1/7x7_s2_w_0", "half", "double", "brain"}
+    arrays["conv1/7x7_s2_w_0"] = arrays["conv1/7x7_s2_w_0"][:, ::-1]
+    for name in ("conv1/7x7_s2_w_0", "half", "double"):
+        assert got[name].dtype == arrays[name].dtype
+        np.testing.assert_array_equal(got[name], arrays[name])
+    np.testing.assert_array_equal(got["brain"].astype(np.float32), [1.5, -3])
+
+    onnx.save(onnx.helper.make_model(graph), path, save_as_external_data=True, size_threshold=99)
+    with pytest.raises(UserError, match=r"keeps weights in other files: onnx\.save"):
+        convert.read("onnx", str(path))
+    onnx.save(onnx.load(path), tmp_path / "one.onnx")  # as the line says
+    assert convert.read("onnx", str(tmp_path / "one.onnx")).arrays.keys() == got.keys()
+
+    int8 = onnx.numpy_helper.from_array(np.zeros((2, 2), np.int8), "conv1/7x7_s2_w_0_quantized")
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "net", [], [], [int8])), path)
+    with pytest.raises(UserError, match="has weights of 8 bits"):
+        convert.read("onnx", str(path))

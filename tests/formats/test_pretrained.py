@@ -6,6 +6,7 @@ import os
 import pathlib
 import pickle
 import shutil
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,7 @@ import launch
 from inception import UserError, pixels, train
 from inception.config import run_config
 from inception.data import cropping, decoding, imagenet
-from inception.formats import caffe, torchvision
+from inception.formats import caffe, onnx_zoo, torchvision
 from inception.formats.convert import read
 from inception.model import GoogLeNet
 from inception.runtime import checkpoint, sharding
@@ -161,18 +162,18 @@ def test_the_classes_of_the_weights_may_be_named(tmp_path, capfd, files) -> None
 
 
 @pytest.mark.slow
-def test_heads_may_be_left_out_and_must_where_they_have_other_classes(tmp_path, capfd) -> None:
+def test_heads_of_other_classes_are_left_out_and_told(tmp_path, capfd) -> None:
+    """As where the main classifier alone was replaced, for fine-tuning."""
     arrays = state_dict(classes=10) | {"extra.weight": np.zeros(3, np.float32)}
-    path, output = save(arrays, tmp_path / "ten.safetensors"), tmp_path / "out"
-    line = fails(capfd, command("torchvision", path, output), status=1)
-    assert "aux1.fc2" in line and "--config.model.heads=False" in line
-    result = convert(capfd, "torchvision", path, output, "--config.model.heads=False")
-    assert result["missing"] == []
+    path = save(arrays, tmp_path / "ten.safetensors")
+    result = convert(capfd, "torchvision", path, tmp_path / "out")
+    assert result["missing"] == [] and result["parameters"] == 6_624_904 - 990 * 1025
     heads = [name for name in SHAPES if name.startswith("aux")]
     assert set(result["ignored"]) == {*COUNTERS, *heads, "extra.weight"}
-    assert (
-        launch.main(command("torchvision", path, tmp_path / "o", "--config.model.heads=False")) == 0
-    )
+    assert read_config(str(tmp_path / "out"))["model"]["heads"] is False
+    line = refused(capfd, tmp_path / "out", "torchvision", path, "--config.model.heads=True")
+    assert "need False" in line
+    assert launch.main(command("torchvision", path, tmp_path / "o")) == 0
     assert "aux1" in (out := capfd.readouterr().out) and "ignored" in out
 
 
@@ -244,7 +245,12 @@ def blob(blobs, array: np.ndarray, *, legacy: bool, double: bool, raw: str = "")
 def caffe_shapes(*, heads: bool) -> dict[str, tuple[int, ...]]:
     """Layer -> shape of its weights, from torchvision's, whose 5x5 are 3x3."""
     shapes = {}
-    for layer, name in caffe.LAYERS.items():
+    ours = [n for n in caffe.LAYERS if not n.startswith("head_")]
+    for row in ("4a", "4d"):  # Caffe's order is the network's: a head follows its module
+        after = ours.index(f"{row}/pool_proj") + 1
+        ours[after:after] = [f"head_{row}/{name}" for name in ("conv", "fc", "classifier")]
+    for layer in ours:
+        name = caffe.LAYERS[layer]
         theirs = torchvision.LAYERS[layer]
         shape = SHAPES.get(f"{theirs}.conv.weight") or SHAPES[f"{theirs}.weight"]
         if heads or not layer.startswith("head_"):
@@ -260,10 +266,17 @@ def caffemodel(
     legacy: bool = False,
     double: bool = False,
     raw: str = "",
+    renamed: Mapping[str, tuple[str, int]] = {},
 ) -> dict[str, list[np.ndarray]]:
-    """Writes a .caffemodel of drawn numbers; returns them, by layer."""
+    """Writes a .caffemodel of drawn numbers; returns them, by layer.
+
+    Args:
+        renamed: {layer: (another name, classes)}.
+    """
     net, weights = caffe.net_parameter()(), {}
     for name, shape in caffe_shapes(heads=heads).items():
+        if name in renamed:
+            name, shape = renamed[name][0], (renamed[name][1], *shape[1:])
         drawn = recorded.draw(name, shape), recorded.draw(f"{name} bias", shape[:1])
         weights[name] = [a.astype(raw or "float32").astype("float32") for a in drawn]
         layer = (net.layers if v1 else net.layer).add(name=name)
@@ -330,6 +343,55 @@ def test_caffes_half_heads_are_not_taken_and_strangers_are_told(tmp_path, capfd)
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("names", "heads"),
+    [
+        (("loss3/classifier_food",), False),
+        (("fc_food",), False),
+        (("loss1/classifier_food", "loss2/classifier_food", "loss3/classifier_food"), True),
+        (("loss1/food", "loss2/classifier", "cls3"), True),
+        (("cls1", "cls2", "cls3"), True),
+        (("cls1", "loss2/food", "cls3"), True),
+        (("loss1/classifier", "loss2/classifier", "food"), True),
+    ],
+)
+def test_classifiers_that_were_renamed_for_fine_tuning(tmp_path, names, heads: bool) -> None:
+    path = tmp_path / "food.caffemodel"
+    usual = [f"loss{i}/classifier" for i in (1, 2, 3)][-len(names) :]
+    renamed = {u: (n, 5) for u, n in zip(usual, names, strict=True)}
+    drawn = caffemodel(path, heads=heads, renamed=renamed)
+    weights = read("caffe", str(path))
+    assert weights.knobs["model.classes"] == 5 and weights.knobs["model.heads"] is heads
+    for layer, name in zip(["head_4a/classifier", "head_4d/classifier", "classifier"][-len(names) :], names, strict=True):  # fmt: skip
+        assert weights.names[f"{layer}/kernel"] == f"{name}:0"
+        np.testing.assert_array_equal(weights.arrays[f"{name}:1"], drawn[name][1])
+
+
+def test_a_renamed_classifier_beside_heads_of_other_classes(tmp_path, capfd) -> None:
+    path = tmp_path / "food.caffemodel"
+    caffemodel(path, heads=True, renamed={"loss3/classifier": ("loss3/classifier_food", 5)})
+    result = convert(capfd, "caffe", path, tmp_path / "out")
+    heads = [name for name in caffe_shapes(heads=True) if name.startswith(("loss1/", "loss2/"))]
+    assert sorted(result["ignored"]) == sorted(heads) and result["missing"] == []
+    assert result["parameters"] == 6_998_552 - 995 * 1025
+
+
+@pytest.mark.parametrize(
+    ("renamed", "more", "message"),
+    [
+        ({}, "loss3/classifier_food", "(loss3/classifier, loss3/classifier_food)"),
+        ({"loss3/classifier": ("food", 5)}, "drink", "may be loss3/classifier (food, drink)"),
+    ],
+)
+def test_layers_that_may_all_be_the_classifier(tmp_path, capfd, renamed, more: str, message: str) -> None:  # fmt: skip
+    path = tmp_path / "food.caffemodel"
+    caffemodel(path, heads=False, renamed=renamed)
+    net = caffe.net_parameter().FromString(path.read_bytes())
+    blob(net.layer.add(name=more).blobs, np.zeros((5, 1024)), legacy=False, double=False)
+    path.write_bytes(net.SerializeToString())
+    assert message in refused(capfd, tmp_path, "caffe", path)
+
+
 @pytest.fixture(scope="module")
 def bvlc(tmp_path_factory: pytest.TempPathFactory):
     """The real weights, converted; where there are none, tests that want them skip."""
@@ -392,6 +454,44 @@ def test_bvlc_googlenet_on_a_thousand_photos(shared_data, bvlc, tmp_path, capfd)
     assert abs(result["top1_error"] - 21.2) <= 0.2 and abs(result["top5_error"] - 6.2) <= 0.2
 
 
+# The ONNX zoo
+
+
+def zoo_file(path: pathlib.Path, *, kind: str = "raw") -> dict[str, np.ndarray]:
+    """Writes a .onnx of drawn numbers under the zoo's names; returns them."""
+    model, drawn = onnx_zoo.model_proto()(producer_name="onnx-caffe2"), {}
+    shape = model.graph.initializer.add(name="OC2_DUMMY_1", data_type=7, dims=[2])  # of a Reshape
+    shape.raw_data = np.array([1, 1024]).tobytes()
+    for layer, weights in caffe_shapes(heads=False).items():
+        for name, dims in ((f"{layer}_w_0", weights), (f"{layer}_b_0", weights[:1])):
+            array = drawn[name] = recorded.draw(name, tuple(dims))
+            tensor = model.graph.initializer.add(name=name, data_type=1, dims=dims)
+            if kind == "raw":
+                tensor.raw_data = array.tobytes()
+            elif kind == "float":
+                tensor.float_data.extend(array.ravel().tolist())
+            else:
+                drawn[name] = array.astype(np.float16)
+                tensor.data_type = 10
+                tensor.int32_data.extend(drawn[name].ravel().view(np.uint16).tolist())
+    path.write_bytes(model.SerializeToString())
+    return drawn
+
+
+@pytest.mark.parametrize("kind", ["raw", "float", "half"])
+def test_the_zoos_networks_are_caffes(tmp_path, capfd, kind: str) -> None:
+    drawn = zoo_file(tmp_path / "googlenet-12.onnx", kind=kind)
+    result = convert(capfd, "onnx", tmp_path / "googlenet-12.onnx", tmp_path / "out")
+    assert result["parameters"] == 6_998_552 and result["ignored"] == []
+    trained = load_trained(str(tmp_path / "out"))
+    params = trained.variables["params"]
+    kernel = drawn["conv1/7x7_s2_w_0"][:, ::-1].transpose(2, 3, 1, 0)  # BGR
+    np.testing.assert_array_equal(params["conv1"]["Conv_0"]["kernel"], kernel)
+    np.testing.assert_array_equal(params["classifier"]["kernel"], drawn["loss3/classifier_w_0"].T)
+    np.testing.assert_array_equal(params["classifier"]["bias"], drawn["loss3/classifier_b_0"])
+    assert trained.config["data"]["normalization"] == "mean" and trained.classes == imagenet.CLASSES
+
+
 # Files that are refused
 
 
@@ -408,7 +508,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
     """A whole file a format, without heads."""
     folder = tmp_path_factory.mktemp("files")
     caffemodel(folder / "net.caffemodel", heads=False)
+    zoo_file(folder / "net.onnx")
     return {
+        "onnx": folder / "net.onnx",
         "caffe": folder / "net.caffemodel",
         "torchvision": save(state_dict(heads=False), folder / "net.safetensors"),
     }
@@ -416,8 +518,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
 
 @pytest.mark.parametrize(
     ("source", "name"),
-    [("caffe", "x.caffemodel"), ("torchvision", "x.pth"), ("torchvision", "x.safetensors")],
-)
+    [
+        ("caffe", "x.caffemodel"), ("torchvision", "x.pth"), ("torchvision", "x.safetensors"),
+        ("onnx", "x.onnx"),
+    ],
+)  # fmt: skip
 def test_what_is_no_weight_file(tmp_path, capfd, source: str, name: str) -> None:
     path = tmp_path / name
     assert "No such file" in refused(capfd, tmp_path, source, path)
@@ -435,7 +540,7 @@ def test_what_is_no_weight_file(tmp_path, capfd, source: str, name: str) -> None
     assert "--input=" in refused(capfd, tmp_path, source, path)
 
 
-@pytest.mark.parametrize("source", ["caffe", "torchvision"])
+@pytest.mark.parametrize("source", ["caffe", "torchvision", "onnx"])
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
 def test_a_truncated_file(tmp_path, capfd, files, source: str, share: float) -> None:
     content = files[source].read_bytes()
@@ -501,6 +606,7 @@ def test_another_network_of_caffes(tmp_path, capfd) -> None:
         ("--config.model.norm=lrn", 1, "config.model.norm=lrn, but the weights in --input="),
         ("--config.model.biases=False", 1, "need True"),
         ("--config.model.pool4_px=3", 1, "need 2"),
+        ("--config.model.padding=same", 1, "need symmetric"),
         ("--config.model.classes=10", 1, "need 1000"),
         ("--config.model.heads=True", 1, "need False"),
     ],

@@ -1,15 +1,21 @@
 """PyTorch's files without PyTorch: every kind of tensor, damage, and code that must not run."""
 
+import argparse
 import collections
 import contextlib
+import datetime
 import io
 import os
 import pathlib
 import pickle
+import sys
+import types
 import zipfile
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from inception import UserError
 from inception.formats import convert, torch_file
@@ -61,6 +67,184 @@ def test_a_truncated_or_flipped_file_of_pytorch(tmp_path, kind: str) -> None:
         with contextlib.suppress(UserError):
             got = read(str(path))
             assert kind == "stream" or all(np.array_equal(got[k], v) for k, v in whole.items())
+
+
+# Checkpoints as training scripts save them
+
+
+class _Stored(NamedTuple):
+    """What stands for a storage while a test pickles."""
+
+    array: np.ndarray
+
+
+class _Saved:
+    """What stands for a tensor, contiguous."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __reduce__(self):
+        strides = tuple(s // self.array.itemsize for s in self.array.strides)
+        arguments = (_Stored(self.array), 0, self.array.shape, strides, False, None)
+        return sys.modules["torch._utils"]._rebuild_tensor_v2, arguments
+
+
+@pytest.fixture
+def save(monkeypatch):
+    """torch.save(content, path), for a content of float32 arrays and anything that pickles."""
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
+
+    def _rebuild_tensor_v2():
+        """Named by the pickle alone."""
+
+    _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = (
+        "torch._utils",
+        "_rebuild_tensor_v2",
+    )
+    utils._rebuild_tensor_v2 = _rebuild_tensor_v2
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "torch._utils", utils)
+
+    def to_saved(content):
+        if isinstance(content, np.ndarray):
+            return _Saved(content)
+        return {k: to_saved(v) for k, v in content.items()} if type(content) is dict else content
+
+    def save(content, path: pathlib.Path) -> str:
+        stored: list[np.ndarray] = []
+
+        class Pickler(pickle.Pickler):
+            def persistent_id(self, thing):
+                if isinstance(thing, _Stored):
+                    stored.append(thing.array)
+                    return (
+                        "storage",
+                        torch.FloatStorage,
+                        str(len(stored) - 1),
+                        "cpu",
+                        thing.array.size,
+                    )
+
+        buffer = io.BytesIO()
+        Pickler(buffer, 2).dump(to_saved(content))
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("net/data.pkl", buffer.getvalue())
+            for key, array in enumerate(stored):
+                archive.writestr(f"net/data/{key}", array.tobytes())
+        return str(path)
+
+    return save
+
+
+STATE = {
+    "conv1.conv.weight": np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3),
+    "fc.weight": np.ones((2, 3), np.float32),
+}
+BESIDE = {
+    "epoch": 3,
+    "args": argparse.Namespace(lr=0.1, output=pathlib.PurePosixPath("runs")),
+    "optimizer": {"state": {0: {"momentum_buffer": np.zeros(9, np.float32)}}, "param_groups": [{}]},
+    "lr_scheduler": {"milestones": collections.Counter({30: 1}), "last": np.float64(0.1)},
+    "best": [np.arange(3), np.dtype("f4"), {1, 2}, datetime.timedelta(1), slice(1), b"bytes"],
+}  # fmt: skip
+
+
+def prefixed(prefix: str) -> dict[str, np.ndarray]:
+    return {f"{prefix}{name}": array for name, array in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "outside"),
+    [
+        (STATE, set()),
+        (prefixed("module."), set()),
+        (prefixed("_orig_mod.module."), set()),
+        ({"n_averaged": np.ones(1, np.float32), **prefixed("module.")}, {"n_averaged"}),
+        ({"state_dict": STATE, **BESIDE}, {"optimizer"}),
+        ({**BESIDE, "model": prefixed("_orig_mod.")}, {"optimizer"}),
+        ({"model_state_dict": STATE}, set()),
+        ({"model_ema": prefixed("module."), "epoch": 1}, set()),
+    ],
+)
+def test_a_state_is_found_in_what_is_around_it(save, tmp_path, content, outside: set) -> None:
+    got = read(save(content, tmp_path / "checkpoint.pth"))
+    assert got.keys() == STATE.keys() | outside
+    for name, array in STATE.items():
+        np.testing.assert_array_equal(got[name], array)
+
+
+def test_a_state_in_safetensors_may_be_bfloat16_and_have_a_prefix(tmp_path) -> None:
+    half = {name: array.astype("bfloat16") for name, array in prefixed("module.").items()}
+    save_file(half, tmp_path / "net.safetensors")
+    got = read(str(tmp_path / "net.safetensors"))
+    assert got.keys() == STATE.keys() and got["fc.weight"].dtype == "bfloat16"
+
+
+def test_objects_beside_a_state_are_not_made(save, tmp_path, monkeypatch) -> None:
+    path = save({"model": STATE, **BESIDE}, tmp_path / "checkpoint.pth")
+
+    def made(*_, **__):
+        raise AssertionError("an object of the file was made")
+
+    for owner, name in (
+        (argparse, "Namespace"),
+        (collections, "Counter"),
+        (datetime, "timedelta"),
+        (np, "dtype"),
+    ):
+        monkeypatch.setattr(owner, name, made)  # pickle would call it
+    with pytest.raises(AssertionError, match="was made"):
+        pickle.loads(_named("argparse", "Namespace")[:-1] + b")R.")
+    with open(path, "rb") as file:
+        content, _ = torch_file._read_zip(file)
+    assert type(content["args"]) is type(content["lr_scheduler"]["milestones"]) is torch_file._Inert
+    assert vars(content["args"]) == {}
+
+
+def test_inert_objects_take_whatever_a_pickle_does_to_them() -> None:
+    """Attributes, items, elements, keywords, calls of calls: all are dropped, and no class changes."""
+    namespace = b"\x80\x04\x8c\x08argparse\x8c\x09Namespace\x93"
+    for change in (
+        b")R",
+        b")\x81",
+        b")}\x92",
+        b")R}b",
+        b")RK\x01K\x02s",
+        b")R(K\x01e",
+        b")RK\x01a",
+        b"}b",
+    ):
+        got = torch_file._Unpickler(io.BytesIO(namespace + change + b".")).load()
+        assert got is torch_file._Inert or (type(got) is torch_file._Inert and vars(got) == {})
+    with pytest.raises(TypeError):  # what an inert object is, cannot be called
+        torch_file._Unpickler(io.BytesIO(namespace + b")R)R.")).load()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 3, "args": argparse.Namespace(state=1)}, "holds no tensors. Save model.state_dict()"),
+        (3, "holds no tensors"),
+        (argparse.Namespace(weight=np.ones(3)), "holds no tensors"),
+        ({"model": STATE, "model_ema": prefixed("module.")}, "holds 2 networks (model, model_ema.module): save one"),
+        (STATE | prefixed("teacher."), "holds 2 networks (the file itself, teacher)"),
+        ({**STATE, "fc.0.weight": np.ones(3, np.float32)}, "classifier of several layers (fc, fc.0): only one fits"),
+    ],
+)  # fmt: skip
+def test_a_file_without_one_network_is_refused(save, tmp_path, content, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(save(content, tmp_path / "checkpoint.pth"))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_classifier_after_a_dropout(save, tmp_path) -> None:
+    last = {"fc.1.weight": np.ones((2, 3), np.float32), "fc.1.bias": np.ones(2, np.float32)}
+    path = save({"conv1.conv.weight": STATE["conv1.conv.weight"], **last}, tmp_path / "net.pth")
+    weights = convert.read("torchvision", path)
+    assert weights.names["classifier/kernel"] == "fc.1.weight"
+    assert weights.knobs["model.classes"] == 2
 
 
 # Files that would run code
