@@ -71,7 +71,11 @@ def open_store(path: str, split: str, *, bits: int = 0) -> sources.Examples:
         return data.reshape(*shapes[index].tolist(), 3), label
 
     return sources.Examples(
-        tuple(about["classes"]), len(labels), record, lambda index: f"{where} record {index}"
+        tuple(about["classes"]),
+        len(labels),
+        record,
+        lambda index: f"{where} record {index}",
+        labels=labels,
     )
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception.data import paths, pipeline, progress, sources
+from inception.data import paths, pipeline, progress
 from inception.evaluation.networks import Networks
 from inception.runtime import processes
 
@@ -133,8 +133,10 @@ class Evaluator:
     ):
         self.split = split
         self.source = pipeline.open_split(config, split)
-        if classes:
-            self.source = sources.as_classes(self.source, classes)
+        if classes and classes != self.source.classes:
+            from inception.data.classes import as_classes
+
+            self.source = as_classes(self.source, classes, split)
         self._networks = Networks(networks or [config], mesh)
         self._views = self._networks.views(sorted(set(crops)))
         self._batches = functools.partial(self._networks.batches, self.source, self._views)
