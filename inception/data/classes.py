@@ -62,3 +62,11 @@ def as_classes(source: Source, classes: tuple[str, ...], split: str) -> Source:
     return dataclasses.replace(
         source, classes=classes, read=relabelled, labels=known, alternatives=others, notes=notes
     )
+
+
+def present(source: Source) -> list[int]:
+    """The labels that images of the source have, sorted; reads all if they are not known."""
+    labels = getattr(source, "labels", None)
+    every = (source[i][1] for i in range(len(source))) if labels is None else labels.tolist()
+    others = getattr(source, "alternatives", None) or {}
+    return sorted(set(every).union(*others.values()))

@@ -112,8 +112,12 @@ class Networks:
         *,
         crops: Sequence[int],
         stop: processes.Stop | None = None,
+        only: Sequence[int] = (),
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Averages over the crops of each image, in the order of `pipeline.evaluation_batches`.
+
+        Args:
+            only: as if the networks had these outputs alone: the others' probability is 0.
 
         Yields:
             For some images, positions and labels, int32 [n]; float64 [n, networks, crop counts,
@@ -128,6 +132,8 @@ class Networks:
         for outputs in self.outputs(variables, batches, stop=stop):
             real = outputs[0]["index"] >= 0  # -1 is padding
             logits = np.stack([o["logits"][real] for o in outputs], 1)  # [rows, networks, classes]
+            if 0 < len(only) < logits.shape[-1]:
+                logits[..., np.setdiff1d(np.arange(logits.shape[-1]), only)] = -np.inf
             rows = [outputs[0][key][real] for key in ("index", "label", "crop_weights")]
             rows.append(scipy.special.softmax(logits.astype(float), -1))
             if left:
