@@ -111,19 +111,12 @@ def run(
     """
     config = configs[0]
     processes.together(lambda: _check_files(predictions, per_class))
-    choices = {"split": split, "best": best, "crops": crops, "outputs": outputs}
-    processes.check_same(json.loads(config.to_json()), checkpoints=workdirs, **choices)
+    seen: dict[str, Any] = {"crops": crops, "outputs": outputs}
+    seen["split"] = split or config.data.eval_split
+    processes.check_same(json.loads(config.to_json()), checkpoints=workdirs, best=best, **seen)
     trained = load_alike(workdirs, configs, best=best)
     mesh, classes = sharding.make_mesh(), trained[0].classes
-    evaluator = Evaluator(
-        config,
-        mesh,
-        split=split or config.data.eval_split,
-        crops=crops,
-        networks=configs,
-        classes=classes,
-        outputs=outputs,
-    )
+    evaluator = Evaluator(config, mesh, networks=configs, classes=classes, **seen)
     for line in _remarks(config, evaluator) if processes.is_main() else ():
         print(line, file=sys.stderr)
     table = evaluator.table([sharding.replicate(t.variables, mesh) for t in trained])

@@ -143,7 +143,7 @@ class Evaluator:
             from inception.data.classes import as_classes
 
             self.source = as_classes(self.source, classes, split)
-        self.outputs = range(len(self.source.classes))  # those that count
+        self.outputs = list(range(len(self.source.classes)))  # those that count
         if outputs == "present":
             from inception.data.classes import present
 

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -24,7 +25,7 @@ def faults(data: decoding.Record, *, max_megapixels: float, bits: int) -> Iterat
     if isinstance(data, bytes) and not data:
         yield "empty", "an empty file"
         return
-    reading = {"max_megapixels": max_megapixels, "bits": bits}
+    reading: dict[str, Any] = {"max_megapixels": max_megapixels, "bits": bits}
     try:
         if not isinstance(data, bytes):
             decoding.decode(data, "", **reading)
@@ -46,8 +47,10 @@ def faults(data: decoding.Record, *, max_megapixels: float, bits: int) -> Iterat
                 image.draft("L", (1, 1))
                 image.load()
                 return
-            clear = image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255
-            if clear:
+            if (
+                image.has_transparency_data
+                and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
+            ):
                 yield "mode", "transparent in part, which is dropped"
             floats = image.mode == "F"
         if (most := decoding.greatest(data)) >> (bits or 16):
@@ -94,11 +97,8 @@ def run(config: ConfigDict) -> dict[str, Any]:
                 reason = str(error).removeprefix(f"{source.name(index)}: ")
                 return -1, b"", [("damaged", reason)]
             found = list(faults(data, **reading))
-            return (
-                label,
-                hashlib.blake2b(data, digest_size=16).digest() if len(data) else b"",
-                found,
-            )
+            content = data if isinstance(data, bytes) else data.tobytes()
+            return label, hashlib.blake2b(content).digest() if content else b"", found
 
         labels: collections.Counter[int] = collections.Counter()
         count = len(source)

@@ -271,13 +271,17 @@ def test_a_set_of_damaged_images_alone_is_no_store(
     assert not list(tmp_path.glob("out*"))
 
 
-def test_classes_that_differ_between_splits_are_an_error(
+def test_validation_may_lack_a_class_and_training_may_not(
     photos: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     for split in ("train", "val"):
         shutil.copytree(photos, tmp_path / "set" / split)
     shutil.rmtree(tmp_path / "set" / "val" / "bee")
-    with tiny.refused("bee"):
+    assert write(tmp_path / "set", tmp_path / "store")["splits"] == {"train": 30, "val": 20}
+    stored = store.open_store(str(tmp_path / "store"), "val")
+    assert stored.classes == ("ant", "bee", "cat") and set(stored.labels.tolist()) == {0, 2}
+    shutil.copytree(photos / "bee", tmp_path / "set" / "val" / "dog")
+    with tiny.refused("dog is none of the 3 classes"):
         write(tmp_path / "set", tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
