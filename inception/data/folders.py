@@ -86,9 +86,11 @@ def folder(path: str, split: str, *, training: bool = True) -> Examples:
     root, named = split_folder(path, split)
     folders = folders_in(root)
     if not folders:
-        as_split = f"; a folder of the name {split} is taken for a split: rename the class"
-        flat = "; for pictures without class folders give a list of classes as `labels=FILE`"
-        raise UserError(f"`path`: {root} has no class folders in it{as_split * named}{flat}")
+        as_split = f". A folder of the name {split} is a split: rename it if it is a class"
+        raise UserError(
+            f"`path`: {root} has no class folders in it: give a list of its pictures and their "
+            f"classes as `labels=FILE`{as_split * named}"
+        )
     fewest = int(training) if named or split == ALL else 2
     others: collections.Counter[str] = collections.Counter()
     inside = [sorted(pictures_below(p, others)) for p in folders]

@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import io
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,14 +81,17 @@ def run(config: ConfigDict) -> dict[str, Any]:
         UserError: as of open_split and as_classes.
     """
     names = dict.fromkeys((config.data.train_split, config.data.eval_split))
-    opened = {name: pipeline.open_split(config, name) for name in names}
-    classes = next(iter(opened.values())).classes
+    training = pipeline.open_split(config, config.data.train_split)
+    classes = training.classes
+    opened = {name: as_classes(pipeline.open_split(config, name), classes, name) for name in names}
+    of_set = {"bits": config.data.bits, "where": config.data.path}
+    for line in pipeline.remarks(*opened.values(), **of_set):
+        print(line, file=sys.stderr)
     reading = {knob: config.data[knob] for knob in pipeline.READING}
     counts: dict[str, dict[str, int]] = {}
     problems: list[dict[str, str]] = []
-    trained: dict[bytes, str] = {}  # hash -> name
-    for split, own in opened.items():
-        source = as_classes(own, classes, split)
+    trained: dict[bytes, int] = {}  # hash -> index
+    for split, source in opened.items():
 
         def look(index: int, source: sources.Source = source) -> tuple[int, bytes, list]:
             """(label, hash, faults) of an image."""
@@ -98,7 +102,8 @@ def run(config: ConfigDict) -> dict[str, Any]:
                 return -1, b"", [("damaged", reason)]
             found = list(faults(data, **reading))
             content = data if isinstance(data, bytes) else data.tobytes()
-            return label, hashlib.blake2b(content).digest() if content else b"", found
+            hashed = hashlib.blake2b(content, digest_size=16).digest() if content else b""
+            return label, hashed, found
 
         labels: collections.Counter[int] = collections.Counter()
         count = len(source)
@@ -108,11 +113,10 @@ def run(config: ConfigDict) -> dict[str, Any]:
             labels[label] += 1
             image = source.name(index)
             if digest in trained and split != config.data.train_split:
-                found.append(
-                    ("duplicate", f"the same bytes as the training image {trained[digest]}")
-                )
+                same = training.name(trained[digest])
+                found.append(("duplicate", f"the same bytes as the training image {same}"))
             elif digest and split == config.data.train_split:
-                trained[digest] = image
+                trained.setdefault(digest, index)
             problems += [{"image": image, "kind": kind, "reason": text} for kind, text in found]
         counts[split] = {name: labels[i] for i, name in enumerate(classes)}
     return {"splits": counts, "problems": problems}
