@@ -187,6 +187,12 @@ def test_lines_for_the_other_split_are_passed_over(flat: pathlib.Path) -> None:
     check(labels.listed(str(flat), "val", file, training=False))
 
 
+def test_list_and_pictures_may_be_in_a_bucket(flat: pathlib.Path, bucket: pathlib.Path) -> None:
+    write(flat / "list.csv", [f"{pathlib.Path(n).stem},{n[:3]}" for n in names(flat)])
+    shutil.copytree(flat, bucket / "set")
+    check(labels.listed("gs://bucket/set", "val", "gs://bucket/set/list.csv", training=False))
+
+
 def test_a_list_is_for_a_folder(tmp_path: pathlib.Path) -> None:
     with tiny.refused(
         r"config\.data\.labels=x is for --config\.data\.source=folder, not for digits"
