@@ -49,6 +49,7 @@ ANYTHING = Allowed(lambda _: True, "")
 AT_LEAST_1 = Allowed(lambda x: x >= 1, "must be at least 1")
 ABOVE_0 = Allowed(lambda x: x > 0, "must be above 0")
 SHARE = Allowed(lambda x: 0 <= x < 1, "must be at least 0 and below 1")
+UP_TO_1 = Allowed(lambda x: x <= 1, "must be at most 1")
 BITS = Allowed(lambda x: x == 0 or 8 <= x <= 32, "from 8 to 32, or 0")
 MAGNITUDE = Allowed(lambda x: x <= 10, "must be at most 10")
 AREAS = Allowed(
@@ -146,6 +147,9 @@ KNOBS = {
     "model.remat": Knob(False, "Recomputes activations in the backward pass: less memory."),
     "loss.head_weight": Knob(0.3, "Weight of each auxiliary loss: paper, section 5."),
     "loss.label_smoothing": Knob(0.0, "Not in the paper; Inception v3 uses .1."),
+    "loss.class_balance": Knob(
+        0.0, "Weights a class of n images by n to the power of minus this; 0: all alike.", UP_TO_1
+    ),
     "optim.batch_size": Knob(
         256, "The global batch; the paper gives none, Caffe uses 32, Intel's Caffe 256.", AT_LEAST_1
     ),
@@ -202,6 +206,12 @@ KNOBS = {
     "data.train_split": Knob("train", "A tfds set may be sliced: train[:90%]."),
     "data.eval_split": Knob("test", "Folder without splits: val or all; imagenet2012: validation."),
     "data.seed": Knob(0, "Seeds order, crops and colours."),
+    "data.balance": Knob(
+        0.0,
+        "Draws a class of n images in proportion to n to the power of 1 minus this; 0: each image "
+        "once an epoch; 1: every class equally often.",
+        UP_TO_1,
+    ),
     "data.decoder": Knob(
         "fast",
         "Decodes only the crop, no antialiasing; exact: slower (docs/reasons/input.md).",

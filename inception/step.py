@@ -1,7 +1,7 @@
 """The program of the devices in training: TrainState, the loss, the train step."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax
@@ -59,12 +59,20 @@ def first_state(
 
 
 def head_losses(
-    logits: dict[str, jax.Array], targets: jax.Array, *, label_smoothing: float
+    logits: dict[str, jax.Array],
+    targets: jax.Array,
+    *,
+    label_smoothing: float,
+    class_weights: Sequence[float] = (),
 ) -> dict[str, jax.Array]:
-    """Each head's mean cross-entropy in nats, a float32 scalar; targets float32 [b, classes]."""
+    """Each head's mean cross-entropy in nats, a float32 scalar; targets float32 [b, classes].
+
+    An image's loss is multiplied by the mean of `class_weights` under its targets.
+    """
+    weights = targets @ jnp.asarray(class_weights, jnp.float32) if class_weights else 1.0
     targets = optax.smooth_labels(targets, label_smoothing)
     return {
-        head: optax.softmax_cross_entropy(head_logits, targets).mean()
+        head: (weights * optax.softmax_cross_entropy(head_logits, targets)).mean()
         for head, head_logits in logits.items()
     }
 
@@ -80,6 +88,7 @@ def loss_and_metrics(
     dropout_key: jax.Array,
     head_weight: float,
     label_smoothing: float,
+    class_weights: Sequence[float],
 ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
     """(main + head_weight * (4a + 4d), (the next batch_stats, metrics)), paper section 5.
 
@@ -95,7 +104,9 @@ def loss_and_metrics(
         rngs={"dropout": dropout_key},
         mutable=["batch_stats"],
     )
-    losses = head_losses(logits, targets, label_smoothing=label_smoothing)
+    losses = head_losses(
+        logits, targets, label_smoothing=label_smoothing, class_weights=class_weights
+    )
     heads = [loss for head, loss in losses.items() if head != "main"]
     total = losses["main"] + head_weight * sum(heads, jnp.zeros(()))
     metrics = {"loss": total}
@@ -161,6 +172,7 @@ def train_step(
     normalization: str,
     head_weight: float,
     label_smoothing: float,
+    class_weights: Sequence[float] = (),
     polyak_decay: float,
     accumulate: int = 1,
     over_devices: Callable[[Callable], Callable] = lambda function: function,
@@ -195,6 +207,7 @@ def train_step(
     loss = functools.partial(
         loss_and_metrics, model=model, augment=augment, normalization=normalization,
         dropout_key=dropout_key, head_weight=head_weight, label_smoothing=label_smoothing,
+        class_weights=class_weights,
     )  # fmt: skip
     micro_batches = in_micro_batches(batch, accumulate, mixed=any(mixing.values()))
     gradient = over_devices(functools.partial(mean_gradient, loss))

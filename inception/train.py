@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -21,6 +20,9 @@ from inception.runtime import checkpoint, compiling, prefetch, processes, shardi
 from inception.runtime.workdir import locked
 from inception.step import TrainState, create_state, train_step
 
+OF_SGD = ("momentum", "momentum_style", "weight_decay", "bias_lr_mult", "bias_decay_mult",
+          "trunk_lr_mult")  # fmt: skip
+
 
 class Training(NamedTuple):
     """The parts of a run's computation, each created once."""
@@ -33,8 +35,15 @@ class Training(NamedTuple):
     step: compiling.CompiledStep  # (state, batch) -> (state, metrics)
 
 
-def build(config: ConfigDict, mesh: Any, *, steps_per_epoch: float, total_steps: int) -> Training:
-    """Builds the network, the optimiser and the train step of a config."""
+def build(
+    config: ConfigDict,
+    mesh: Any,
+    *,
+    steps_per_epoch: float,
+    total_steps: int,
+    source: sources.Source | None = None,
+) -> Training:
+    """Builds the network, the optimiser and the train step of a config for a training split."""
     model = GoogLeNet(**config.model, batch_axis=sharding.batch_axis(mesh))
     schedule = optim.learning_rate_schedule(
         config.optim.schedule,
@@ -45,25 +54,16 @@ def build(config: ConfigDict, mesh: Any, *, steps_per_epoch: float, total_steps:
         decay_rate=config.optim.decay_rate,
         decay_steps=max(1, round(config.optim.decay_epochs * steps_per_epoch)),
     )
-    tx = optim.sgd(
-        schedule,
-        momentum=config.optim.momentum,
-        momentum_style=config.optim.momentum_style,
-        weight_decay=config.optim.weight_decay,
-        bias_lr_mult=config.optim.bias_lr_mult,
-        bias_decay_mult=config.optim.bias_decay_mult,
-        trunk=TRUNK,
-        trunk_lr_mult=config.optim.trunk_lr_mult,
-        frozen=frozen_modules(config.model.frozen_through),
-    )
-    init = functools.partial(
-        create_state,
-        model,
-        tx,
-        seed=config.seed,
-        input_px=config.input_px,
-        polyak_decay=config.optim.polyak_decay,
-    )
+    sgd = {knob: config.optim[knob] for knob in OF_SGD}
+    tx = optim.sgd(schedule, trunk=TRUNK, frozen=frozen_modules(config.model.frozen_through), **sgd)
+    polyak = {"polyak_decay": config.optim.polyak_decay}
+    size = {"seed": config.seed, "input_px": config.input_px}
+    init = functools.partial(create_state, model, tx, **size, **polyak)
+    class_weights: tuple[float, ...] = ()
+    if source is not None and config.loss.class_balance:
+        from inception.data import balance
+
+        class_weights = balance.class_weights(source, config.loss.class_balance)
     step = functools.partial(
         train_step,
         model=model,
@@ -73,10 +73,12 @@ def build(config: ConfigDict, mesh: Any, *, steps_per_epoch: float, total_steps:
         colors=config.data.colors.to_dict(),
         mixing={"mixup": config.data.mixup, "cutmix": config.data.cutmix},
         normalization=config.data.normalization,
-        polyak_decay=config.optim.polyak_decay,
+        **polyak,
         accumulate=config.optim.accumulate,
         over_devices=sharding.over_devices(mesh, gradient_dtype=config.optim.gradient_dtype),
-        **config.loss,
+        head_weight=config.loss.head_weight,
+        label_smoothing=config.loss.label_smoothing,
+        class_weights=class_weights,
     )
     compiled = compiling.CompiledStep(step, mesh, training=True)
     return Training(mesh, model, schedule, tx, init, compiled)
@@ -96,9 +98,8 @@ def restore_or_initialise(
         return compiling.compute_replicated(training.init, training.mesh)
     from inception.runtime import weights
 
-    normalization = config.data.normalization
     # Before the initial state, which takes longer than to find that init_from does not fit.
-    trained = weights.load_to_start(config.init_from, training.model, normalization)
+    trained = weights.load_to_start(config.init_from, training.model, config.data.normalization)
     state = compiling.compute_replicated(training.init, training.mesh)
     fresh = jax.device_get(state.raw_variables())
     variables = weights.start_from(config.init_from, trained, fresh, classes)
@@ -132,46 +133,35 @@ def loop(
     def put(item: tuple[pipeline.Batch, list[str]]) -> tuple[Any, list[str]]:
         return sharding.shard_batch(item[0], training.mesh), item[1]
 
-    def poll(seconds: float) -> None:
+    def poll(waiting: Callable[[float], None], seconds: float) -> None:
         stop.poll()
-        calls.on_wait(seconds)
+        waiting(seconds)
 
     def busy() -> bool:
         return bool(running) and not running["loss"].is_ready()  # type: ignore[attr-defined]
 
-    with stop, prefetch.Prefetcher(batches, put, poll=poll, busy=busy) as prefetched:
+    at_read, at_compile = (functools.partial(poll, on) for on in (calls.on_wait, calls.on_compile))
+    with stop, prefetch.Prefetcher(batches, put, poll=at_read, busy=busy) as prefetched:
         try:
             for step in range(calls.steps.start, calls.steps.total):
                 stop.check()
                 calls.before_step(step, state)
                 batch, damaged = next(prefetched)
                 previous = running
-                state, running = training.step(state, batch, poll=stop.poll)
+                state, running = training.step(state, batch, poll=at_compile)
                 jax.block_until_ready(previous)
                 calls.after_step(running, damaged, starved=prefetched.starved)
             stop.check()
             calls.before_step(calls.steps.total, state)
         except processes.Stopped as stopped:
             calls.fetch()
-            save_finite(checkpoints, state)
+            checkpoint.save_finite(checkpoints, state)
             raise Interrupted(
                 f"stopped by {stopped}: step {state.step} of {calls.steps.total} is saved; the "
                 "same command resumes from there"
             ) from stopped
     checkpoints.wait()
     return state
-
-
-def save_finite(checkpoints: checkpoint.Checkpoints, state: TrainState) -> None:
-    """Saves at once if all numbers are finite, without Evaluator.check_finite; else UserError."""
-    numbers = jax.device_get((state.raw_variables(), state.average))
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
-        raise UserError(
-            "the parameters or statistics are not finite: this state was not saved. Lower "
-            "`learning_rate`, and start in a new `workdir`"
-        )
-    checkpoints.save(int(state.step), state)
-    checkpoints.wait()
 
 
 def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, Evaluator]:
@@ -213,16 +203,12 @@ def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str
     """Adds this start's line to metrics.jsonl; UserError if the number of images has changed."""
     if processes.is_main():
         checkpoint.write_classes(workdir, source.classes)
-    images, devices = len(source), jax.devices()
+    images = len(source)
     writer = metrics.Writer(workdir, start_step=steps.start)
     writer.check_images(images)
     writer.write("start", steps.start, command=command, images=images, **processes.environment())
-    metrics.say(
-        f"{images} images, {steps.total} steps of {steps.batch_size} on {len(devices)} device(s) "
-        f"of kind {devices[0].device_kind}"
-        + (f" of {n} processes" if (n := jax.process_count()) > 1 else "")
-        + (f", resuming at step {steps.start}" if steps.start else "; compiling")
-    )
+    if steps.start:
+        metrics.say(f"resuming at step {steps.start}")
     return writer
 
 
@@ -259,7 +245,12 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         sharding.check_batch_size(config.optim.batch_size, config.optim.accumulate, mesh)
         source, evaluator = open_splits(config, mesh)
         per_epoch, total = count_steps(config, len(source))
-        training = build(config, mesh, steps_per_epoch=per_epoch, total_steps=total)
+        devices, n = jax.devices(), jax.process_count()
+        metrics.say(
+            f"{len(source)} images, {total} steps of {config.optim.batch_size} on {len(devices)} "
+            f"device(s) of kind {devices[0].device_kind}{f' of {n} processes' * (n > 1)}; compiling"
+        )
+        training = build(config, mesh, steps_per_epoch=per_epoch, total_steps=total, source=source)
         checkpoints = checkpoint.Checkpoints(workdir, keep=config.run.keep_checkpoints)
         closing.callback(checkpoints.close)
         state = restore_or_initialise(config, training, checkpoints, source.classes)

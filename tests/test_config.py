@@ -59,6 +59,8 @@ REFUSALS = (
     ("data.area_range=(0.5,)", "two numbers, 0 < low <= high <= 1"),
     ("data.aspect_range=(2.0, 1.0)", "two numbers, 0 < low <= high"),
     ("data.randaugment.magnitude=11.0", "must be at most 10"),
+    ("data.balance=1.5", "must be at most 1"),
+    ("loss.class_balance=1.5", "must be at most 1"),
     ("data.bits=7", "from 8 to 32, or 0"),
     ("data.bits=33", "from 8 to 32, or 0"),
     ("data.normalization=x", "choose one of mean, unit, symmetric"),

@@ -229,6 +229,16 @@ def test_label_smoothing_is_the_textbooks(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
+def test_class_weights_multiply_an_images_loss(rng: np.random.Generator) -> None:
+    logits = jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
+    labels, weights = np.asarray([0, 1, 2, 2, 0, 1]), (0.5, 1.0, 3.0)
+    targets = jax.nn.one_hot(labels, 3)
+    got = head_losses({"main": logits}, targets, label_smoothing=0.1, class_weights=weights)["main"]
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    losses = -(0.9 * log_p[np.arange(6), labels] + 0.1 * log_p.mean(-1))
+    np.testing.assert_allclose(got, (losses * np.take(weights, labels)).mean(), rtol=1e-6)
+
+
 def test_what_xla_flags_set_goes_before_our_options(monkeypatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
     options = compiling._on_cpu(sharding.make_mesh(), compiling.FAST_TO_COMPILE)

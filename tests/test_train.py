@@ -32,11 +32,11 @@ def _built_once() -> Iterator[None]:
     """Runs of one network and recipe share the compiled step, whose tracing takes most of a tiny run."""
     original = train.build
 
-    def build(config, mesh, **steps):
+    def build(config, mesh, *, source, **steps):
         own = {k: v for k, v in config.to_dict().items() if k != "run"}
         key = (json.dumps(own, sort_keys=True), *steps.values())
         if key not in BUILT:
-            BUILT[key] = original(config, mesh, **steps)
+            BUILT[key] = original(config, mesh, source=source, **steps)
         return BUILT[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -233,7 +233,7 @@ def test_the_choices_that_the_demo_does_not_make_train_too(tmp_path: pathlib.Pat
                          "--config.optim.schedule=exponential", "--config.optim.momentum_style=caffe",
                          "--config.optim.bias_lr_mult=2.", "--config.optim.bias_decay_mult=0.",
                          "--config.optim.polyak_decay=0.", "--config.loss.label_smoothing=.1",
-                         "--config.optim.accumulate=2", "--config.model.remat=True",
+                         "--config.optim.accumulate=2", "--config.model.remat=True", "--config.data.balance=.5", "--config.loss.class_balance=.5",
                          "--config.optim.learning_rate=.001")  # fmt: skip
     result = train.run(config, str(tmp_path))
     assert result["steps"] == 6 and result["count"] == 32

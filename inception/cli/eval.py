@@ -18,6 +18,8 @@ def add_flags(parser: flags.Parser) -> None:
     add("--crops", type=networks.several_views, default=[1], metavar="N,...", help=text)
     add("--predictions", default="", metavar="FILE", help="write a JSON line per image")
     add("--per_class", default="", metavar="FILE", help="write a CSV of accuracy by class")
+    text = "write a CSV of how often each class is taken for which, and its share"
+    add("--confusion", default="", metavar="FILE", help=text)
     text = "default: config.data.eval_split; all: a whole folder without splits"
     add("--split", default="", help=text)
     text = "outputs that count: all (default), or those of the classes present in the set"
@@ -50,7 +52,7 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     from inception.evaluation import evaluate
 
     flags.join_processes(args)
-    names = ("split", "best", "crops", "outputs", "predictions", "per_class")
+    names = ("split", "best", "crops", "outputs", "predictions", "per_class", "confusion")
     result = evaluate.run(configs, workdirs, **flags.values(args, *names))
     print(evaluate.table_3(result["table"]))
     print(flags.errors(result, configs[0].model.classes))

@@ -95,6 +95,12 @@ class TrainingPipeline:
     ) -> None:
         self._source = source
         self._seed = config.data.seed
+        self._order: Callable[[int], np.ndarray]
+        self._order = functools.partial(epoch_order, self._seed, len(source))
+        if config.data.balance:
+            from inception.data import balance
+
+            self._order = balance.orders(source, self._seed, config.data.balance)
         self._batch_size = config.optim.batch_size
         self._classes = config.model.classes
         share = self._batch_size // processes
@@ -107,7 +113,7 @@ class TrainingPipeline:
 
     def batch(self, step: int) -> tuple[Batch, list[str]]:
         """This process's rows of global batch number `step`; a line for each damaged image."""
-        indices = batch_indices(self._seed, step, self._batch_size, len(self._source))
+        indices = batch_indices(self._order, step, self._batch_size, len(self._source))
         # Drawn for the global batch: independent of the number of processes.
         rng = np.random.default_rng((self._seed, 1, step))
         uniforms = rng.random((self._batch_size, cropping.UNIFORMS))
@@ -150,21 +156,26 @@ class TrainingPipeline:
 
 
 @functools.lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
+def epoch_order(seed: int, examples: int, epoch: int) -> np.ndarray:
     """The order in which one epoch visits the examples: a permutation, int64 [examples]."""
     return np.random.default_rng((seed, 0, epoch)).permutation(examples)
 
 
-def batch_indices(seed: int, step: int, batch_size: int, examples: int) -> np.ndarray:
+def batch_indices(
+    order: Callable[[int], np.ndarray], step: int, batch_size: int, examples: int
+) -> np.ndarray:
     """Which examples make up global batch number `step`, int64 [batch_size].
 
-    The epochs form one sequence that is cut into batches: each example comes once per epoch,
-    none is dropped, and a batch may span epochs.
+    The epochs form one sequence that is cut into batches: none of an epoch's examples is dropped,
+    and a batch may span epochs.
+
+    Args:
+        order: epoch -> the examples in the order of the epoch, int64 [examples].
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, offsets = np.divmod(positions, examples)
     visits = zip(epochs.tolist(), offsets.tolist(), strict=True)
-    return np.asarray([epoch_order(seed, epoch, examples)[offset] for epoch, offset in visits])
+    return np.asarray([order(epoch)[offset] for epoch, offset in visits])
 
 
 def evaluation_batches(

@@ -7,8 +7,8 @@ import json
 import operator
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -57,11 +57,11 @@ def load_alike(
     return trained
 
 
-def _check_files(predictions: str, per_class: str) -> None:
+def _check_files(files: Mapping[str, str]) -> None:
     """Raises UserError before the work if a file could not be written after it."""
     if processes.is_main():
-        files = {"predictions": (predictions, b'"top": [['), "per_class": (per_class, PER_CLASS)}
-        paths.check_outputs(make_folders=False, **files)
+        marked = {name: (path, WRITERS[name].mark) for name, path in files.items()}
+        paths.check_outputs(make_folders=False, **marked)
 
 
 def _remarks(config: ConfigDict, evaluator: Evaluator) -> list[str]:
@@ -91,26 +91,25 @@ def run(
     best: bool = False,
     crops: Sequence[int] = (1,),
     outputs: str = "all",
-    predictions: str = "",
-    per_class: str = "",
+    **files: str,
 ) -> dict[str, Any]:
     """Evaluates the newest checkpoints of folders, or the best ones, together on one split.
 
     Args:
         configs: one for each folder; the first one names the data.
         outputs: as of Evaluator.
-        predictions, per_class: files to write for the last row of the table.
+        files: names, keys of WRITERS, and paths of files to write for the last row of the table.
 
     Returns:
         `Evaluation.result` of the last row (all networks, the most crops); 'table': all rows;
-        'outputs': how many count; 'unwritten': a line for each of the two files that could not be
+        'outputs': how many count; 'unwritten': a line for each of the files that could not be
         written.
 
     Raises:
         UserError: as `load_alike`; a damaged image; an unwritable file, before the work.
     """
     config = configs[0]
-    processes.together(lambda: _check_files(predictions, per_class))
+    processes.together(lambda: _check_files(files))
     seen: dict[str, Any] = {"crops": crops, "outputs": outputs}
     seen["split"] = split or config.data.eval_split
     processes.check_same(json.loads(config.to_json()), checkpoints=workdirs, best=best, **seen)
@@ -131,7 +130,7 @@ def run(
                 evaluator.write(workdirs[0], last, step=trained[0].step)
             except OSError as error:
                 print(f"WARNING: eval.json is not written: {error}", file=sys.stderr)
-        unwritten = _write_files(last, evaluator.source, predictions, per_class)
+        unwritten = _write_files(last, evaluator.source, files)
     names = itertools.cycle([*workdirs, "together"] if len(workdirs) > 1 else [""])
     named = zip(table, names, strict=False)
     rows = [evaluation.row(classes=len(classes), name=name) for evaluation, name in named]
@@ -140,14 +139,14 @@ def run(
 
 
 def _write_files(
-    evaluation: Evaluation, source: sources.Source, predictions: str, per_class: str
+    evaluation: Evaluation, source: sources.Source, files: Mapping[str, str]
 ) -> list[str]:
-    """Writes the files whose name is given; returns a line for each that could not be written."""
+    """Writes the files whose path is given; returns a line for each that could not be written."""
     unwritten = []
-    for write, file in ((write_predictions, predictions), (write_per_class, per_class)):
+    for name, file in files.items():
         try:
             if file:
-                write(file, evaluation, source)
+                paths.write_whole(paths.at(file), WRITERS[name].text(evaluation, source))
         except OSError as error:
             unwritten.append(f"{file} cannot be written: {error.strerror or error}")
     return unwritten
@@ -163,6 +162,7 @@ COLUMNS = (  # heading, key in `Evaluation.row`, format of the values
     ("difference", "difference", "{:+.2f}"),
     ("top-1 error %", "top1_error", "{:.2f}"),
     ("95%", "top1_error_interval", "{0[0]:.2f}-{0[1]:.2f}"),
+    ("by class %", "class_accuracy", "{:.2f}"),
     ("log-loss", "log_loss", "{:.4f}"),
     ("", "name", "{}"),
 )
@@ -180,26 +180,58 @@ def table_3(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(map("  ".join, zip(*columns, strict=True)))
 
 
-PER_CLASS = b"class,count,top1_accuracy,top5_accuracy"
-
-
-def write_predictions(path: str, evaluation: Evaluation, source: sources.Source) -> None:
-    """Writes a JSON line for each image: its name, its class, the top five with probabilities."""
+def predictions(evaluation: Evaluation, source: sources.Source) -> str:
+    """A JSON line for each image: its name, its class, the top five with probabilities."""
     lines = []
     for i, label in enumerate(evaluation.labels):
         top = [[source.classes[c], p] for c, p in evaluation.guesses(i, digits=6)]
         row = {"image": source.name(i), "class": source.classes[label], "top": top}
         lines.append(json.dumps(row) + "\n")
-    paths.write_whole(paths.at(path), "".join(lines))
+    return "".join(lines)
 
 
-def write_per_class(path: str, evaluation: Evaluation, source: sources.Source) -> None:
-    """Writes CSV: class, count, top-1 and top-5 accuracy in percent, for each class with images."""
+def as_csv(heading: str, rows: Iterable[Iterable[Any]]) -> str:
+    """The rows as CSV, under a heading of column names with commas between."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(PER_CLASS.decode().split(","))
+    writer.writerows([heading.split(","), *rows])
+    return text.getvalue()
+
+
+PER_CLASS = "class,count,top1_accuracy,top5_accuracy"
+
+
+def per_class(evaluation: Evaluation, source: sources.Source) -> str:
+    """CSV: class, count, top-1 and top-5 accuracy in percent, for each class with images."""
+    rows = []
     for label in np.unique(evaluation.labels):
         of_class = evaluation.labels == label
         accuracies = [100 * evaluation.correct(k)[of_class].mean() for k in (1, TOP)]
-        writer.writerow([source.classes[label], of_class.sum(), *(f"{a:.2f}" for a in accuracies)])
-    paths.write_whole(paths.at(path), text.getvalue())
+        rows.append([source.classes[label], of_class.sum(), *(f"{a:.2f}" for a in accuracies)])
+    return as_csv(PER_CLASS, rows)
+
+
+CONFUSION = "class,predicted,count,share"
+
+
+def confusion(evaluation: Evaluation, source: sources.Source) -> str:
+    """CSV: class, predicted class, count, percent of the class's images; pairs that occur."""
+    counts, rows = np.bincount(evaluation.labels), []
+    for label, guess, n in evaluation.confusion():
+        share = f"{100 * n / counts[label]:.2f}"
+        rows.append([source.classes[label], source.classes[guess], n, share])
+    return as_csv(CONFUSION, rows)
+
+
+class Writer(NamedTuple):
+    """How a file of results is written, and the bytes by which it is known as such a file."""
+
+    text: Callable[[Evaluation, sources.Source], str]
+    mark: bytes
+
+
+WRITERS = {
+    "predictions": Writer(predictions, b'"top": [['),
+    "per_class": Writer(per_class, PER_CLASS.encode()),
+    "confusion": Writer(confusion, CONFUSION.encode()),
+}

@@ -59,6 +59,18 @@ class Evaluation:
         """Share of the images whose label is among the first k, 0-1."""
         return float(self.correct(k).mean())
 
+    def class_accuracy(self) -> float:
+        """The mean over the classes with images of each class's top-1 accuracy, 0-1."""
+        counts = np.bincount(self.labels)
+        right = np.bincount(self.labels, weights=self.correct(1))
+        return float((right[counts > 0] / counts[counts > 0]).mean())
+
+    def confusion(self) -> list[list[int]]:
+        """[label, likeliest class, images] of each pair that occurs, sorted."""
+        pairs = np.stack([self.labels, self.top[:, 0]], 1)
+        pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+        return np.column_stack([pairs, counts]).tolist()
+
     def guesses(self, i: int, *, digits: int) -> list[tuple[int, float]]:
         """The likeliest classes of an image, best first, with their rounded probabilities."""
         pairs = zip(self.top[i].tolist(), self.probabilities[i].tolist(), strict=True)
@@ -86,6 +98,7 @@ class Evaluation:
         return {
             "top1_error": 100 * (1 - self.accuracy(1)),
             "top5_error": 100 * (1 - self.accuracy(TOP)),
+            "class_accuracy": 100 * self.class_accuracy(),
             "count": self.count,
             "crops": self.crops,
             "models": self.models,
@@ -100,6 +113,7 @@ class Evaluation:
         result = self.result()
         ilsvrc = (classes, self.count) == (1000, 50_000)
         paper = TABLE_3.get((self.models, self.crops)) if ilsvrc else None
+        uneven = len(np.unique(np.unique(self.labels, return_counts=True)[1])) > 1
         return {
             "name": name,
             "models": self.models,
@@ -111,6 +125,7 @@ class Evaluation:
             "difference": None if paper is None else result["top5_error"] - paper,
             "top1_error": result["top1_error"],
             "top1_error_interval": self.error_interval(1),
+            "class_accuracy": result["class_accuracy"] if uneven else None,
             "log_loss": self.metrics()["loss"],
         }
 
@@ -209,14 +224,12 @@ class Evaluator:
         """Writes WORKDIR/eval.json: the result, the confusion counts, the worst mistakes."""
         wrong = np.flatnonzero(~evaluation.correct(1))
         worst = wrong[np.argsort(-evaluation.losses[wrong], kind="stable")][:MISTAKES]
-        pairs = np.stack([evaluation.labels, evaluation.top[:, 0]], 1)
-        pairs, counts = np.unique(pairs, axis=0, return_counts=True)
         content = {
             **evaluation.result(),
             "split": self.split,
             "step": step,
             "classes": self.source.classes,
-            "confusion": np.column_stack([pairs, counts]).tolist(),
+            "confusion": evaluation.confusion(),
             "mistakes": [
                 {
                     "index": i,

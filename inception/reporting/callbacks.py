@@ -115,8 +115,13 @@ class ProgressBar(Callback):
             total=steps.total, initial=steps.start, unit="step", disable=hidden
         )
 
+    def on_compile(self, seconds: float) -> None:
+        self._bar.set_description_str(f"compiling {seconds:.0f} s", refresh=False)
+        self._bar.update(0)  # draws at the bar's own pace
+
     def after_step(self, step: int) -> None:
         del step
+        self._bar.set_description_str(refresh=False)
         self._bar.update()
 
     def on_metrics(self, window: Window) -> None:

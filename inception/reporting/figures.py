@@ -143,17 +143,21 @@ def bars(rows: Sequence[tuple[str, float]], label: str, caption: str) -> str:
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> str:
-    """Counts [true, guessed], a row and a column for each name, as a heat map with numbers."""
+    """Counts [true, guessed] as numbers, on colours of the share of the true class's images."""
     from sklearn.metrics import ConfusionMatrixDisplay  # takes a second
 
     def draw(ax: Axes) -> None:
-        display = ConfusionMatrixDisplay(counts, display_labels=list(map(drawable, names)))
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        display = ConfusionMatrixDisplay(shares, display_labels=list(map(drawable, names)))
         small = {"fontsize": 8}
         display.plot(ax=ax, cmap="Blues", colorbar=False, text_kw=small, xticks_rotation="vertical")
+        for text, count in zip(display.text_.flat, counts.flat, strict=True):
+            text.set_text(str(count))
         ax.tick_params(labelsize=8)
 
     side = 2.5 + 0.32 * len(names)
-    return captioned(_svg(draw, size=(side, side)), "Number of images by true and guessed class")
+    caption = "Images by true and guessed class; darker: a larger share of the true class"
+    return captioned(_svg(draw, size=(side, side)), caption)
 
 
 def filters(kernels: np.ndarray, *, columns: int = 16) -> str:

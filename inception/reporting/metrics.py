@@ -168,6 +168,9 @@ class Callback:
     def on_wait(self, step: int, seconds: float) -> None:
         """Called repeatedly while waiting for the next batch, with the seconds so far."""
 
+    def on_compile(self, seconds: float) -> None:
+        """Called repeatedly while the step compiles, with the seconds so far."""
+
     def on_metrics(self, window: Window) -> None:
         """Called every `log_every` steps, before any callback's `before_step`, and at a stop."""
 
@@ -222,6 +225,10 @@ class Callbacks:
     def on_wait(self, seconds: float) -> None:
         for callback in self._callbacks:
             callback.on_wait(self._step, seconds)
+
+    def on_compile(self, seconds: float) -> None:
+        for callback in self._callbacks:
+            callback.on_compile(seconds)
 
     def fetch(self) -> None:
         """Fetches the metrics since the last fetch, and passes them to all callbacks."""

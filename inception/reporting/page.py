@@ -1,5 +1,7 @@
 """The run page: one self-contained HTML file about one run or several."""
 
+import collections
+import functools
 import html
 import shlex
 from collections.abc import Callable
@@ -136,11 +138,15 @@ def _confusion(result: dict[str, Any]) -> str:
     classes = imagenet.names(result["classes"])
     if len(classes) > MOST_CELLS:
         wrong = [(n, true, guess) for true, guess, n in result["confusion"] if true != guess]
+        of_class = collections.Counter[int]()
+        for true, _, n in result["confusion"]:
+            of_class[true] += n
+        name = functools.partial(_class_name, classes)
         rows = [
-            [_class_name(classes, true), _class_name(classes, guess), n]
+            [name(true), name(guess), n, f"{n / of_class[true]:.1%}"]
             for n, true, guess in sorted(wrong, reverse=True)[:20]
         ]
-        return markup.table(rows, ("true", "guessed", "times"))
+        return markup.table(rows, ("true", "guessed", "times", "of the class"))
     names = [*classes, "other"]  # outputs without a class name
     counts = np.zeros((len(names), len(names)), int)
     for true, guess, n in result["confusion"]:

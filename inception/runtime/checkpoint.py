@@ -252,3 +252,15 @@ class Checkpoints:
         finally:
             with contextlib.suppress(Exception):  # it raises a failed save's error again
                 self._manager.close()
+
+
+def save_finite(checkpoints: Checkpoints, state: Any) -> None:
+    """Saves at once if all numbers are finite, without an evaluation; else UserError."""
+    numbers = jax.device_get((state.raw_variables(), state.average))
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
+        raise UserError(
+            "the parameters or statistics are not finite: this state was not saved. Lower "
+            "`learning_rate`, and start in a new `workdir`"
+        )
+    checkpoints.save(int(state.step), state)
+    checkpoints.wait()

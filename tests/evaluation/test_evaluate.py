@@ -184,6 +184,14 @@ def test_table_3_stands_beside_the_papers() -> None:
     assert {len(line) for line in lines[:2]} == {len(lines[1])}
 
 
+def test_classes_of_unlike_size_have_their_own_column() -> None:
+    """Nine in ten are of class 0 and right, the rest of class 9 and wrong: 90% of images, 50% by class."""
+    some = evaluation(4, 40)
+    assert some.result()["class_accuracy"] == pytest.approx(50)
+    assert "by class %" in evaluate.table_3([some.row(classes=10)])
+    assert "by class %" not in evaluate.table_3([evaluation(20, 40).row(classes=10)])
+
+
 # The command
 
 
@@ -199,7 +207,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.mark.slow
 def test_eval_of_an_ensemble_writes_what_is_asked_for(runs, tmp_path, capfd) -> None:
-    files = [f"--predictions={tmp_path}/p.jsonl", f"--per_class={tmp_path}/c.csv"]
+    names = {"predictions": "p.jsonl", "per_class": "c.csv", "confusion": "m.csv"}
+    files = [f"--{flag}={tmp_path}/{name}" for flag, name in names.items()]
     args = ["eval", f"--checkpoints={','.join(runs)}", "--crops=1,10", *files, "--json"]
     assert launch.main(args) == 0
     result = json.loads(capfd.readouterr().out)
@@ -218,6 +227,16 @@ def test_eval_of_an_ensemble_writes_what_is_asked_for(runs, tmp_path, capfd) -> 
     assert [r["class"] for r in rows] == ["colour 0", "colour 1", "colour 2"]
     right = sum(int(r["count"]) * float(r["top1_accuracy"]) for r in rows) / 32
     assert right == pytest.approx(100 - result["top1_error"], abs=0.01)
+    mean = np.mean([float(r["top1_accuracy"]) for r in rows])
+    assert result["class_accuracy"] == pytest.approx(mean, abs=0.01)
+    pairs = collections.Counter((p["class"], p["top"][0][0]) for p in predictions)
+    of_class = {r["class"]: int(r["count"]) for r in rows}
+    confusion = list(csv.DictReader((tmp_path / "m.csv").read_text().splitlines()))
+    assert {(r["class"], r["predicted"]): int(r["count"]) for r in confusion} == pairs
+    for r in confusion:
+        assert float(r["share"]) == pytest.approx(
+            100 * int(r["count"]) / of_class[r["class"]], abs=0.01
+        )
 
 
 @pytest.mark.slow
@@ -312,10 +331,10 @@ def test_a_file_in_the_way_of_writing_shows_before_it_begins(runs, tmp_path, cap
 def test_what_cannot_be_written_in_the_end_does_not_lose_the_result(
     runs, tmp_path, capfd, monkeypatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(evaluate, "write_predictions", full)
+    monkeypatch.setitem(evaluate.WRITERS, "predictions", evaluate.Writer(full, b""))
     files = [f"--predictions={tmp_path}/p.jsonl", f"--per_class={tmp_path}/c.csv"]
     assert launch.main(["eval", f"--workdir={runs[0]}", "--crops=10", "--json", *files]) == 1
     out, err = capfd.readouterr()

@@ -116,7 +116,7 @@ NARROW = ("--config.model.width=0.1", "--config.model.classes=10")
     scope="module",
     params=[
         pytest.param(("--config.model.norm=lrn", *NARROW), id="lrn"),
-        pytest.param(("--config.model.norm=batch", *NARROW), id="batch"),
+        pytest.param(("--config.model.norm=batch", *NARROW), id="batch", marks=pytest.mark.slow),
         pytest.param(("--config.model.norm=lrn",), id="lrn-whole", marks=pytest.mark.slow),
         pytest.param(("--config.model.norm=batch",), id="batch-whole", marks=pytest.mark.faults),
     ],

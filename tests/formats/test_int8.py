@@ -16,6 +16,8 @@ from inception.runtime.weights import load_network
 from tests.cli.test_cli import fails
 from tests.formats.test_export import NARROW, PX, Network, session, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 CALIBRATING = 8  # of a network's 32 images; the others test it
 
 
