@@ -201,6 +201,11 @@ KNOBS = {
         one_of("digits", "folder", "tfds", "store", "synthetic"),
     ),
     "data.path": Knob("", "Folder of the class folders, of TFDS, or of a store."),
+    "data.labels": Knob(
+        "",
+        "List of path and class of a folder's pictures, for splits without class folders; {split} "
+        "in its name is the split's; ReaL's real.json: docs/how-to/sets.md.",
+    ),
     "data.name": Knob("", "Name of a tfds set: imagenet2012, mnist:3.0.1, ..."),
     "data.examples": Knob(1024, "Number of synthetic images.", AT_LEAST_1),
     "data.train_split": Knob("train", "A tfds set may be sliced: train[:90%]."),

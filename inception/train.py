@@ -172,8 +172,8 @@ def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, Evaluato
             f"`classes`={config.model.classes}, and the set has {found} classes: give "
             f"`classes={found}`"
         )
-    evaluator = processes.together(lambda: Evaluator(config, mesh, split=config.data.eval_split))
-    sources.check_classes(source.classes, evaluator.source.classes)
+    make = functools.partial(Evaluator, config, mesh, classes=source.classes)
+    evaluator = processes.together(lambda: make(split=config.data.eval_split))
     of_set = {"bits": config.data.bits, "where": config.data.path}
     for line in pipeline.remarks(source, evaluator.source, **of_set) if processes.is_main() else ():
         metrics.say(line)

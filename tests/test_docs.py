@@ -125,14 +125,49 @@ def network(page: pathlib.Path) -> Iterator[None]:
         yield
 
 
+def make_sets(photos: pathlib.Path, root: pathlib.Path) -> None:
+    """What docs/how-to/sets.md names: small sets of pictures in which check-data finds nothing."""
+    files = [
+        p for p in sorted(photos.glob("*/*")) if p.name not in ("2.jpeg", "5.png")
+    ]  # CMYK, 16 bits
+    val, kaggle = root / "ILSVRC2012_img_val", root / "ILSVRC/Data/CLS-LOC"
+    for folder in (val, kaggle):
+        folder.mkdir(parents=True)
+    for file in files:
+        shutil.copy(file, val / f"{file.parent.name}_{file.name}")
+    for copy in (root / "PICTURES", kaggle / "val"):
+        shutil.copytree(val, copy)
+    shutil.copytree(photos, kaggle / "train")
+    shutil.copytree(photos, root / "imagenet-r", ignore=lambda *_: ["bee"])
+    names = [(f"{p.parent.name}_{p.name}", p.parent.name) for p in files]
+    number = {"ant": 0, "bee": 1, "cat": 2}
+    for name, i in number.items():
+        shutil.copytree(photos / name, root / f"imagenetv2-matched-frequency-format-val/{i}")
+    texts = {
+        "LOC_val_solution.csv": ["ImageId,PredictionString"]
+        + [f"{n[:5]},{c} 1 2 3 4" for n, c in names],
+        "val.txt": [f"{n} {number[c]}" for n, c in names],
+        "labels.csv": ["file,label"] + [f"{n},{c}" for n, c in names],
+        "real.json": [json.dumps([[number[c], 2] for _, c in names])],
+    }
+    for name, lines in texts.items():
+        (root / name).write_text("\n".join(lines))
+
+
 @pytest.fixture
 def world(
-    network, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    network,
+    page: pathlib.Path,
+    photos: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[pathlib.Path]:
     """A folder with the photos and pictures that the pages name, and weights/bvlc, random ones."""
     photos.rename(tmp_path / "PHOTOS")
     for name in ("FLOWERS", "PHOTOS500"):
         (tmp_path / name).symlink_to("PHOTOS")
+    if page.stem == "sets":
+        make_sets(tmp_path / "PHOTOS", tmp_path)
     (tmp_path / "holiday").mkdir()
     for name in ("PICTURE", "cat.jpg", "holiday/1.jpg"):
         shutil.copy(tmp_path / "PHOTOS/ant/0.jpeg", tmp_path / name)

@@ -18,7 +18,7 @@ from inception import Interrupted, UserError, train
 from inception.data import pipeline
 from inception.evaluation import evaluate
 from inception.reporting import callbacks, metrics
-from inception.runtime import checkpoint, processes
+from inception.runtime import checkpoint, processes, sharding
 from inception.runtime.workdir import write_config
 from tests import tiny
 
@@ -325,13 +325,27 @@ def test_a_run_does_not_resume_on_a_set_that_changed(unbroken, tmp_path: pathlib
         train.run(tiny.config(), str(tmp_path / "run"))
 
 
-def test_splits_must_have_the_same_classes(photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_validation_may_lack_a_class_and_have_no_other(
+    photos: pathlib.Path, tmp_path: pathlib.Path, capfd
+) -> None:
+    root = tmp_path / "set"
     for split in ("train", "val"):
-        shutil.copytree(photos, tmp_path / "set" / split)
-    shutil.rmtree(tmp_path / "set" / "val" / "bee")
-    config = tiny.config("--config.data.source=folder", f"--config.data.path={tmp_path / 'set'}",
+        shutil.copytree(photos, root / split)
+    config = tiny.config("--config.data.source=folder", f"--config.data.path={root}",
                          "--config.data.eval_split=val")  # fmt: skip
-    with pytest.raises(UserError, match=r"differ in their classes \(bee\)"):
+    mesh = sharding.make_mesh()
+    for spoil in (lambda p: [f.unlink() for f in p.iterdir()], lambda p: p.rmdir()):
+        spoil(root / "val" / "bee")
+        source, evaluator = train.open_splits(config, mesh)
+        assert capfd.readouterr().err.count("val has no picture of bee") == 1
+        assert evaluator.source.classes == source.classes == ("ant", "bee", "cat")
+        assert np.bincount(evaluator.source.labels).tolist() == [10, 0, 10]
+    shutil.copytree(photos / "bee", root / "val" / "dog")
+    with pytest.raises(UserError, match="dog is none of the 3 classes"):
+        train.run(config, str(tmp_path / "run"))
+    shutil.rmtree(root / "val" / "dog")
+    [f.unlink() for f in (root / "train" / "bee").iterdir()]
+    with pytest.raises(UserError, match="bee has no image"):
         train.run(config, str(tmp_path / "run"))
 
 

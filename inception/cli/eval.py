@@ -22,6 +22,8 @@ def add_flags(parser: flags.Parser) -> None:
     add("--confusion", default="", metavar="FILE", help=text)
     text = "default: config.data.eval_split; all: a whole folder without splits"
     add("--split", default="", help=text)
+    text = "outputs that count: all (default), or those of the classes present in the set"
+    add("--outputs", choices=("all", "present"), default="all", help=text)
     add("--best", action="store_true", help="the best checkpoint, not the newest")
 
 
@@ -50,7 +52,7 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     from inception.evaluation import evaluate
 
     flags.join_processes(args)
-    names = ("split", "best", "crops", "predictions", "per_class", "confusion")
+    names = ("split", "best", "crops", "outputs", "predictions", "per_class", "confusion")
     result = evaluate.run(configs, workdirs, **flags.values(args, *names))
     print(evaluate.table_3(result["table"]))
     print(flags.errors(result, configs[0].model.classes))

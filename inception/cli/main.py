@@ -26,14 +26,15 @@ from inception.config import STARTED_AS, CommandLineError
 from inception.knobs import KNOBS
 
 COMMANDS = (
-    "train", "eval", "sweep", "predict", "features", "prepare", "convert", "export", "report",
-    "audit", "bench", "plan", "knobs",
+    "train", "eval", "sweep", "predict", "features", "check-data", "prepare", "convert", "export",
+    "report", "audit", "bench", "plan", "knobs",
 )  # fmt: skip
 PROGRAM = STARTED_AS.removeprefix("python ")
 FAILED = {
     "predict": "rejected",
     "features": "rejected",
     "eval": "unwritten",
+    "check-data": "problems",
     "plan": "too_large",
 }  # command -> key of the result whose lines make the exit status 1
 LESS_MEMORY = (
@@ -44,7 +45,7 @@ LESS_MEMORY = (
 
 def module(command: str) -> ModuleType:
     """The command's module, imported when it is needed."""
-    return importlib.import_module(f"inception.cli.{command}")
+    return importlib.import_module(f"inception.cli.{command.replace('-', '_')}")
 
 
 def parser(command: str) -> argparse.ArgumentParser:
@@ -89,7 +90,8 @@ def main(argv: list[str]) -> int:
     failed = result.get(FAILED.get(args.command, ""), ())
     if is_main_process():
         for line in failed:
-            print(f"{PROGRAM} {args.command}: {line}", file=sys.stderr)
+            text = line if isinstance(line, str) else f"{line['image']}: {line['reason']}"
+            print(f"{PROGRAM} {args.command}: {text}", file=sys.stderr)
         if args.json:
             print(json.dumps(result))
     return 1 if failed else 0

@@ -17,7 +17,7 @@ FIRST = {  # what a newcomer types first, without data of one's own
 GROUPS = {
     "Networks": ("train", "eval", "sweep", "report"),
     "Pictures": ("predict", "features"),
-    "Data and weights": ("prepare", "convert", "export"),
+    "Data and weights": ("check-data", "prepare", "convert", "export"),
     "The network and its cost": ("audit", "bench", "plan", "knobs"),
 }
 STATUS = (
@@ -36,7 +36,7 @@ def page() -> str:
         lines += ["", f"{title}:", ""]
         for name in names:
             text = (module(name).__doc__ or "").strip()
-            first = f"  {name:<10}"
+            first = f"  {name:<12}"
             lines += textwrap.wrap(
                 text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first)
             )

@@ -28,8 +28,11 @@ CROPPING = ("sampler", "resize_px", "area_range", "aspect_range", "mirror", "int
 
 def open_split(config: ConfigDict, split: str) -> Source:
     """The split of the set that config.data names."""
-    where = {knob: config.data[knob] for knob in ("source", "path", "name", "examples", "bits")}
-    return sources.open_source(split=split, classes=config.model.classes, **where)
+    knobs = ("source", "path", "name", "examples", "bits", "labels")
+    where = {knob: config.data[knob] for knob in knobs}
+    training = split == config.data.train_split
+    classes = config.model.classes
+    return sources.open_source(split=split, classes=classes, training=training, **where)
 
 
 def remarks(
@@ -43,6 +46,7 @@ def remarks(
     """
     over = dict.fromkeys(getattr(split, "passed_over", "") for split in splits)
     lines = [f"passed over, for they are no pictures: {files}" for files in over if files]
+    lines += dict.fromkeys(note for split in splits for note in getattr(split, "notes", ()))
     most = 0
     for split in splits if bits == 0 else ():
         for index in np.linspace(0, len(split) - 1, min(LOOKED_AT, len(split))).astype(int):

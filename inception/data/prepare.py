@@ -19,7 +19,8 @@ from typing import Any
 import absl.logging
 
 from inception import UserError
-from inception.data import decoding, paths, pipeline, sources, store
+from inception.data import decoding, folders, paths, pipeline, sources, store
+from inception.data.classes import as_classes
 
 IMAGENET = "imagenet2012"
 TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
@@ -118,7 +119,7 @@ def _check_records(splits: Mapping[str, sources.Source], name: str) -> dict[str,
     return {"splits": counts, "rejected": rejected}
 
 
-def _open_all(path: pathlib.Path) -> dict[str, sources.Examples]:
+def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
     """Opens every split of a set that TFDS has prepared, or of a folder of images."""
     if (path / "store.json").exists():
         raise UserError("this is already a store: give the set that it was made from")
@@ -133,10 +134,14 @@ def _open_all(path: pathlib.Path) -> dict[str, sources.Examples]:
         return {
             name: tfds.open_tfds(folder, "", name) for name in tfds.builder(folder, "").info.splits
         }
-    names = sorted(p.name for p in path.glob("*/") if p.name in sources.SPLITS)
-    splits = {name: sources.folder(str(path), name) for name in names or ("train", "val")}
-    sources.check_classes(*(split.classes for split in splits.values()))
-    return splits
+    names = sorted(p.name for p in path.glob("*/") if p.name in folders.SPLITS)
+    splits = {
+        name: folders.folder(str(path), name, training=name == "train")
+        for name in names or ("train", "val")
+    }
+    most = max((split.classes for split in splits.values()), key=len)
+    classes = splits["train"].classes if "train" in splits else most
+    return {name: as_classes(split, classes, name) for name, split in splits.items()}
 
 
 def prepare(

@@ -64,9 +64,16 @@ def _check_files(files: Mapping[str, str]) -> None:
         paths.check_outputs(make_folders=False, **marked)
 
 
-def _remarks(config: ConfigDict, source: sources.Source) -> list[str]:
+def _remarks(config: ConfigDict, evaluator: Evaluator) -> list[str]:
     """The lines to print about the split before the work."""
-    lines = pipeline.remarks(source, bits=config.data.bits, where=config.data.path)
+    source, lines = evaluator.source, []
+    count, all_outputs = len(evaluator.outputs), len(evaluator.source.classes)
+    labels = getattr(source, "labels", None)
+    there = all_outputs if labels is None else len(np.unique(labels))
+    if min(count, there) < all_outputs:
+        of_set = " (--outputs=present: those of the set's classes alone)" * (count == all_outputs)
+        lines.append(f"{count:,} of {all_outputs:,} outputs count{of_set}")
+    lines += pipeline.remarks(source, bits=config.data.bits, where=config.data.path)
     if left_out := getattr(source, "left_out", 0):
         lines.append(
             f"evaluating {(n := len(source))} of {n + left_out} images: {config.data.path} has no "
@@ -83,36 +90,33 @@ def run(
     split: str = "",
     best: bool = False,
     crops: Sequence[int] = (1,),
+    outputs: str = "all",
     **files: str,
 ) -> dict[str, Any]:
     """Evaluates the newest checkpoints of folders, or the best ones, together on one split.
 
     Args:
         configs: one for each folder; the first one names the data.
+        outputs: as of Evaluator.
         files: names, keys of WRITERS, and paths of files to write for the last row of the table.
 
     Returns:
         `Evaluation.result` of the last row (all networks, the most crops); 'table': all rows;
-        'unwritten': a line for each of the files that could not be written.
+        'outputs': how many count; 'unwritten': a line for each of the files that could not be
+        written.
 
     Raises:
         UserError: as `load_alike`; a damaged image; an unwritable file, before the work.
     """
     config = configs[0]
     processes.together(lambda: _check_files(files))
-    choices = {"checkpoints": workdirs, "split": split, "best": best, "crops": crops}
-    processes.check_same(json.loads(config.to_json()), **choices)
+    seen: dict[str, Any] = {"crops": crops, "outputs": outputs}
+    seen["split"] = split or config.data.eval_split
+    processes.check_same(json.loads(config.to_json()), checkpoints=workdirs, best=best, **seen)
     trained = load_alike(workdirs, configs, best=best)
     mesh, classes = sharding.make_mesh(), trained[0].classes
-    evaluator = Evaluator(
-        config,
-        mesh,
-        split=split or config.data.eval_split,
-        crops=crops,
-        networks=configs,
-        classes=classes,
-    )
-    for line in _remarks(config, evaluator.source) if processes.is_main() else ():
+    evaluator = Evaluator(config, mesh, networks=configs, classes=classes, **seen)
+    for line in _remarks(config, evaluator) if processes.is_main() else ():
         print(line, file=sys.stderr)
     table = evaluator.table([sharding.replicate(t.variables, mesh) for t in trained])
     last = table[-1]
@@ -120,7 +124,7 @@ def run(
     if processes.is_main():
         trained_with = run_config(workdirs[0], [], rules=())  # adds knobs that an older run lacks
         views = [(c.input_px, c.data.to_dict()) for c in (config, trained_with)]
-        own = views[0] == views[1] and not (split or best)
+        own = views[0] == views[1] and not (split or best or outputs != "all")
         if own and len(workdirs) == 1 and last.crops == 1:  # the run's own result, for its page
             try:
                 evaluator.write(workdirs[0], last, step=trained[0].step)
@@ -130,7 +134,8 @@ def run(
     names = itertools.cycle([*workdirs, "together"] if len(workdirs) > 1 else [""])
     named = zip(table, names, strict=False)
     rows = [evaluation.row(classes=len(classes), name=name) for evaluation, name in named]
-    return {**last.result(), "table": rows, "unwritten": unwritten}
+    also = {"outputs": len(evaluator.outputs), "table": rows, "unwritten": unwritten}
+    return {**last.result(), **also}
 
 
 def _write_files(

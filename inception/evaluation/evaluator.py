@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception.data import paths, pipeline, progress, sources
+from inception.data import paths, pipeline, progress
 from inception.evaluation.networks import Networks
 from inception.runtime import processes
 
@@ -33,7 +33,7 @@ class Evaluation:
 
     labels: int32 [n]; top: int32 [n, 5], the likeliest classes, best first (fewer if the network
     has fewer); probabilities: float32 [n, 5], those of `top`; losses: float32 [n], -log p(label);
-    crops, models: how many were averaged.
+    crops, models: how many were averaged; alternatives: further right labels, by index.
     """
 
     labels: np.ndarray
@@ -42,14 +42,18 @@ class Evaluation:
     losses: np.ndarray
     crops: int = 1
     models: int = 1
+    alternatives: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
 
     @property
     def count(self) -> int:
         return len(self.labels)
 
     def correct(self, k: int) -> np.ndarray:
-        """Whether the label is among the first k, bool [n]."""
-        return (self.top[:, :k] == self.labels[:, None]).any(1)
+        """Whether a right label is among the first k, bool [n]."""
+        right = (self.top[:, :k] == self.labels[:, None]).any(1)
+        for i, others in self.alternatives.items():
+            right[i] |= np.isin(self.top[i, :k], others).any()
+        return right
 
     def accuracy(self, k: int) -> float:
         """Share of the images whose label is among the first k, 0-1."""
@@ -134,6 +138,7 @@ class Evaluator:
         crops: some of 1, 10, 144; one pass serves all.
         networks: the configs of several networks that see the same images, `config` first.
         classes: the classes of the networks' outputs, if the set has fewer.
+        outputs: 'all', or 'present': as if the networks had those of the set's classes alone.
     """
 
     def __init__(
@@ -145,11 +150,19 @@ class Evaluator:
         crops: Sequence[int] = (1,),
         networks: Sequence[ConfigDict] = (),
         classes: tuple[str, ...] = (),
+        outputs: str = "all",
     ):
         self.split = split
         self.source = pipeline.open_split(config, split)
-        if classes:
-            self.source = sources.as_classes(self.source, classes)
+        if classes and classes != self.source.classes:
+            from inception.data.classes import as_classes
+
+            self.source = as_classes(self.source, classes, split)
+        self.outputs = list(range(len(self.source.classes)))  # those that count
+        if outputs == "present":
+            from inception.data.classes import present
+
+            self.outputs = present(self.source)
         self._networks = Networks(networks or [config], mesh)
         self._views = self._networks.views(sorted(set(crops)))
         self._batches = functools.partial(self._networks.batches, self.source, self._views)
@@ -187,11 +200,11 @@ class Evaluator:
         hidden = not processes.is_main()
         with progress.bar(total=n, desc="evaluate", unit="img", leave=False, disable=hidden) as bar:
             for images, labels, values in self._networks.averages(
-                variables, self._batches(), crops=self._views.crops, stop=stop
+                variables, self._batches(), crops=self._views.crops, stop=stop, only=self.outputs
             ):
                 if len(variables) > 1:
                     values = np.concatenate([values, values.mean(1, keepdims=True)], 1)
-                parts.append((images, labels, *_outcomes(values, labels)))
+                parts.append((images, labels, *_outcomes(values, labels, len(self.outputs))))
                 bar.update(len(images))
         images, labels, top, best, losses = map(np.concatenate, zip(*parts, strict=True))
         if not np.array_equal(images, np.arange(n)):
@@ -200,8 +213,9 @@ class Evaluator:
                 f"evaluated {once} images of {n}, {len(images) - once} of them twice"
             )
         models = [1] * len(variables) + [len(variables)] * (len(variables) > 1)
+        others = getattr(self.source, "alternatives", None) or {}
         return [
-            Evaluation(labels, top[:, m, c], best[:, m, c], losses[:, m, c], crops, count)
+            Evaluation(labels, top[:, m, c], best[:, m, c], losses[:, m, c], crops, count, others)
             for c, crops in enumerate(self._views.crops)
             for m, count in enumerate(models)
         ]
@@ -229,9 +243,11 @@ class Evaluator:
         paths.write_whole(paths.at(workdir) / "eval.json", json.dumps(content) + "\n")
 
 
-def _outcomes(p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _outcomes(
+    p: np.ndarray, labels: np.ndarray, most: int = TOP
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities [n, ..., classes], labels [n] -> top, probabilities, losses of Evaluation."""
-    top = np.argsort(-p, axis=-1, kind="stable")[..., :TOP].astype(np.int32)
+    top = np.argsort(-p, axis=-1, kind="stable")[..., : min(TOP, most)].astype(np.int32)
     best = np.take_along_axis(p, top, -1).astype(np.float32)
     right = p[np.arange(len(p)), ..., labels]
     losses = -np.log(np.maximum(right, np.finfo(np.float64).tiny))

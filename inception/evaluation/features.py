@@ -8,7 +8,7 @@ import functools
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -57,8 +57,9 @@ class OfLayer(Networks):
         self.step = functools.partial(_step, layer=layer)
         super().__init__(*args)
 
-    def value(self, outputs: dict[str, np.ndarray]) -> np.ndarray:
+    def value(self, outputs: dict[str, np.ndarray], only: Sequence[int]) -> np.ndarray:
         """The features, where the base class has the softmax."""
+        del only
         return outputs["features"]
 
 

@@ -107,9 +107,12 @@ class Networks:
         if computing:
             yield _finite(jax.device_get(computing))
 
-    def value(self, outputs: dict[str, np.ndarray]) -> np.ndarray:
+    def value(self, outputs: dict[str, np.ndarray], only: Sequence[int]) -> np.ndarray:
         """What `averages` takes of the outputs: the softmax, float64 [b, classes]."""
-        return scipy.special.softmax(outputs["logits"].astype(float), -1)
+        logits = outputs["logits"].astype(float)
+        if 0 < len(only) < logits.shape[-1]:
+            logits[:, np.setdiff1d(np.arange(logits.shape[-1]), only)] = -np.inf
+        return scipy.special.softmax(logits, -1)
 
     def averages(
         self,
@@ -118,8 +121,12 @@ class Networks:
         *,
         crops: Sequence[int],
         stop: processes.Stop | None = None,
+        only: Sequence[int] = (),
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Averages over the crops of each image, in the order of `pipeline.evaluation_batches`.
+
+        Args:
+            only: as if the networks had these outputs alone: the others' probability is 0.
 
         Yields:
             For some images, positions and labels, int32 [n]; [n, networks, crop counts, ...], the
@@ -134,9 +141,8 @@ class Networks:
         for outputs in self.outputs(variables, batches, stop=stop):
             real = outputs[0]["index"] >= 0  # -1 is padding
             rows = [outputs[0][key][real] for key in ("index", "label", "crop_weights")]
-            rows.append(
-                np.stack([self.value(o)[real] for o in outputs], 1)
-            )  # [rows, networks, ...]
+            values = [self.value(o, only)[real] for o in outputs]
+            rows.append(np.stack(values, 1))  # [rows, networks, ...]
             if left:
                 rows = [np.concatenate(both) for both in zip(left, rows, strict=True)]
             n = len(rows[0]) // each

@@ -21,7 +21,7 @@ from PIL import Image
 
 from inception import UserError
 from inception.config import run_config
-from inception.data import decoding, imagenet, paths, pipeline, sources
+from inception.data import decoding, folders, imagenet, paths, pipeline, sources
 from inception.evaluation import cam
 from inception.evaluation.evaluate import load_alike
 from inception.evaluation.networks import Networks
@@ -75,7 +75,7 @@ def find(names: Sequence[str], others: collections.Counter[str] | None = None) -
     others = collections.Counter() if others is None else others
     for path in map(pathlib.Path, names):
         if path.is_dir():
-            inside = sorted(map(str, sources.pictures_below(epath.Path(path), others)))
+            inside = sorted(map(str, folders.pictures_below(epath.Path(path), others)))
             if not inside:
                 kinds = ", ".join(sorted(decoding.FORMATS))
                 raise UserError(f"{path}: no picture in this folder ({kinds})")
@@ -99,7 +99,7 @@ def remarks(names: Sequence[str], others: collections.Counter[str], *, bits: int
     def read(index: int) -> tuple[bytes, int]:
         return pathlib.Path(names[index]).read_bytes(), 0
 
-    over = sources.counted(others)
+    over = folders.counted(others)
     files = sources.Examples((), len(names), read, names.__getitem__, passed_over=over)
     return pipeline.remarks(files, bits=bits) if processes.is_main() else []
 

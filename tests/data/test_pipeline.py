@@ -16,7 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from inception.data import cropping, pipeline, sources
+from inception.data import cropping, folders, pipeline, sources
 from tests import tiny
 
 PX = 8
@@ -57,7 +57,7 @@ def remarks(*splits: sources.Source, bits: int = 0) -> list[str]:
 
 
 def test_bits_that_are_not_in_use_are_named_once(xrays: pathlib.Path) -> None:
-    splits = [sources.folder(str(xrays), split) for split in ("train", "val")]
+    splits = [folders.folder(str(xrays), split) for split in ("train", "val")]
     over, bits = remarks(*splits)
     assert over == "passed over, for they are no pictures: 3 .mp4"
     match = (
@@ -76,15 +76,15 @@ def test_what_uses_its_bits_or_has_eight_is_not_remarked_on(photos: pathlib.Path
     for path in photos.rglob("*.*"):
         if path.name not in ("3.png", "5.png"):
             path.unlink()
-    assert remarks(sources.folder(str(photos), "all")) == []
+    assert remarks(folders.folder(str(photos), "all")) == []
     (photos / "ant/3.png").write_bytes(b"no picture")
     for path in photos.rglob("5.png"):
         Image.fromarray(grey // 99).save(path)
-    assert "use 10 of them" in remarks(sources.folder(str(photos), "all"))[0]
+    assert "use 10 of them" in remarks(folders.folder(str(photos), "all"))[0]
 
 
 def test_batches_are_of_the_bits_in_use(xrays: pathlib.Path) -> None:
-    source = sources.folder(str(xrays), "train")
+    source = folders.folder(str(xrays), "train")
     for path in xrays.rglob("*.png"):
         Image.fromarray(np.asarray(Image.open(path)) * 16).save(path.with_suffix(".sixteen"), "PNG")
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from inception.data import decoding, imagenet, sources
+from inception.data import classes as of_network
+from inception.data import decoding, folders, imagenet, sources
 from tests import tiny
 
 
@@ -36,7 +37,7 @@ def test_folder_with_and_without_splits(photos: pathlib.Path, tmp_path: pathlib.
     assert np.bincount([val[i][1] for i in range(6)]).tolist() == [2, 2, 2]
     both = {s.name(i) for s in (train, val) for i in range(len(s))}
     assert both == {str(p) for p in photos.rglob("*.*")}
-    assert len(sources.folder(str(photos), "all")) == 30
+    assert len(folders.folder(str(photos), "all")) == 30
     (photos / "ant" / "._0.jpeg").write_bytes(b"macOS")
     (photos / "ant" / ".thumbnails").mkdir()
     shutil.copy(photos / "ant" / "0.jpeg", photos / "ant" / ".thumbnails")
@@ -67,10 +68,12 @@ def test_broken_folders_are_named(photos: pathlib.Path, spoil, message: str) -> 
 
 def test_a_class_with_the_name_of_a_split_is_told_why(photos: pathlib.Path) -> None:
     (photos / "bee").rename(photos / "train")
-    with tiny.refused(r"train has no class folders in it; a folder of the name train is taken for"):
-        sources.folder(str(photos), "train")
+    with tiny.refused(
+        r"train has no class folders in it: .* A folder of the name train is a split: rename"
+    ):
+        folders.folder(str(photos), "train")
     (photos / "train").rename(photos / "trains")  # the remedy
-    assert len(sources.folder(str(photos), "all")) == 30
+    assert len(folders.folder(str(photos), "all")) == 30
 
 
 def test_splits_of_other_names_are_named(photos: pathlib.Path) -> None:
@@ -78,8 +81,8 @@ def test_splits_of_other_names_are_named(photos: pathlib.Path) -> None:
     for split in ("train", "valid"):
         shutil.copytree(photos, root / split)
     with tiny.refused(r"there is no split 'val' in .*; there are train, valid"):
-        sources.folder(str(root), "val")
-    assert len(sources.folder(str(root), "valid")) == 30
+        folders.folder(str(root), "val")
+    assert len(folders.folder(str(root), "valid")) == 30
 
 
 @pytest.mark.parametrize(
@@ -107,9 +110,9 @@ def test_whatever_pillow_reads_is_a_picture(photos: pathlib.Path, suffix: str, k
 def test_what_is_no_picture_is_counted(photos: pathlib.Path) -> None:
     for name in ("ant/film.mp4", "bee/film.mp4", "bee/README", "cat/Thumbs.db", "cat/.hidden.mp4"):
         (photos / name).touch()
-    source = sources.folder(str(photos), "train")
+    source = folders.folder(str(photos), "train")
     assert source.passed_over == "2 .mp4, 1 no suffix"
-    assert sources.folder(str(photos), "all").passed_over == source.passed_over
+    assert folders.folder(str(photos), "all").passed_over == source.passed_over
 
 
 def test_what_systems_leave_is_no_class(photos: pathlib.Path) -> None:
@@ -118,7 +121,7 @@ def test_what_systems_leave_is_no_class(photos: pathlib.Path) -> None:
         (photos / "ant" / name).mkdir()
         shutil.copy(photos / "ant/0.jpeg", photos / name)
         shutil.copy(photos / "ant/0.jpeg", photos / "ant" / name)
-    source = sources.folder(str(photos), "all")
+    source = folders.folder(str(photos), "all")
     assert source.classes == ("ant", "bee", "cat") and len(source) == 30
 
 
@@ -131,7 +134,7 @@ def test_links_in_a_circle_count_no_picture_twice(photos: pathlib.Path) -> None:
     shutil.copy(photos / "ant/0.jpeg", photos / "shared/two.jpeg")
     shutil.move(photos / "shared", photos.parent / "shared")
     (photos / "ant/elsewhere").symlink_to(photos.parent / "shared")  # a link of another kind
-    assert len(sources.folder(str(photos), "all")) == 32
+    assert len(folders.folder(str(photos), "all")) == 32
 
 
 @pytest.fixture(scope="module")
@@ -243,10 +246,10 @@ def test_synthetic_is_a_function_of_the_index() -> None:
 
 
 def test_a_source_takes_the_labels_of_a_longer_list(photos: pathlib.Path) -> None:
-    source = sources.folder(str(photos), "val")
-    assert sources.as_classes(source, ("ant", "bee", "cat")) is source
+    source = folders.folder(str(photos), "val")
+    assert of_network.as_classes(source, ("ant", "bee", "cat"), "val") is source
     classes = ("bee", "dog", "cat", "ant")
-    view = sources.as_classes(source, classes)
+    view = of_network.as_classes(source, classes, "val")
     assert view.classes == classes and len(view) == len(source) == 6
     for i in range(len(view)):
         record, label = view[i]
@@ -257,9 +260,9 @@ def test_a_source_takes_the_labels_of_a_longer_list(photos: pathlib.Path) -> Non
 
 
 def test_classes_that_the_network_does_not_know_are_named(photos: pathlib.Path) -> None:
-    source = sources.folder(str(photos), "val")
+    source = folders.folder(str(photos), "val")
     with tiny.refused(r"ant, cat are none of the 2 classes .* \(bee, dog, ...\)"):
-        sources.as_classes(source, ("bee", "dog"))
+        of_network.as_classes(source, ("bee", "dog"), "val")
 
 
 def test_imagenets_classes_have_names() -> None:
@@ -274,3 +277,45 @@ def test_imagenets_classes_are_in_caffes_order(shared_data: pathlib.Path) -> Non
     assert tuple(line.split()[0] for line in lines) == imagenet.CLASSES
     for line, name in zip(lines, imagenet.names(imagenet.CLASSES), strict=True):
         assert line.split(" ", 1)[1].startswith(name), line
+
+
+def test_numbers_are_outputs_where_no_class_has_such_a_name(photos: pathlib.Path) -> None:
+    """ImageNetV2's folders are 0 to 999: as text 10 comes before 2."""
+    for name, number in (("ant", "0"), ("bee", "2"), ("cat", "10")):
+        (photos / name).rename(photos / number)
+    source = folders.folder(str(photos), "all")
+    assert source.classes == ("0", "10", "2")
+    classes = tuple(f"n{i:04}" for i in range(11))
+    view = of_network.as_classes(source, classes, "all")
+    for i in range(len(view)):
+        assert view[i][1] == view.labels[i] == int(pathlib.Path(view.name(i)).parent.name)
+    assert "0, 10, 2 are no names of the network's" in view.notes[0]
+    assert "all has no picture of n0001, n0003, n0004, n0005, n0006 and 3 more" in view.notes[1]
+    with tiny.refused(r"class 10: numbers of classes must be below 10"):
+        of_network.as_classes(source, classes[:10], "all")
+    named = of_network.as_classes(source, (*"0123456789", "10"), "all")
+    assert not any("numbers" in note for note in named.notes)
+    by_text = tuple(sorted(map(str, range(11))))  # as training on such folders has them
+    view = of_network.as_classes(source, by_text, "all")
+    assert [by_text[label] for label in np.unique(view.labels)] == ["0", "10", "2"]
+
+
+def test_only_training_needs_every_class(photos: pathlib.Path) -> None:
+    root = photos.parent / "set"
+    for split in ("train", "val"):
+        shutil.copytree(photos, root / split)
+    whole = folders.folder(str(root), "train").classes
+    for spoil in (lambda p: [f.unlink() for f in p.iterdir()], lambda p: p.rmdir()):
+        spoil(root / "val/bee")
+        val = folders.folder(str(root), "val", training=False)
+        assert val.classes == ("ant", "cat") and len(val) == 20
+        view = of_network.as_classes(val, whole, "val")
+        assert view.notes == ("val has no picture of bee",)
+        assert np.bincount(view.labels).tolist() == [10, 0, 10]
+    shutil.copytree(photos / "ant", root / "val/dog")
+    val = folders.folder(str(root), "val", training=False)
+    with tiny.refused("dog is none of the 3 classes"):
+        of_network.as_classes(val, whole, "val")
+    [f.unlink() for f in (root / "train/bee").iterdir()]
+    with tiny.refused("class folder .*bee has no image"):
+        folders.folder(str(root), "train")

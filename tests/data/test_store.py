@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inception.data import decoding, prepare, sources, store
+from inception.data import decoding, folders, prepare, sources, store
 from tests import tiny
 from tests.data.test_pipeline import eval_batches, train_batches
 
@@ -98,7 +98,7 @@ def test_jpegs_are_close_to_pillows_resize_and_closer_with_more_quality(
         write(smooth_photos, tmp_path / f"{quality}", quality=quality)
         decibels = []
         for split in ("train", "val"):
-            folder = sources.folder(str(smooth_photos), split)
+            folder = folders.folder(str(smooth_photos), split)
             stored = open_store(tmp_path / f"{quality}", split)
             for i in range(len(folder)):
                 found = pixels_of(stored[i][0]).astype(float)
@@ -115,7 +115,7 @@ def test_rgb_is_pillows_resize_bit_for_bit_and_small_images_stay(
     write(photos, tmp_path / "out", format="rgb")
     small = 0
     for split in ("train", "val"):
-        folder = sources.folder(str(photos), split)
+        folder = folders.folder(str(photos), split)
         stored = open_store(tmp_path / "out", split)
         for i in range(len(folder)):
             wanted, record = original(folder.name(i)), stored[i][0]
@@ -223,7 +223,7 @@ def test_a_store_of_twelve_bits_trains_with_twelve(
     assert err.count("WARNING") == 1 and "use 12 of them" in err and "give --bits=12," in err
     write(xrays, tmp_path / "out", bits=12, format="rgb")
     assert "WARNING" not in capfd.readouterr().err
-    folder = sources.folder(str(xrays), "train")
+    folder = folders.folder(str(xrays), "train")
     stored = sources.open_source("store", path=str(tmp_path / "out"), split="train", bits=12)
     for i in range(len(folder)):
         seen = decoding.decode(folder[i][0], "it", max_megapixels=1.0, bits=12)
@@ -241,7 +241,7 @@ def test_a_damaged_photo_is_left_out_and_named_and_the_others_stay(
 ) -> None:
     write(photos, tmp_path / "whole")
     whole = open_store(tmp_path / "whole")
-    folder = sources.folder(str(photos), "train")
+    folder = folders.folder(str(photos), "train")
     spoilt = [pathlib.Path(folder.name(i)) for i in (0, 9, 23)]
     spoilt[0].write_bytes(b"")
     spoilt[1].write_bytes(spoilt[1].read_bytes()[:200])
@@ -271,13 +271,17 @@ def test_a_set_of_damaged_images_alone_is_no_store(
     assert not list(tmp_path.glob("out*"))
 
 
-def test_classes_that_differ_between_splits_are_an_error(
+def test_validation_may_lack_a_class_and_training_may_not(
     photos: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     for split in ("train", "val"):
         shutil.copytree(photos, tmp_path / "set" / split)
     shutil.rmtree(tmp_path / "set" / "val" / "bee")
-    with tiny.refused("bee"):
+    assert write(tmp_path / "set", tmp_path / "store")["splits"] == {"train": 30, "val": 20}
+    stored = store.open_store(str(tmp_path / "store"), "val")
+    assert stored.classes == ("ant", "bee", "cat") and set(stored.labels.tolist()) == {0, 2}
+    shutil.copytree(photos / "bee", tmp_path / "set" / "val" / "dog")
+    with tiny.refused("dog is none of the 3 classes"):
         write(tmp_path / "set", tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
@@ -298,7 +302,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(
 ) -> None:
     for threads in (1, 4):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, n=threads: range(n), raising=False)
-        splits = {split: sources.folder(str(photos), split) for split in ("train", "val")}
+        splits = {split: folders.folder(str(photos), split) for split in ("train", "val")}
         write_store(splits, tmp_path / f"{threads}", format=format)
     for path in (tmp_path / "1").iterdir():
         assert path.read_bytes() == (tmp_path / "4" / path.name).read_bytes(), path.name
