@@ -182,12 +182,10 @@ def train_step(
     The sum equals the global batch's gradient up to rounding. NOTE: BatchNorm is the exception:
     each micro-batch has its own statistics and updates the running statistics.
 
-    Random numbers are functions of (seed, step, row of the batch): no state of them is stored, and
-    they do not depend on micro-batches, devices or processes.
+    Random numbers are functions of (seed, step, row of the batch), whatever the devices.
 
     Args:
-        batch: {'image': uint8 [b, px, px, 3], 'label': int32 [b]}; b is a multiple of accumulate
-            times the number of devices.
+        batch: {'image': uint8 [b, px, px, 3], 'label': int32 [b]}; accumulate * devices divide b.
         mixing: {'mixup', 'cutmix'}, see `pixels.own_share`; if one is above 0, each image is mixed
             with the image before it, and accuracy is the target weight of the predicted class.
         over_devices: see `sharding.over_devices`; the model's batch_axis must be of the same mesh.

@@ -222,7 +222,11 @@ def write_results(
 
     if count := result["damaged"]:
         metrics.say(f"{count} damaged images were skipped; metrics.jsonl names them")
-    evaluation.evaluator.write(workdir, evaluation.newest, step=result["steps"])
+    from inception.evaluation import results
+
+    evaluator = evaluation.evaluator
+    of = {"split": evaluator.split, "step": result["steps"]}
+    results.write(workdir, evaluation.newest, evaluator.source, **of)
     page.write([workdir], f"{workdir}/report.html")
     paths.write_whole(paths.at(workdir) / "result.json", json.dumps(result) + "\n")
 

@@ -49,11 +49,11 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
         raise CommandLineError("give --workdir=DIR, or --checkpoints=DIR,DIR,... for an ensemble")
     workdirs = [args.workdir] if args.workdir else args.checkpoints
     configs = [evaluation_config(workdir, args.config, overrides) for workdir in workdirs]
-    from inception.evaluation import evaluate
+    from inception.evaluation import evaluate, results
 
     flags.join_processes(args)
     names = ("split", "best", "crops", "outputs", "predictions", "per_class", "confusion")
     result = evaluate.run(configs, workdirs, **flags.values(args, *names))
-    print(evaluate.table_3(result["table"]))
+    print(results.table_3(result["table"]))
     print(flags.errors(result, configs[0].model.classes))
     return result

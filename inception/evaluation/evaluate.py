@@ -1,14 +1,12 @@
 """The paper's Table 3 for one network or several, with 1, 10 or 144 crops; its output files."""
 
-import csv
-import io
 import itertools
 import json
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,7 +14,8 @@ from ml_collections import ConfigDict
 from inception import UserError
 from inception.config import run_config
 from inception.data import paths, pipeline, sources
-from inception.evaluation.evaluator import TOP, Evaluation, Evaluator
+from inception.evaluation import results
+from inception.evaluation.evaluator import Evaluation, Evaluator
 from inception.runtime import processes, sharding
 from inception.runtime.weights import Trained, load_network
 
@@ -60,7 +59,7 @@ def load_alike(
 def _check_files(files: Mapping[str, str]) -> None:
     """Raises UserError before the work if a file could not be written after it."""
     if processes.is_main():
-        marked = {name: (path, WRITERS[name].mark) for name, path in files.items()}
+        marked = {name: (path, results.WRITERS[name].mark) for name, path in files.items()}
         paths.check_outputs(make_folders=False, **marked)
 
 
@@ -127,13 +126,15 @@ def run(
         own = views[0] == views[1] and not (split or best or outputs != "all")
         if own and len(workdirs) == 1 and last.crops == 1:  # the run's own result, for its page
             try:
-                evaluator.write(workdirs[0], last, step=trained[0].step)
+                results.write(
+                    workdirs[0], last, evaluator.source, split=evaluator.split, step=trained[0].step
+                )
             except OSError as error:
                 print(f"WARNING: eval.json is not written: {error}", file=sys.stderr)
         unwritten = _write_files(last, evaluator.source, files)
     names = itertools.cycle([*workdirs, "together"] if len(workdirs) > 1 else [""])
     named = zip(table, names, strict=False)
-    rows = [evaluation.row(classes=len(classes), name=name) for evaluation, name in named]
+    rows = [results.row(evaluation, classes=len(classes), name=name) for evaluation, name in named]
     also = {"outputs": len(evaluator.outputs), "table": rows, "unwritten": unwritten}
     return {**last.result(), **also}
 
@@ -146,92 +147,7 @@ def _write_files(
     for name, file in files.items():
         try:
             if file:
-                paths.write_whole(paths.at(file), WRITERS[name].text(evaluation, source))
+                paths.write_whole(paths.at(file), results.WRITERS[name].text(evaluation, source))
         except OSError as error:
             unwritten.append(f"{file} cannot be written: {error.strerror or error}")
     return unwritten
-
-
-COLUMNS = (  # heading, key in `Evaluation.row`, format of the values
-    ("models", "models", "{}"),
-    ("crops", "crops", "{}"),
-    ("cost", "cost", "{}"),
-    ("top-5 error %", "top5_error", "{:.2f}"),
-    ("95%", "top5_error_interval", "{0[0]:.2f}-{0[1]:.2f}"),
-    ("paper", "top5_error_paper", "{:.2f}"),
-    ("difference", "difference", "{:+.2f}"),
-    ("top-1 error %", "top1_error", "{:.2f}"),
-    ("95%", "top1_error_interval", "{0[0]:.2f}-{0[1]:.2f}"),
-    ("by class %", "class_accuracy", "{:.2f}"),
-    ("log-loss", "log_loss", "{:.4f}"),
-    ("", "name", "{}"),
-)
-
-
-def table_3(rows: Sequence[dict[str, Any]]) -> str:
-    """Formats each `Evaluation.row` as in the paper's Table 3, beside the paper's numbers."""
-    columns = []
-    for head, key, shown in COLUMNS:
-        values = [row[key] for row in rows]
-        if any(value not in (None, "") for value in values):
-            cells = [head, *("" if v is None else shown.format(v) for v in values)]
-            width = max(map(len, cells))
-            columns.append([cell.rjust(width) for cell in cells])
-    return "\n".join(map("  ".join, zip(*columns, strict=True)))
-
-
-def predictions(evaluation: Evaluation, source: sources.Source) -> str:
-    """A JSON line for each image: its name, its class, the top five with probabilities."""
-    lines = []
-    for i, label in enumerate(evaluation.labels):
-        top = [[source.classes[c], p] for c, p in evaluation.guesses(i, digits=6)]
-        row = {"image": source.name(i), "class": source.classes[label], "top": top}
-        lines.append(json.dumps(row) + "\n")
-    return "".join(lines)
-
-
-def as_csv(heading: str, rows: Iterable[Iterable[Any]]) -> str:
-    """The rows as CSV, under a heading of column names with commas between."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([heading.split(","), *rows])
-    return text.getvalue()
-
-
-PER_CLASS = "class,count,top1_accuracy,top5_accuracy"
-
-
-def per_class(evaluation: Evaluation, source: sources.Source) -> str:
-    """CSV: class, count, top-1 and top-5 accuracy in percent, for each class with images."""
-    rows = []
-    for label in np.unique(evaluation.labels):
-        of_class = evaluation.labels == label
-        accuracies = [100 * evaluation.correct(k)[of_class].mean() for k in (1, TOP)]
-        rows.append([source.classes[label], of_class.sum(), *(f"{a:.2f}" for a in accuracies)])
-    return as_csv(PER_CLASS, rows)
-
-
-CONFUSION = "class,predicted,count,share"
-
-
-def confusion(evaluation: Evaluation, source: sources.Source) -> str:
-    """CSV: class, predicted class, count, percent of the class's images; pairs that occur."""
-    counts, rows = np.bincount(evaluation.labels), []
-    for label, guess, n in evaluation.confusion():
-        share = f"{100 * n / counts[label]:.2f}"
-        rows.append([source.classes[label], source.classes[guess], n, share])
-    return as_csv(CONFUSION, rows)
-
-
-class Writer(NamedTuple):
-    """How a file of results is written, and the bytes by which it is known as such a file."""
-
-    text: Callable[[Evaluation, sources.Source], str]
-    mark: bytes
-
-
-WRITERS = {
-    "predictions": Writer(predictions, b'"top": [['),
-    "per_class": Writer(per_class, PER_CLASS.encode()),
-    "confusion": Writer(confusion, CONFUSION.encode()),
-}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,21 +9,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception.data import paths, pipeline, progress
+from inception.data import pipeline, progress
 from inception.evaluation.networks import Networks
 from inception.runtime import processes
 
 TOP = 5
-MISTAKES = 24  # kept in eval.json, for the page
-# The paper's Table 3: (models, crops) -> top-5 error on ILSVRC's 50,000 validation images, percent.
-TABLE_3 = {
-    (1, 1): 10.07,
-    (1, 10): 9.15,
-    (1, 144): 7.89,
-    (7, 1): 8.09,
-    (7, 10): 7.62,
-    (7, 144): 6.67,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +65,6 @@ class Evaluation:
         pairs = zip(self.top[i].tolist(), self.probabilities[i].tolist(), strict=True)
         return [(label, round(p, digits)) for label, p in pairs]
 
-    def error_interval(self, k: int) -> list[float]:
-        """95% interval of the error in percent, after Wilson (1927), from the counts alone."""
-        wrong = self.count - int(self.correct(k).sum())
-        import scipy.stats  # takes half a second, and `predict` does not need it
-
-        interval = scipy.stats.binomtest(wrong, self.count).proportion_ci(method="wilson")
-        return [100 * interval.low, 100 * interval.high]
-
     def metrics(self) -> dict[str, float | int]:
         """{'loss', 'top1', 'top5': 0-1, 'count': images}."""
         return {
@@ -102,31 +83,6 @@ class Evaluation:
             "count": self.count,
             "crops": self.crops,
             "models": self.models,
-        }
-
-    def row(self, *, classes: int, name: str = "") -> dict[str, Any]:
-        """A row of Table 3: our errors, the paper's if it has one, and the difference.
-
-        Args:
-            classes: the set's; 1,000 classes and 50,000 images are taken for ILSVRC's set.
-        """
-        result = self.result()
-        ilsvrc = (classes, self.count) == (1000, 50_000)
-        paper = TABLE_3.get((self.models, self.crops)) if ilsvrc else None
-        uneven = len(np.unique(np.unique(self.labels, return_counts=True)[1])) > 1
-        return {
-            "name": name,
-            "models": self.models,
-            "crops": self.crops,
-            "cost": self.models * self.crops,
-            "top5_error": result["top5_error"],
-            "top5_error_interval": self.error_interval(TOP),
-            "top5_error_paper": paper,
-            "difference": None if paper is None else result["top5_error"] - paper,
-            "top1_error": result["top1_error"],
-            "top1_error_interval": self.error_interval(1),
-            "class_accuracy": result["class_accuracy"] if uneven else None,
-            "log_loss": self.metrics()["loss"],
         }
 
 
@@ -219,28 +175,6 @@ class Evaluator:
             for c, crops in enumerate(self._views.crops)
             for m, count in enumerate(models)
         ]
-
-    def write(self, workdir: str, evaluation: Evaluation, *, step: int) -> None:
-        """Writes WORKDIR/eval.json: the result, the confusion counts, the worst mistakes."""
-        wrong = np.flatnonzero(~evaluation.correct(1))
-        worst = wrong[np.argsort(-evaluation.losses[wrong], kind="stable")][:MISTAKES]
-        content = {
-            **evaluation.result(),
-            "split": self.split,
-            "step": step,
-            "classes": self.source.classes,
-            "confusion": evaluation.confusion(),
-            "mistakes": [
-                {
-                    "index": i,
-                    "name": self.source.name(i),
-                    "label": int(evaluation.labels[i]),
-                    "guesses": evaluation.guesses(i, digits=4),
-                }
-                for i in worst.tolist()
-            ],
-        }
-        paths.write_whole(paths.at(workdir) / "eval.json", json.dumps(content) + "\n")
 
 
 def _outcomes(

@@ -15,7 +15,7 @@ from PIL import Image
 import launch
 from inception import UserError, pixels
 from inception.data import cropping, decoding, pipeline, sources
-from inception.evaluation import evaluate
+from inception.evaluation import results
 from inception.evaluation.evaluator import Evaluation, Evaluator, _outcomes
 from inception.evaluation.networks import Networks
 from inception.knobs import KNOBS
@@ -163,21 +163,21 @@ def test_intervals_are_wilsons(wrong: int, count: int) -> None:
     z, share = 1.959963984540054, wrong / count
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) * z / (1 + z**2 / count)
-    got = evaluation(wrong, count).error_interval(5)
+    got = results.error_interval(evaluation(wrong, count), 5)
     np.testing.assert_allclose(got, [100 * (middle - half), 100 * (middle + half)], atol=1e-9)
 
 
 def test_table_3_stands_beside_the_papers() -> None:
-    row = evaluation(3335, 50_000, crops=144, models=7).row(classes=1000)
+    row = results.row(evaluation(3335, 50_000, crops=144, models=7), classes=1000)
     assert (row["cost"], row["top5_error_paper"]) == (1008, 6.67)
     assert row["difference"] == pytest.approx(0.0) and row["top5_error"] == pytest.approx(6.67)
     for classes, count in ((1000, 49_999), (10, 50_000)):  # another set than the paper's
-        alone = evaluation(1, count).row(classes=classes)
+        alone = results.row(evaluation(1, count), classes=classes)
         assert alone["top5_error_paper"] is None and alone["difference"] is None
-        assert "paper" not in evaluate.table_3([alone]).split("\n")[0]
-    other = {**evaluation(1, 10, crops=10, models=2).row(classes=3), "name": "runs/a"}
+        assert "paper" not in results.table_3([alone]).split("\n")[0]
+    other = {**results.row(evaluation(1, 10, crops=10, models=2), classes=3), "name": "runs/a"}
     assert other["top5_error_paper"] is None and other["difference"] is None
-    lines = evaluate.table_3([row, other]).splitlines()
+    lines = results.table_3([row, other]).splitlines()
     assert lines[0].split()[:3] == ["models", "crops", "cost"]
     assert lines[1].split()[:6] == ["7", "144", "1008", "6.67", "6.45-6.89", "6.67"]
     assert lines[2].endswith("runs/a")
@@ -188,8 +188,8 @@ def test_classes_of_unlike_size_have_their_own_column() -> None:
     """Nine in ten are of class 0 and right, the rest of class 9 and wrong: 90% of images, 50% by class."""
     some = evaluation(4, 40)
     assert some.result()["class_accuracy"] == pytest.approx(50)
-    assert "by class %" in evaluate.table_3([some.row(classes=10)])
-    assert "by class %" not in evaluate.table_3([evaluation(20, 40).row(classes=10)])
+    assert "by class %" in results.table_3([results.row(some, classes=10)])
+    assert "by class %" not in results.table_3([results.row(evaluation(20, 40), classes=10)])
 
 
 # The command
@@ -334,7 +334,7 @@ def test_what_cannot_be_written_in_the_end_does_not_lose_the_result(
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(evaluate.WRITERS, "predictions", evaluate.Writer(full, b""))
+    monkeypatch.setitem(results.WRITERS, "predictions", results.Writer(full, b""))
     files = [f"--predictions={tmp_path}/p.jsonl", f"--per_class={tmp_path}/c.csv"]
     assert launch.main(["eval", f"--workdir={runs[0]}", "--crops=10", "--json", *files]) == 1
     out, err = capfd.readouterr()
