@@ -112,14 +112,16 @@ def curves(runs: list[Run]) -> str:
         if ax.lines and (several or len(lines) > 1):
             ax.legend(frameon=False, fontsize=8)
 
-    def is_empty(lines: tuple) -> bool:
-        """No points, or all at 0, as of a run that never waited for data."""
-        return not any(any(series(*line.split("/"))[1]) for _, series in runs for line in lines)
+    def is_empty(lines: tuple, factor: float) -> bool:
+        """No point that would be seen above 0, as of a run that hardly waited for data."""
+        least = 0.5 / factor if factor == 100 else 0  # half a percent
+        points = (y for _, series in runs for line in lines for y in series(*line.split("/"))[1])
+        return all(y is None or y <= least for y in points)
 
     return "".join(
         captioned(_svg(functools.partial(draw, y_label=y_label, factor=f, lines=lines)), caption)
         for caption, (y_label, f, lines) in PANELS.items()
-        if not is_empty(lines)
+        if not is_empty(lines, f)
     )
 
 

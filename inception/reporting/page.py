@@ -3,6 +3,7 @@
 import collections
 import functools
 import html
+import pathlib
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from inception import UserError
 from inception.config import STARTED_AS, run_config
 from inception.data import cropping, decoding, imagenet, paths, pipeline
+from inception.data.sources import Source
 from inception.reporting import figures, markup, samples, table
 from inception.reporting.table import Run, read_runs
 from inception.runtime import checkpoint
@@ -21,9 +23,10 @@ MOST_CELLS = 30  # classes; of more, only the most frequent confusions are liste
 CSS = """
 .matrix { max-width: 560px }
 .filters { max-width: 560px; image-rendering: pixelated }
-.mistakes { display: grid; gap: .8rem;
+.mistakes { display: grid; gap: .8rem; margin-bottom: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)) }
 .mistakes img { border-radius: 4px }
+.best img { outline: 3px solid #16a34a }
 .warning { background: #fff2e0; border-left: 4px solid #d97706; padding: .5rem .8rem;
   color: #1d2330 }
 .result { font-size: 1.15rem; margin: .3rem 0 }
@@ -170,28 +173,49 @@ def _readable(draw: Callable[..., str], *arguments: Any) -> str:
 
 
 def _mistakes(config: ConfigDict, result: dict[str, Any]) -> str:
-    """The wrong guesses with the highest loss, drawn as the network saw them."""
-    mistakes, classes = result["mistakes"], imagenet.names(result["classes"])
-    if not mistakes:
+    """The wrong guesses with the highest loss by class, after the class's best right one.
+
+    Pictures are as the network saw them; those of files link to the files.
+    """
+    if not result["mistakes"]:
         return "<p>None: every guess was right.</p>"
     source = pipeline.open_split(config, result["split"])
     views = cropping.Views((1,), config.input_px, config.data.resize_px, config.data.resize)
-    cards = []
-    for m in mistakes:
-        index, name = m["index"], m["name"]
-        try:
-            if source.name(index) != name:
-                raise LookupError("the set has changed")
-            reading = {knob: config.data[knob] for knob in pipeline.READING}
-            image = decoding.decode(source[index][0], name, **reading)
-            picture = figures.png(views.of(image)[0], name)
-        except (OSError, LookupError, decoding.DamagedImageError) as error:
-            picture = f"<p>no picture: {html.escape(str(error))}</p>"
-        guesses = ", ".join(f"{_class_name(classes, c)} {p:.0%}" for c, p in m["guesses"][:3])
-        truth = _class_name(classes, m["label"])
-        file = name.rsplit("/", 1)[-1]
-        cards.append(figures.captioned(picture, f"is {truth}; guessed {guesses} ({file})"))
-    return f'<div class="mistakes">{"".join(cards)}</div>'
+    card = functools.partial(_card, config, source, views, imagenet.names(result["classes"]))
+    best = {image["label"]: card(image, "best") for image in result.get("best", ())}
+    rows: dict[int, list[str]] = {}
+    for image in result["mistakes"]:
+        label = image["label"]
+        rows.setdefault(label, [best[label]] if label in best else []).append(card(image, "wrong"))
+    grids = [f'<div class="mistakes">{"".join(cards)}</div>' for cards in rows.values()]
+    return f"<p>A row a class; green: its surest right one.</p>{''.join(grids)}"
+
+
+def _card(
+    config: ConfigDict,
+    source: Source,
+    views: cropping.Views,
+    classes: list[str],
+    image: dict[str, Any],
+    kind: str,
+) -> str:
+    """An image of eval.json with its guesses; `kind` is the card's style."""
+    index, name = image["index"], image["name"]
+    try:
+        if source.name(index) != name:
+            raise LookupError("the set has changed")
+        reading = {knob: config.data[knob] for knob in pipeline.READING}
+        picture = decoding.decode(source[index][0], name, **reading)
+        drawn = figures.png(views.of(picture)[0], name)
+    except (OSError, LookupError, decoding.DamagedImageError) as error:
+        drawn = f"<p>no picture: {html.escape(str(error))}</p>"
+    file = pathlib.Path(name)
+    if file.is_file():
+        link = html.escape(file.resolve().as_uri())
+        drawn = f'<a href="{link}" title="{html.escape(file.name)}">{drawn}</a>'
+    guesses = ", ".join(f"{_class_name(classes, c)} {p:.0%}" for c, p in image["guesses"][:3])
+    text = f"{_class_name(classes, image['label'])}: guessed {guesses}"
+    return f'<div class="{kind}">{figures.captioned(drawn, text)}</div>'
 
 
 def _crops(config: ConfigDict) -> str:

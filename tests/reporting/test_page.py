@@ -1,12 +1,15 @@
 """The run page; the whole of it is made in tests/test_train.py and tests/cli/test_cli.py."""
 
 import os
+import pathlib
 import types
 
 import numpy as np
 import pytest
 
+from inception.data import pipeline
 from inception.reporting import figures, page, table
+from tests import tiny
 
 
 def test_wordnet_ids_are_shown_as_words() -> None:
@@ -79,5 +82,30 @@ def test_the_first_lines_say_how_well_how_fast_and_what_next() -> None:
 
 
 def test_a_panel_without_a_value_is_not_drawn() -> None:
-    drawn = figures.curves([("a", lambda _, key: ([1.0], [float(key != "waiting_for_data")]))])
+    drawn = figures.curves(
+        [("a", lambda _, key: ([1.0], [0.004 if key == "waiting_for_data" else 1.0]))]
+    )
     assert "Waiting for data" not in drawn and drawn.count("<svg") == len(figures.PANELS) - 1
+
+
+def test_mistakes_stand_by_class_after_its_best_and_link_to_their_files(
+    photos: pathlib.Path,
+) -> None:
+    config = tiny.config("--config.data.source=folder", f"--config.data.path={photos}")
+    source = pipeline.open_split(config, "val")
+
+    def described(index: int, guess: int) -> dict:
+        guesses = [[guess, 0.9], [(guess + 1) % 3, 0.1]]
+        return {"index": index, "name": source.name(index), "label": index // 2, "guesses": guesses}
+
+    result = {
+        "split": "val", "classes": list(source.classes), "best": [described(0, 0)],
+        "mistakes": [described(3, 2), described(1, 2)],
+    }  # fmt: skip
+    shown = page._mistakes(config, result)
+    rows = shown.split('<div class="mistakes">')[1:]
+    assert ['class="best"' in row for row in rows] == [False, True]
+    assert "bee: guessed cat 90%, ant 10%" in rows[0] and "ant: guessed ant 90%" in rows[1]
+    assert pathlib.Path(source.name(3)).as_uri() in rows[0] and shown.count("<img") == 3
+    without = {k: v for k, v in result.items() if k != "best"}  # an older run
+    assert 'class="best"' not in page._mistakes(config, without)
