@@ -3,7 +3,10 @@
 `make test` runs this where the extra prepare is installed.
 """
 
+import importlib
+import importlib.util
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,18 @@ from inception.model import TABLE_1
 from tests.formats.test_pretrained import command, logits
 from tests.formats.test_slim import v1, variables
 
-tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+pytestmark = pytest.mark.skipif(
+    not importlib.util.find_spec("tensorflow"), reason="TensorFlow is not installed"
+)
+tf: Any = None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tensorflow() -> None:
+    """Imported when the first test runs: others of this process look whether the project imports it."""
+    global tf
+    tf = importlib.import_module("tensorflow")
+
 
 TENSORS = {
     "a/float": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4),
