@@ -43,7 +43,10 @@ def build(
     total_steps: int,
     source: sources.Source | None = None,
 ) -> Training:
-    """Builds the network, the optimiser and the train step of a config for a training split."""
+    """Builds the network, the optimiser and the train step of a config.
+
+    Classes weigh as loss.class_balance says if `source`, the training split, is given.
+    """
     model = GoogLeNet(**config.model, batch_axis=sharding.batch_axis(mesh))
     schedule = optim.learning_rate_schedule(
         config.optim.schedule,
@@ -172,6 +175,10 @@ def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, Evaluato
             f"`classes`={config.model.classes}, and the set has {found} classes: give "
             f"`classes={found}`"
         )
+    if config.data.balance:
+        from inception.data import balance
+
+        processes.together(lambda: balance.labels_of(source, "data.balance"))
     make = functools.partial(Evaluator, config, mesh, classes=source.classes)
     evaluator = processes.together(lambda: make(split=config.data.eval_split))
     of_set = {"bits": config.data.bits, "where": config.data.path}

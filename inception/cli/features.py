@@ -37,7 +37,8 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
     size = 4 * len(paths) * math.prod(shape)
     processes.together(lambda: features.check(args.output, size) if processes.is_main() else None)
     each = features.each(predictor, paths, layer=args.layer, crops=args.crops)
-    bar = progress.bar(each, total=len(paths), unit="img", leave=False, disable=len(paths) < 10)
+    hidden = len(paths) < 10 or not processes.is_main()
+    bar = progress.bar(each, total=len(paths), unit="img", leave=False, disable=hidden)
 
     def rows() -> "Iterator[tuple[str, np.ndarray]]":
         for image, error, row in bar:

@@ -54,11 +54,11 @@ def add_pictures(parser: flags.Parser, checkpoint: str) -> None:
 
 def open_pictures(args: flags.Args, overrides: list[str]) -> tuple[list[str], "Predictor"]:
     """Finds the pictures, prints remarks about them, joins other processes, loads the networks."""
-    from inception.evaluation import predict
+    from inception.evaluation import pictures, predict
 
-    paths = predict.find(args.images, others := collections.Counter[str]())
+    paths = pictures.find(args.images, others := collections.Counter[str]())
     configs = [run_config(workdir, overrides) for workdir in args.checkpoint]
     flags.join_processes(args)
-    lines = predict.remarks(paths, others, bits=configs[0].data.bits)
+    lines = pictures.remarks(paths, others, bits=configs[0].data.bits)
     print("".join(f"{line}\n" for line in lines), end="", file=sys.stderr)
     return paths, predict.Predictor(*args.checkpoint, best=args.best, configs=configs)

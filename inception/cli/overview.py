@@ -46,10 +46,11 @@ def page() -> str:
 
 def run(argv: list[str]) -> int:
     """Answers a command line that begins with no command; returns the exit status."""
-    if "--version" in argv:
+    flags = set(argv) if argv and argv[0].startswith("-") else set()
+    if "--version" in flags:
         print(f"inception {inception.__version__}")
         return 0
-    if not argv or {"-h", "--help"} & set(argv):
+    if not argv or {"-h", "--help"} & flags:
         print(page())
         return 0 if argv else 2
     wrong, fault = argv[0], "name a COMMAND first"

@@ -56,9 +56,8 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
             cam.check(config.model)
         pathlib.Path(args.cam).mkdir(parents=True, exist_ok=True)
     each = predictor.each(paths, topk=args.topk, crops=args.crops, classes=ids)
-    for prediction in progress.bar(
-        each, total=len(paths), unit="img", leave=False, disable=len(paths) < 10
-    ):
+    hidden = len(paths) < 10 or not processes.is_main()
+    for prediction in progress.bar(each, total=len(paths), unit="img", leave=False, disable=hidden):
         if "error" in prediction:
             rejected.append(prediction["error"])
             continue
@@ -80,6 +79,6 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
                 maps = predictor.maps([prediction["image"]], classes=shown)[0]
                 if processes.is_main():
                     np.save(prediction["raw"], maps)
-    if drawn:
+    if drawn and processes.is_main():
         print(f"{len(drawn)} maps: {args.cam}", file=sys.stderr)
     return {"predictions": predictions, "rejected": rejected}

@@ -13,6 +13,8 @@ def add_flags(parser: flags.Parser) -> None:
     add("--name", default="", help="another TFDS set, downloaded by TFDS")
     text = "instead: a folder of class folders, or what TFDS prepared"
     add("--source", default="", metavar="DIR", help=text)
+    text = "of --source: a list of pictures and classes, as config.data.labels"
+    add("--labels", default="", metavar="FILE", help=text)
     add("--output", required=True, metavar="DIR", help="a new folder")
     text = "write a store: a copy of every image, its shorter side at most PX"
     add("--short_side", type=flags.whole_number, metavar="PX", help=text)
@@ -30,11 +32,23 @@ def run(args: flags.Args, _overrides: list[str]) -> flags.Result:
         raise CommandLineError("give --tars, --name or both; or else --source")
     if args.source and args.short_side is None:
         raise CommandLineError("--source is for writing a store: give --short_side")
+    if args.labels and not args.source:
+        raise CommandLineError("--labels is for --source=DIR, a folder of pictures")
     if args.bits and args.short_side is None:
         raise CommandLineError("--bits is for a store; for records it is --config.data.bits")
     from inception.data import prepare
 
-    names = ("tars", "name", "source", "output", "short_side", "quality", "format", "bits")
+    names = (
+        "tars",
+        "name",
+        "source",
+        "labels",
+        "output",
+        "short_side",
+        "quality",
+        "format",
+        "bits",
+    )
     result = prepare.prepare(**flags.values(args, *names))
     bits = f"--config.data.bits={args.bits} " if args.bits else ""
     kind = "store" if args.short_side else f"tfds --config.data.name={args.name or 'imagenet2012'}"

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from inception import UserError
-from inception.data import sources
+from inception.data import imagenet, sources
 from inception.data.decoding import Record
 from inception.data.sources import Examples, Source
 
@@ -15,8 +15,8 @@ def as_classes(source: Source, classes: tuple[str, ...], split: str) -> Source:
     """The source with labels that index `classes`, which contains its classes in any order.
 
     Where `classes` contains none of them and all are whole numbers, as the folders of ImageNetV2
-    and the lists of Caffe, they are the numbers of `classes`, from 0. A note says so, and which
-    classes the split lacks.
+    and the lists of Caffe, they are the numbers of `classes`, from 0; of TF-slim's 1,001 from 1,
+    after the background. A note says so, and which classes the split lacks.
 
     Raises:
         UserError: the source has a class that is not in `classes`, or a number beyond them.
@@ -28,21 +28,23 @@ def as_classes(source: Source, classes: tuple[str, ...], split: str) -> Source:
     unknown = [name for name in source.classes if name not in numbers]
     notes = getattr(source, "notes", ())
     if len(unknown) == len(source.classes) and all(re.fullmatch("[0-9]+", n) for n in unknown):
-        numbers = {name: int(name) for name in unknown}
-        if beyond := [name for name in unknown if int(name) >= len(classes)]:
+        zero = int(classes[1:] == imagenet.CLASSES)
+        numbers = {name: int(name) + zero for name in unknown}
+        if beyond := [name for name in unknown if numbers[name] >= len(classes)]:
             raise UserError(
                 f"{where}: class {sources.first_few(beyond)}: numbers of classes must be below "
-                f"{len(classes)}, the network's number of outputs"
+                f"{len(classes) - zero}, the network's number of classes: correct them"
             )
         first = unknown[0]
         notes += (
             f"classes {sources.first_few(unknown)} are no names of the network's: they are the "
-            f"numbers of its outputs ({first} is {classes[int(first)]})",
+            f"numbers of its outputs ({first} is {classes[numbers[first]]})",
         )
     elif unknown:
         raise UserError(
             f"{where}: {sources.first_few(unknown)} {'is' if len(unknown) == 1 else 'are'} none "
-            f"of the {len(classes)} classes that the network knows ({', '.join(classes[:3])}, ...)"
+            f"of the {len(classes)} classes in training ({', '.join(classes[:3])}, ...): remove "
+            "the pictures, or add the class to training"
         )
     labels = np.asarray([numbers[name] for name in source.classes])
     there = set(labels.tolist())

@@ -6,6 +6,7 @@ path and a number a line; and ReaL's real.json (Beyer et al., 2020, arXiv 2006.0
 
 import collections
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -22,7 +23,7 @@ from inception.data import paths
 from inception.data.folders import counted, folder, folders_in, pictures_below, split_folder
 from inception.data.sources import ALL, Examples, first_few, held_out_fifth
 
-# Columns of a header, without case and all but letters; the first of each that is there counts.
+# Columns of a header, without case and all but letters and digits; the first of each counts.
 OF_PATH = ("path", "filepath", "imagepath", "file", "filename", "image", "imagename", "img",
            "imageid", "id", "name")  # fmt: skip
 OF_CLASS = ("label", "class", "category", "predictionstring", "target", "classname", "labelname",
@@ -52,7 +53,8 @@ def read_list(file: epath.Path, where: str) -> list[Line]:
         )
     if delimiter:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+        with paths.explained(f"{where} is no table", "look for a quote alone", csv.Error):
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     else:
         rows = [(i, line.rsplit(None, 1)) for i, line in enumerate(text.split("\n"), 1)]
     rows = [(i, row) for i, row in rows if any(row)]
@@ -73,7 +75,7 @@ def read_list(file: epath.Path, where: str) -> list[Line]:
 
 def _header(row: Sequence[str], where: str) -> tuple[int, int, bool] | None:
     """(column of paths, column of classes, whether the class is its first word), or no header."""
-    names = [re.sub("[^a-z]", "", cell.lower()) for cell in row]
+    names = [re.sub("[^a-z0-9]", "", cell.lower()) for cell in row]
     found = [next((c for c in known if c in names), "") for known in (OF_PATH, OF_CLASS)]
     if not any(found) or len(row) < 2:
         return None
@@ -139,7 +141,8 @@ def listed(path: str, split: str, labels: str, *, training: bool) -> Examples:
     real = file.suffix.lower() == ".json"
     # One folder may hold all pictures, as Tiny ImageNet's val/images.
     if not own and (training if real else named and len(folders_in(root)) > 1):
-        return folder(path, split, training=training)
+        unused = f"{split} has class folders: {file} is not used for it"
+        return dataclasses.replace(folder(path, split, training=training), notes=(unused,))
     pictures = Pictures(root, split if named else "")
     notes: tuple[str, ...] = ()
     if real:

@@ -174,8 +174,9 @@ def batch_indices(
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, offsets = np.divmod(positions, examples)
+    orders = {epoch: order(epoch) for epoch in dict.fromkeys(epochs.tolist())}
     visits = zip(epochs.tolist(), offsets.tolist(), strict=True)
-    return np.asarray([order(epoch)[offset] for epoch, offset in visits])
+    return np.asarray([orders[epoch][offset] for epoch, offset in visits])
 
 
 def evaluation_batches(

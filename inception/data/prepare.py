@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import absl.logging
@@ -119,8 +119,12 @@ def _check_records(splits: Mapping[str, sources.Source], name: str) -> dict[str,
     return {"splits": counts, "rejected": rejected}
 
 
-def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
-    """Opens every split of a set that TFDS has prepared, or of a folder of images."""
+def _open_all(path: pathlib.Path, labels: str) -> dict[str, sources.Source]:
+    """Opens every split of a set that TFDS has prepared, or of a folder of images.
+
+    Args:
+        labels: a list of the pictures and their classes, as of config.data.labels; '': none.
+    """
     if (path / "store.json").exists():
         raise UserError("this is already a store: give the set that it was made from")
     depths = ("", "*/", "*/*/", "*/*/*/")  # a version, a set, TFDS's folder, sets with configs
@@ -135,8 +139,13 @@ def _open_all(path: pathlib.Path) -> dict[str, sources.Source]:
             name: tfds.open_tfds(folder, "", name) for name in tfds.builder(folder, "").info.splits
         }
     names = sorted(p.name for p in path.glob("*/") if p.name in folders.SPLITS)
+    opener: Callable[..., sources.Examples] = folders.folder
+    if labels:
+        from inception.data.labels import listed
+
+        opener = functools.partial(listed, labels=labels)
     splits = {
-        name: folders.folder(str(path), name, training=name == "train")
+        name: opener(str(path), name, training=name == "train")
         for name in names or ("train", "val")
     }
     most = max((split.classes for split in splits.values()), key=len)
@@ -154,6 +163,7 @@ def prepare(
     quality: int,
     format: str,
     bits: int = 0,
+    labels: str = "",
 ) -> dict[str, Any]:
     """Writes OUTPUT: a set of TFDS as ArrayRecord, or with `short_side` a store.
 
@@ -171,7 +181,7 @@ def prepare(
         if not source:
             prepared = _prepare_tfds(name or IMAGENET, tars, work)
         try:
-            splits = _open_all(prepared)
+            splits = _open_all(prepared, labels)
         except UserError as error:
             raise UserError(f"`source`={source}: {error}" if source else str(error)) from error
         flag = "config.data.bits" if short_side is None else "bits"  # records stay unchanged

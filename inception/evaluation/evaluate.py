@@ -90,14 +90,16 @@ def run(
     best: bool = False,
     crops: Sequence[int] = (1,),
     outputs: str = "all",
-    **files: str,
+    predictions: str = "",
+    per_class: str = "",
+    confusion: str = "",
 ) -> dict[str, Any]:
     """Evaluates the newest checkpoints of folders, or the best ones, together on one split.
 
     Args:
         configs: one for each folder; the first one names the data.
         outputs: as of Evaluator.
-        files: names, keys of WRITERS, and paths of files to write for the last row of the table.
+        predictions, per_class, confusion: files to write for the last row of the table.
 
     Returns:
         `Evaluation.result` of the last row (all networks, the most crops); 'table': all rows;
@@ -107,6 +109,7 @@ def run(
     Raises:
         UserError: as `load_alike`; a damaged image; an unwritable file, before the work.
     """
+    files = {"predictions": predictions, "per_class": per_class, "confusion": confusion}
     config = configs[0]
     processes.together(lambda: _check_files(files))
     seen: dict[str, Any] = {"crops": crops, "outputs": outputs}

@@ -18,7 +18,8 @@ from flax.traverse_util import flatten_dict
 from inception import UserError, ops, pixels
 from inception.data import paths
 from inception.evaluation.networks import Networks
-from inception.evaluation.predict import Picture, Predictor
+from inception.evaluation.pictures import Picture
+from inception.evaluation.predict import Predictor
 from inception.model import TRUNK, Conv, GoogLeNet, Inception
 
 CLASSIFIER = "classifier"

@@ -6,7 +6,6 @@ predictor = Predictor("weights/bvlc")  # or several folders: an ensemble
 predictions = predictor(["cat.jpg"])  # [{'image': ..., 'classes': [{'id', 'name', ...}]}]
 """
 
-import collections
 import difflib
 import json
 import os
@@ -15,93 +14,19 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
 from inception import UserError
 from inception.config import run_config
-from inception.data import decoding, folders, imagenet, paths, pipeline, sources
+from inception.data import imagenet, pipeline
 from inception.evaluation import cam
 from inception.evaluation.evaluate import load_alike
 from inception.evaluation.networks import Networks
+from inception.evaluation.pictures import Picture, Pictures
 from inception.runtime import processes, sharding
 
-Picture = str | pathlib.Path | Image.Image | np.ndarray
 Classes = str | Sequence[str | int]
-
-
-class Pictures:
-    """Pictures as a source of upright RGB pixels; unreadable ones are black and in `rejected`."""
-
-    classes: tuple[str, ...] = ("",)
-
-    def __init__(self, pictures: Sequence[Any], **reading: Any):
-        self._pictures = pictures
-        self._reading = reading  # arguments of `decode`
-        self.rejected: dict[int, str] = {}  # the reason by index
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        picture, name = self._pictures[index], self.name(index)
-        try:
-            if isinstance(picture, str | pathlib.Path):
-                picture = pathlib.Path(picture).read_bytes()
-            return np.asarray(decoding.decode(picture, name, upright=True, **self._reading)), 0
-        except (OSError, ValueError) as error:  # a ValueError: an impossible file name
-            self.rejected[index] = f"{name}: {getattr(error, 'strerror', None) or error}"
-        except decoding.DamagedImageError as error:
-            self.rejected[index] = str(error)
-        return np.zeros((1, 1, 3), np.uint8), 0
-
-    def name(self, index: int) -> str:
-        """The file's path, or the picture's number in the call."""
-        picture = self._pictures[index]
-        return str(picture) if isinstance(picture, str | pathlib.Path) else f"picture {index}"
-
-
-def find(names: Sequence[str], others: collections.Counter[str] | None = None) -> list[str]:
-    """Finds picture files: files, folders at any depth, and lists (.txt files, a path a line).
-
-    In folders, names that begin with a dot are skipped, and `others` counts the suffixes of files
-    that are no pictures.
-
-    Raises:
-        UserError: an unreadable or empty list, a folder without pictures.
-    """
-    found: list[str] = []
-    others = collections.Counter() if others is None else others
-    for path in map(pathlib.Path, names):
-        if path.is_dir():
-            inside = sorted(map(str, folders.pictures_below(epath.Path(path), others)))
-            if not inside:
-                kinds = ", ".join(sorted(decoding.FORMATS))
-                raise UserError(f"{path}: no picture in this folder ({kinds})")
-            found += inside
-        elif path.suffix.lower() == ".txt":
-            what = f"{path}: cannot be read as a list of pictures"
-            with paths.explained(what, errors=(OSError, UnicodeDecodeError)):
-                lines = path.read_text("utf-8-sig", "surrogateescape").splitlines()
-            listed = [line.strip() for line in lines if line.strip()]
-            if not listed:
-                raise UserError(f"{path}: an empty list")
-            found += listed
-        else:
-            found.append(str(path))
-    return found
-
-
-def remarks(names: Sequence[str], others: collections.Counter[str], *, bits: int) -> list[str]:
-    """`pipeline.remarks` on the pictures that `find` found; [] except in process 0."""
-
-    def read(index: int) -> tuple[bytes, int]:
-        return pathlib.Path(names[index]).read_bytes(), 0
-
-    over = folders.counted(others)
-    files = sources.Examples((), len(names), read, names.__getitem__, passed_over=over)
-    return pipeline.remarks(files, bits=bits) if processes.is_main() else []
 
 
 class Predictor:
@@ -204,22 +129,26 @@ class Predictor:
         """The numbers of classes, given by name, by ImageNet's words for it, or by number.
 
         Args:
-            classes: a list, or a text in which commas separate them.
+            classes: a list, or a text in which commas separate them. A text is first looked up
+                among the names: "2" may be a class's name. An int is always a number.
 
         Raises:
             UserError: no such class, with the nearest names; words for several classes.
         """
-        numbers = {str(i): i for i in range(len(self.classes))}
+        numbers: dict[str | int, int] = {str(i): i for i in range(len(self.classes))}
         known = numbers | {name: i for i, name in enumerate(self.names)}
         known |= {name: i for i, name in enumerate(self.classes)}
+        known |= {i: i for i in range(len(self.classes))}
         found = []
-        for name in _split(classes, known) if isinstance(classes, str) else map(str, classes):
+        for name in _split(classes, known) if isinstance(classes, str) else classes:
             alike = [i for i, other in enumerate(self.names) if other == name]
             if len(alike) > 1 and name not in self.classes:
                 which = " and ".join(f"{i} ({self.classes[i]})" for i in alike)
                 raise UserError(f"`class`={name}: these are {which}: give the number")
             if name not in known:
-                near = difflib.get_close_matches(name, [*self.names, *self.classes], 3, cutoff=0.0)
+                near = difflib.get_close_matches(
+                    str(name), [*self.names, *self.classes], 3, cutoff=0.0
+                )
                 last = len(self.classes) - 1
                 raise UserError(
                     f"`class`={name}: neither a class nor a number from 0 to {last}; the nearest "
@@ -289,7 +218,7 @@ def _check_several(pictures: Iterable[Picture]) -> None:
         raise UserError("this is one picture: give a list of pictures, as in [picture]")
 
 
-def _split(text: str, known: Collection[str]) -> Iterator[str]:
+def _split(text: str, known: Collection[str | int]) -> Iterator[str]:
     """'a,b' -> 'a', 'b'; a known name may contain commas."""
     rest = text.split(",")
     while rest:

@@ -58,7 +58,7 @@ def row(evaluation: Evaluation, *, classes: int, name: str = "") -> dict[str, An
     }
 
 
-COLUMNS = (  # heading, key in `Evaluation.row`, format of the values
+COLUMNS = (  # heading, key in `row`, format of the values
     ("models", "models", "{}"),
     ("crops", "crops", "{}"),
     ("cost", "cost", "{}"),
@@ -75,7 +75,7 @@ COLUMNS = (  # heading, key in `Evaluation.row`, format of the values
 
 
 def table_3(rows: Sequence[dict[str, Any]]) -> str:
-    """Formats each `Evaluation.row` as in the paper's Table 3, beside the paper's numbers."""
+    """Formats each `row` as in the paper's Table 3, beside the paper's numbers."""
     columns = []
     for head, key, shown in COLUMNS:
         values = [row[key] for row in rows]
@@ -109,10 +109,10 @@ PER_CLASS = "class,count,top1_accuracy,top5_accuracy"
 
 def per_class(evaluation: Evaluation, source: sources.Source) -> str:
     """CSV: class, count, top-1 and top-5 accuracy in percent, for each class with images."""
-    rows = []
+    rows, right = [], [evaluation.correct(k) for k in (1, TOP)]
     for label in np.unique(evaluation.labels):
         of_class = evaluation.labels == label
-        accuracies = [100 * evaluation.correct(k)[of_class].mean() for k in (1, TOP)]
+        accuracies = [100 * correct[of_class].mean() for correct in right]
         rows.append([source.classes[label], of_class.sum(), *(f"{a:.2f}" for a in accuracies)])
     return as_csv(PER_CLASS, rows)
 

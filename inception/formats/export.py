@@ -67,7 +67,7 @@ def onnx_file(trained: Trained, calibration: str = "") -> bytes:
     """The inference function as an ONNX model, for any batch size; needs the package onnx.
 
     Args:
-        calibration: pictures, as for `predict.find`, from which 8-bit activations take their
+        calibration: pictures, as for `pictures.find`, from which 8-bit activations take their
             ranges; needs onnxruntime. '': float32.
     """
     try:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from inception import UserError
 from inception.data import cropping, pipeline, progress
-from inception.evaluation import predict
+from inception.evaluation import pictures
 
 MOST_IMAGES = 100  # of 10, 30 and 100, 30 and 100 come equally near to float32
 OPERATORS = ["Conv", "Relu", "MaxPool", "Concat", "Gemm"]  # LRN's operators and softmax stay float
@@ -32,11 +32,11 @@ def calibration_images(path: str, config: Mapping[str, Any]) -> np.ndarray:
     Raises:
         UserError: no picture, or one that cannot be read.
     """
-    found, data = predict.find([os.path.expanduser(path)]), config["data"]
+    found, data = pictures.find([os.path.expanduser(path)]), config["data"]
     spread = np.linspace(0, len(found) - 1, min(len(found), MOST_IMAGES)).astype(int)
     views = cropping.Views((1,), config["input_px"], data["resize_px"], data["resize"])
     reading = {knob: data[knob] for knob in pipeline.READING if knob in data}
-    source = predict.Pictures([found[i] for i in spread], **reading)
+    source = pictures.Pictures([found[i] for i in spread], **reading)
     crops = []
     for index in progress.bar(range(len(source)), desc="pictures", unit="img", leave=False):
         crops.append(views.of(Image.fromarray(source[index][0])))

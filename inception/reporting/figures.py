@@ -23,6 +23,7 @@ Run = tuple[str, Callable[[str, str], Series]]
 
 LOSSES = ("train/loss_main", "train/loss_4a", "train/loss_4d", "eval/loss")
 ACCURACIES = ("train/top1", "train/top1_4a", "train/top1_4d", "eval/top1", "eval/top5")
+WAITING = ("train/waiting_for_data",)
 PANELS = {  # caption: label of the y axis, factor, curves by their names in TensorBoard
     "Loss per head": ("cross-entropy, nats", 1, LOSSES),
     "Accuracy per head": ("accuracy, %", 100, ACCURACIES),
@@ -32,7 +33,7 @@ PANELS = {  # caption: label of the y axis, factor, curves by their names in Ten
         1,
         ("train/images_per_second",),
     ),
-    "Waiting for data": ("share of the time, %", 100, ("train/waiting_for_data",)),
+    "Waiting for data": ("share of the time, %", 100, WAITING),
 }
 STYLES = ("-", "--", ":", "-", "--")  # for the curves of a panel
 
@@ -112,16 +113,16 @@ def curves(runs: list[Run]) -> str:
         if ax.lines and (several or len(lines) > 1):
             ax.legend(frameon=False, fontsize=8)
 
-    def is_empty(lines: tuple, factor: float) -> bool:
-        """No point that would be seen above 0, as of a run that hardly waited for data."""
-        least = 0.5 / factor if factor == 100 else 0  # half a percent
+    def is_empty(lines: tuple) -> bool:
+        """No point above 0, or none above half a percent of a run that hardly waited for data."""
+        least = 0.005 if lines is WAITING else 0.0
         points = (y for _, series in runs for line in lines for y in series(*line.split("/"))[1])
         return all(y is None or y <= least for y in points)
 
     return "".join(
         captioned(_svg(functools.partial(draw, y_label=y_label, factor=f, lines=lines)), caption)
         for caption, (y_label, f, lines) in PANELS.items()
-        if not is_empty(lines, f)
+        if not is_empty(lines)
     )
 
 

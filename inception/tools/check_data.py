@@ -83,7 +83,12 @@ def run(config: ConfigDict) -> dict[str, Any]:
     names = dict.fromkeys((config.data.train_split, config.data.eval_split))
     training = pipeline.open_split(config, config.data.train_split)
     classes = training.classes
-    opened = {name: as_classes(pipeline.open_split(config, name), classes, name) for name in names}
+    opened = {
+        name: training
+        if name == config.data.train_split
+        else as_classes(pipeline.open_split(config, name), classes, name)
+        for name in names
+    }
     of_set = {"bits": config.data.bits, "where": config.data.path}
     for line in pipeline.remarks(*opened.values(), **of_set):
         print(line, file=sys.stderr)

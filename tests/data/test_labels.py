@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inception.data import classes, folders, labels, sources
+from inception.data import classes, folders, imagenet, labels, sources
 from tests import tiny
 
 CLASSES = ("ant", "bee", "cat")
@@ -56,6 +56,7 @@ def check(source: sources.Source, count: int = 30) -> None:
         ("image_id,label_name,size,label", "{stem},Insect,3,{label}"),
         ("\ufeffClass;,Width,Path".replace(";", ""), '{label},40,"{name}"'),
         ("\tfile name\tcategory", "0\t{name}\t{label}"),
+        ("image_1,class_1", "{name},{label}"),  # a picture and its class, no header
     ],
 )
 def test_lists_as_people_have_them(flat: pathlib.Path, head: str, line: str) -> None:
@@ -63,9 +64,15 @@ def test_lists_as_people_have_them(flat: pathlib.Path, head: str, line: str) -> 
         line.format(name=n, stem=pathlib.Path(n).stem, label=n.split("_")[0]) for n in names(flat)
     ]
     file = write(flat / "list.txt", rows, head)
+    if head == "image_1,class_1":
+        shutil.copy(flat / "val/ant_0.jpeg", flat / "val/image_1.jpeg")
+        source = sources.open_source("folder", path=str(flat), split="val", labels=file)
+        assert len(source) == 31 and source.classes == (*CLASSES, "class_1")
+        return
     check(sources.open_source("folder", path=str(flat), split="val", labels=file))
     train = sources.open_source("folder", path=str(flat), split="train", labels=file)
     assert train.classes == CLASSES and "ant/0" in train.name(0)  # which has class folders
+    assert train.notes == (f"train has class folders: {file} is not used for it",)
 
 
 def test_numbers_are_outputs(flat: pathlib.Path) -> None:
@@ -80,6 +87,19 @@ def test_numbers_are_outputs(flat: pathlib.Path) -> None:
         assert view[i][1] == view.labels[i] == label
     with tiny.refused(r"config\.data\.labels=.*val\.txt: class 10: numbers .* below 10"):
         classes.as_classes(source, tuple(f"n{i:02}" for i in range(10)), "val")
+
+
+def test_numbers_on_tensorflows_outputs_begin_after_the_background() -> None:
+    source = sources.Examples(("0", "999"), 2, lambda i: (np.zeros((4, 4), np.uint8), i), str)
+    view = classes.as_classes(source, ("background", *imagenet.CLASSES), "val")
+    assert [view[i][1] for i in range(2)] == [1, 1000]
+    assert "(0 is n01440764)" in view.notes[0]
+
+
+def test_a_quote_alone_is_one_line(flat: pathlib.Path) -> None:
+    file = write(flat / "list.csv", ['"' + "x" * 200_000 + ",ant"])
+    with tiny.refused(r"config\.data\.labels=.*list\.csv"):
+        labels.listed(str(flat), "val", file, training=False)
 
 
 def test_one_list_of_a_set_without_splits(flat: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 import launch
 from inception import UserError, pixels
 from inception.data import cropping, imagenet
-from inception.evaluation import cam, predict
+from inception.evaluation import cam, pictures, predict
 from inception.evaluation.evaluator import Evaluator
 from inception.model import GoogLeNet
 from inception.runtime import sharding
@@ -161,7 +161,7 @@ def test_odd_pictures_are_seen_as_a_person_sees_them(runs, picture, tmp_path) ->
     assert np.abs(probabilities(lying) - probabilities(predictor([picture])[0])).max() > 1e-4
     cmyk = tmp_path / "cmyk.jpg"
     picture.convert("CMYK").save(cmyk, quality=95)
-    seen, _ = predict.Pictures([cmyk], max_megapixels=1.0)[0]
+    seen, _ = pictures.Pictures([cmyk], max_megapixels=1.0)[0]
     assert np.abs(seen.astype(int) - np.asarray(picture)).mean() < 5  # 131 if read inverted
 
 
@@ -268,6 +268,15 @@ def test_the_mean_of_a_map_is_the_logit(picture: Image.Image) -> None:
     x = pixels.normalize(jnp.asarray(crops), method="unit")
     logits = tiny.logits(GoogLeNet(**config.model), weights, x)
     np.testing.assert_allclose(maps.mean((1, 2)), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_an_int_is_an_output_and_a_text_first_a_name() -> None:
+    predictor = object.__new__(predict.Predictor)
+    predictor.classes = predictor.names = ("1", "2", "3")
+    assert predictor.ids("2,3") == [1, 2] and predictor.ids([2, 0]) == [2, 0]
+    assert predictor.ids(["2", 2]) == [1, 2] and predictor.ids("0") == [0]
+    with tiny.refused("--class=3: neither a class nor a number from 0 to 2", "class"):
+        predictor.ids([3])
 
 
 def test_without_the_average_there_is_no_map(picture: Image.Image) -> None:

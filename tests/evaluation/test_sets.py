@@ -56,6 +56,9 @@ def test_every_layout_of_a_set_gives_the_same_numbers(run, val, tmp_path, capfd)
     (tmp_path / "list.tsv").write_text(f"class\tpath\n{lists}")
     prepare = ["prepare", f"--source={val.parent}", f"--output={tmp_path}/store"]
     assert launch.main([*prepare, "--short_side=256", "--format=rgb"]) == 0
+    prepare = ["prepare", f"--source={flat}", f"--output={tmp_path}/listed"]
+    prepare += [f"--labels={tmp_path}/kaggle.csv", "--short_side=256", "--format=rgb"]
+    assert launch.main(prepare) == 0
     layouts = {
         "folders": [f"--config.data.path={val.parent}", "--split=val"],
         "folder": [f"--config.data.path={val}", "--split=all"],
@@ -67,6 +70,8 @@ def test_every_layout_of_a_set_gives_the_same_numbers(run, val, tmp_path, capfd)
                  f"--config.data.labels={tmp_path}/list.tsv"],
         "store": ["--config.data.source=store", f"--config.data.path={tmp_path}/store",
                   "--split=val"],
+        "listed store": ["--config.data.source=store", f"--config.data.path={tmp_path}/listed",
+                         "--split=val"],
     }  # fmt: skip
     result, predictions, _ = evaluate(capfd, run, *layouts.pop("folders"))
     assert result["count"] == 30 and result["table"][0]["log_loss"] > 0
