@@ -69,7 +69,7 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
         assert one.returncode == 0 and "--json" in one.stdout
     assert process().returncode == 2
     assert process("--config=x.py").returncode == 2
-    wrong = process("tarin")
+    wrong = process("tarin", "--help")
     line = "launch.py: tarin: no such command; the nearest is train; see launch.py --help\n"
     assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", line)
     code = "import inception, launch, sys; print(sorted({m.split('.')[0] for m in sys.modules}))"

@@ -85,7 +85,7 @@ def test_a_panel_without_a_value_is_not_drawn() -> None:
     drawn = figures.curves(
         [("a", lambda _, key: ([1.0], [0.004 if key == "waiting_for_data" else 1.0]))]
     )
-    at_chance = [("a", lambda _, key: ([1.0], [0.001]))]
+    at_chance = [("a", lambda *_: ([1.0], [0.001]))]
     assert "Accuracy per head" in figures.curves(at_chance)
     assert "Waiting for data" not in drawn and drawn.count("<svg") == len(figures.PANELS) - 1
 
