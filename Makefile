@@ -25,7 +25,7 @@ PREPARE := tests/data/test_prepare.py tests/formats/test_slim_tensorflow.py
 SKY := tests/launching/test_sky.py
 DOCS := tests/test_tour.py
 environments:
-	$(MAKE) --jobs=2 in.venv-prepare in.venv in.venv-export in.venv-docs in.venv-sky
+	$(MAKE) --jobs=2 in.venv in.venv-docs in.venv-export in.venv-prepare in.venv-sky # longest first
 in.venv: TESTS := $(BASE)
 in.venv-export: TESTS := $(EXPORT)
 in.venv-prepare: TESTS := $(PREPARE)

@@ -277,7 +277,7 @@ def test_half_of_a_network_and_another_one(tmp_path, capfd, write) -> None:
     ("name", "content", "message"),
     [
         ("x.ckpt", b"model_checkpoint_path: 'x'\n", "damaged, or no checkpoint"),
-        ("x.tar.gz", gzip.compress(b"..."), "is an archive: unpack it (tar xzf FILE)"),
+        ("x.tar.gz", gzip.compress(b"...", mtime=0), "is an archive: unpack it (tar xzf FILE)"),
         ("x.pb", b"...mixed4a_3x3_pre_relu/conv...", "4a has 204 filters of 3x3 in place of 208"),
         ("frozen.pb", b"...", "is a graph, not a checkpoint"),
     ],
