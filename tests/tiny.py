@@ -47,9 +47,11 @@ def short_network() -> Iterator[None]:
     for row in ("4b", "4c", "5a"):
         del TABLE_1[row]
     jax.clear_caches()  # programs of equal GoogLeNets
-    yield
-    TABLE_1.update({row: TABLE_1.pop(row, filters) for row, filters in whole.items()})
-    jax.clear_caches()
+    try:
+        yield
+    finally:
+        TABLE_1.update({row: TABLE_1.pop(row, filters) for row, filters in whole.items()})
+        jax.clear_caches()
 
 
 def config(*overrides: str) -> ConfigDict:
