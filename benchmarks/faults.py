@@ -285,9 +285,10 @@ class Harness:
     def kill_one(self, count: int = 5) -> str:
         """kill -9 of one of 2 processes, every second time in a save"""
         digest, _ = self.unbroken(2)
-        longest = 0.0
-        for number in range(count):
-            workdir = self._folder / f"kill_one-{number}"
+        longest, number, tried = 0.0, 0, 0
+        while number < count:
+            workdir = self._folder / f"kill_one-{tried}"
+            tried += 1
             run = Run(workdir, 2)
             run.reach(self._random.randrange(1, STEPS - 6))
             while number % 2 and not saving(run.workdir) and run.children[0].poll() is None:
@@ -296,6 +297,9 @@ class Harness:
             run.kill(signal.SIGKILL, [victim])
             start = time.monotonic()
             statuses = run.wait(60)
+            if not any(statuses):  # the run ended before the signal came
+                continue
+            number += 1
             longest = max(longest, time.monotonic() - start)
             hold(statuses[1 - victim] not in (0, 1, 2), f"statuses {statuses}")
             told = run.err(1 - victim)

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shutil
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -223,16 +222,3 @@ def test_a_list_is_for_a_folder(tmp_path: pathlib.Path) -> None:
         r"config\.data\.labels=x is for --config\.data\.source=folder, not for digits"
     ):
         sources.open_source("digits", split="train", labels="x")
-
-
-@pytest.mark.slow
-def test_fifty_thousand_lines_take_seconds(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "val").mkdir()
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "val/0.png")
-    for i in range(1, 50_000):
-        (tmp_path / f"val/{i}.png").hardlink_to(tmp_path / "val/0.png")
-    rows = [f"{i},n{i % 1000:04}" for i in range(50_000)]
-    file = write(tmp_path / "list.csv", rows, "ImageId,PredictionString")
-    started = time.monotonic()
-    assert len(labels.listed(str(tmp_path), "val", file, training=False)) == 50_000
-    assert time.monotonic() - started < 15
