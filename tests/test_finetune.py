@@ -325,6 +325,7 @@ def test_another_number_of_classes_than_the_set_has(photos: pathlib.Path, tmp_pa
         assert line.endswith("the set has 3 classes: give --config.model.classes=3")
 
 
+@pytest.mark.faults
 def test_the_recipe_on_a_folder_of_photos(
     trained: pathlib.Path, theirs, photos: pathlib.Path, tmp_path: pathlib.Path, capfd
 ) -> None:

@@ -280,7 +280,7 @@ def test_initialisation(initializer: str) -> None:
         assert (bias == jnp.float32(0.2 if caffes else 0.0)).all(), path
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_remat_computes_the_same_in_less_memory() -> None:
     results, temporary = [], []
     for remat in (False, True):

@@ -442,7 +442,7 @@ def test_a_sweep_trains_every_point_and_names_the_broken(tmp_path) -> None:
 # What goes wrong while it runs
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_ctrl_c_saves_and_the_same_command_goes_on(trained, tmp_path) -> None:
     args = [*train_args(tmp_path / "run", *SMALLER), "--config.run.log_every_steps=1", "--json"]
     interrupted = """

@@ -540,7 +540,7 @@ def test_a_photo_that_cannot_be_read_is_named_and_left_out_of_the_store(
     assert len(store["rejected"]) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @with_tensorflow
 def test_real_photos_are_all_prepared(shared_data: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """One photo of each of ImageNet's classes, of many sizes, some grey."""

@@ -445,7 +445,7 @@ def test_bvlc_googlenet_gives_the_reference_logits(
     assert result["top1_error"] == pytest.approx(100 * (1 - right.mean()))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_bvlc_googlenet_on_a_thousand_photos(shared_data, bvlc, tmp_path, capfd) -> None:
     """Of ImageNet's training set: top-1 78.8%, top-5 93.8%, no validation figure."""
     link_photos(sorted((shared_data / "imagenet-sample").glob("*.JPEG")), tmp_path / "photos")

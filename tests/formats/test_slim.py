@@ -246,7 +246,7 @@ def test_a_truncated_or_flipped_table_ends_in_one_line_or_in_arrays(tmp_path, co
         with pytest.raises(UserError, match="damaged, or no checkpoint of TensorFlow"):
             read("slim", str(path))
     for position in range(len(content)):
-        for flip in (0x01, 0x40, 0x80, 0xFF):
+        for flip in (0x01, 0x80):
             flipped = bytearray(content)
             flipped[position] ^= flip
             path.write_bytes(flipped)

@@ -7,13 +7,14 @@ import collections
 import functools
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from inception import kernels, ops
+from inception.model import TABLE_1
 from inception.runtime import sharding
 from inception.tools import bench, estimate, program, topology
 from tests import tiny
@@ -84,6 +85,7 @@ def activations(text: str, rows: int) -> set[tuple[str, tuple[int, ...]]]:
     return found
 
 
+@pytest.mark.usefixtures("short_network")
 def test_evaluation_on_a_gpu_writes_no_float32_activation() -> None:
     config = tiny.config("--config.model.norm=lrn", "--config.model.dtype=bfloat16",
                          "--config.model.width=0.25", "--config.optim.batch_size=24")  # fmt: skip
@@ -92,6 +94,14 @@ def test_evaluation_on_a_gpu_writes_no_float32_activation() -> None:
     assert {dtype for dtype, _ in found} == {"bf16", "u8"}, found
 
 
+@pytest.fixture
+def two_modules() -> Iterator[None]:
+    """GoogLeNet with 3a and 5b alone: these compilers take seconds for a module."""
+    with tiny.short_network(*list(TABLE_1)[1:-1]):
+        yield
+
+
+@pytest.mark.usefixtures("two_modules")
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("h100:8", "float32"), ("h100:8", "bfloat16"), ("v5e:2x4", "float32")],
