@@ -38,6 +38,7 @@ def test_a_step_on_a_gpu_ends_in_time_and_is_reported(tmp_path: pathlib.Path) ->
     assert "**Failed**: cut off" in (tmp_path / "gpu.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "line"),
     [

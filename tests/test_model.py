@@ -210,6 +210,7 @@ def test_batch_norm_has_statistics_for_every_convolution_and_no_conv_bias() -> N
     assert size(variables["params"]) == 6_991_272 + 2 * 7_280
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["4a", "4d"])
 def test_one_head_alone(row: str) -> None:
     model = GoogLeNet(width=0.05, classes=3, heads_on=row)
@@ -219,6 +220,7 @@ def test_one_head_alone(row: str) -> None:
     assert logits.keys() == {"main", row}
 
 
+@pytest.mark.slow
 def test_a_fully_connected_layer_sees_where_the_average_does_not(rng: np.random.Generator) -> None:
     """A turned image has a turned last grid, whose average is the same, kernels being symmetric."""
     images = jnp.asarray(rng.normal(size=(1, 65, 65, 3)), jnp.float32)

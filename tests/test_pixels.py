@@ -171,6 +171,7 @@ def test_shares_take_no_loop_that_would_ask_all_devices_for_its_end() -> None:
     assert "while" not in str(program(jax.random.split(jax.random.key(0), 4)))
 
 
+@pytest.mark.slow
 def test_augment_mixes_distorted_images_and_their_targets(image: np.ndarray) -> None:
     """Each by its own row's keys, whichever batch it stands in."""
     color_key, mix_key = jax.random.split(jax.random.key(0))

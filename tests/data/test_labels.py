@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from inception.data import classes, folders, imagenet, labels, sources
 from tests import tiny

@@ -114,6 +114,7 @@ def test_two_outputs_of_one_name_are_refused(tmp_path: pathlib.Path, bucket, mon
     paths.check_outputs(hlo=("x", b"1"), output=("y", b"2"))
 
 
+@pytest.mark.slow
 def test_a_report_replaces_no_file_of_another_kind(tmp_path: pathlib.Path, capfd) -> None:
     run = tiny.write_run(tmp_path / "run", tiny.config())
     result = {"top1_error": 50.0, "top5_error": 0.0, "count": 2, "classes": ["a"], "confusion": [],

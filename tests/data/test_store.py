@@ -316,6 +316,7 @@ def about_with(**changes):
     return spoil
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

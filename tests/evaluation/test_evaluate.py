@@ -72,6 +72,7 @@ def test_every_crop_count_and_the_ensemble_in_one_pass(photos: pathlib.Path) -> 
         np.testing.assert_allclose(evaluation.probabilities, -np.sort(-means, axis=1), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", KNOBS["data.resize"].allowed.choices)
 def test_ten_crops_with_each_way_to_resize(photos: pathlib.Path, resize: str) -> None:
     config = folder(photos, f"--config.data.resize={resize}")
@@ -286,6 +287,7 @@ def test_what_does_not_go_together_is_named(runs, tmp_path, capfd) -> None:
     assert "give --workdir" in fails(capfd, both, f"--workdir={runs[0]}", status=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -304,6 +306,7 @@ def test_files_that_cannot_be_written_end_it_before_it_begins(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_files_of_others_stay_and_its_own_are_replaced(runs, tmp_path, capfd) -> None:
     notes, photo = tmp_path / "notes.csv", tmp_path / "photo.jpg"
     notes.write_text("class,count\nbird,3\n")
@@ -328,6 +331,7 @@ def test_a_file_in_the_way_of_writing_shows_before_it_begins(runs, tmp_path, cap
     assert "p.jsonl cannot be written" in line
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_in_the_end_does_not_lose_the_result(
     runs, tmp_path, capfd, monkeypatch
 ) -> None:
@@ -347,6 +351,7 @@ def test_what_cannot_be_written_in_the_end_does_not_lose_the_result(
     assert "on 32 images" in out and "WARNING: eval.json is not written" in err
 
 
+@pytest.mark.slow
 def test_of_a_folder_without_splits_it_says_what_is_evaluated(runs, tmp_path, capfd) -> None:
     for i in range(30):
         (tmp_path / f"colour {i % 3}").mkdir(exist_ok=True)
@@ -360,6 +365,7 @@ def test_of_a_folder_without_splits_it_says_what_is_evaluated(runs, tmp_path, ca
         assert ("evaluating 6 of 30 images" in err and "--split=all" in err) == (count == 6)
 
 
+@pytest.mark.slow
 def test_eval_names_what_is_passed_over_and_bits_not_in_use(runs, xrays, capfd) -> None:
     args = ["eval", f"--workdir={runs[0]}", "--config.data.source=folder", "--split=all",
             f"--config.data.path={xrays}", "--json"]  # fmt: skip

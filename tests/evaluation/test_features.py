@@ -39,7 +39,8 @@ def views(picture: Image.Image, crops: int) -> jax.Array:
     return pixels.normalize(seen, method="symmetric")
 
 
-@pytest.mark.parametrize("crops", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("crops", [1, 10])
 def test_the_classifier_on_pool5_is_the_network(run, picture: Image.Image, crops: int) -> None:
     """Also of averages over crops: the classifier is linear."""
     got = Predictor(run).features([picture, picture], crops=crops)
@@ -55,6 +56,7 @@ def test_the_classifier_on_pool5_is_the_network(run, picture: Image.Image, crops
         )
 
 
+@pytest.mark.slow
 def test_layers_are_as_in_the_paper(run, picture: Image.Image) -> None:
     """After ReLU, those too after which the network pools first."""
     config = tiny.config(*CONFIG)
@@ -126,6 +128,7 @@ def test_the_file(run, picture: Image.Image, tmp_path: pathlib.Path, capfd) -> N
     assert status == 1 and json.loads(out)["file"] == "" and output.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_one_line(run, picture, tmp_path: pathlib.Path, capfd) -> None:
     picture.save(tmp_path / "a.png")
     np.savez(tmp_path / "foreign.npz", mine=np.zeros(3))

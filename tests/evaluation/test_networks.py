@@ -55,6 +55,7 @@ def commands(workdir: str, tmp_path: pathlib.Path) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [

@@ -50,6 +50,7 @@ def probabilities(prediction: dict) -> np.ndarray:
     return np.asarray([by_id[i] for i in range(len(by_id))])
 
 
+@pytest.mark.slow
 def test_a_run_older_than_a_knob_predicts(runs, picture: Image.Image, tmp_path) -> None:
     shutil.copytree(runs[0], tmp_path / "old")
     config = json.loads((tmp_path / "old/config.json").read_text())
@@ -58,9 +59,8 @@ def test_a_run_older_than_a_knob_predicts(runs, picture: Image.Image, tmp_path) 
     assert predict.Predictor(tmp_path / "old")([picture]) == predict.Predictor(runs[0])([picture])
 
 
-@pytest.mark.parametrize(
-    "crops", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (10, 144))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("crops", [1, 10, 144])
 def test_a_prediction_is_the_mean_of_softmax(runs, picture: Image.Image, crops: int) -> None:
     (got,) = predict.Predictor(*runs)([picture], crops=crops)
     view = cropping.Views((crops,), PX, 40, "short").of(picture)
@@ -285,6 +285,7 @@ def test_without_the_average_there_is_no_map(picture: Image.Image) -> None:
         cam.maps(config.model, {}, np.zeros((1, PX, PX, 3), np.uint8), normalization="unit")
 
 
+@pytest.mark.slow
 def test_a_map_points_at_what_is_there(rng: np.random.Generator) -> None:
     """Something in one corner of an empty scene changes the maps in that corner."""
     config = tiny.config(
@@ -320,6 +321,7 @@ def test_classes_by_name_by_words_and_by_number() -> None:
     assert predict.Predictor.ids(digits, "0,1") == [1, 0]  # a name comes before a number
 
 
+@pytest.mark.slow
 def test_maps_of_chosen_classes(runs, picture: Image.Image) -> None:
     predictor = predict.Predictor(*runs)
     maps = predictor.maps([picture, np.asarray(picture)[:, ::-1]])
@@ -341,6 +343,7 @@ def test_maps_of_chosen_classes(runs, picture: Image.Image) -> None:
     assert all(c in ranked["classes"] for c in listed["classes"])
 
 
+@pytest.mark.slow
 def test_maps_of_chosen_classes_as_files(runs, picture: Image.Image, tmp_path, capfd) -> None:
     picture.save(tmp_path / "one.png")
     (tmp_path / "cam").mkdir()

@@ -83,6 +83,7 @@ def test_every_layout_of_a_set_gives_the_same_numbers(run, val, tmp_path, capfd)
         assert ("numbers of its outputs (0 is ant)" in err) == (name == "caffe")
 
 
+@pytest.mark.slow
 def test_only_the_outputs_of_the_sets_classes_count_if_asked(run, val, capfd) -> None:
     """ImageNet-A's and ImageNet-R's rule."""
     shutil.rmtree(val / "bee")
@@ -100,6 +101,7 @@ def test_only_the_outputs_of_the_sets_classes_count_if_asked(run, val, capfd) ->
     assert result["top1_error"] == pytest.approx(100 * wrong / 20)
 
 
+@pytest.mark.slow
 def test_any_of_reals_classes_is_right(run, val, tmp_path, capfd) -> None:
     flags = [f"--config.data.path={val.parent}", "--split=val"]
     before, predictions, _ = evaluate(capfd, run, *flags)

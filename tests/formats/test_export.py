@@ -158,6 +158,7 @@ def agree(got: np.ndarray, probabilities: np.ndarray) -> None:
     np.testing.assert_allclose(np.log(got), np.log(probabilities), rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_probabilities_to_agree_with_tell_images_and_classes_apart(network) -> None:
     assert np.ptp(network.probabilities, axis=0).max() > 2 / network.logits.shape[1]
     assert 0.5 < network.logits.std() < 1.5
@@ -191,6 +192,7 @@ def test_onnx_agrees_in_opencv(network, tmp_path, capfd) -> None:
         agree(running.forward(), network.probabilities[:2])
 
 
+@pytest.mark.slow
 def test_stablehlo_of_one_batch_size_has_no_symbol(narrow, tmp_path, capfd) -> None:
     path = tmp_path / "x.stablehlo"
     command = ["export", f"--checkpoint={narrow.folder}", "--batch_size=2"]
@@ -201,6 +203,7 @@ def test_stablehlo_of_one_batch_size_has_no_symbol(narrow, tmp_path, capfd) -> N
     assert "--batch_size is for --output=FILE.stablehlo" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_stablehlo_agrees_in_a_process_that_knows_jax_alone(network, tmp_path, capfd) -> None:
     path = tmp_path / "x.stablehlo"
     assert exported(capfd, network.folder, path) == {
@@ -251,6 +254,7 @@ def test_safetensors_hold_every_array_and_what_rebuilds_the_network(
     np.testing.assert_allclose(got, network.logits[:1], rtol=0, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("px", "overrides"),
     [(67, ("--config.model.module=naive",)),
@@ -371,6 +375,7 @@ def test_folders_are_made_and_a_file_is_replaced(narrow, tmp_path, capfd) -> Non
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", export.FORMATS)
 def test_a_file_of_another_program_is_not_replaced(narrow, tmp_path, capfd, suffix: str) -> None:
     path = tmp_path / f"x{suffix}"

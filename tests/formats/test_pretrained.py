@@ -149,6 +149,7 @@ def test_a_fine_tuned_network_of_ten_classes_without_heads(tmp_path, capfd) -> N
     np.testing.assert_array_equal(trained.variables["params"]["classifier"]["kernel"], arrays["fc.weight"].T)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_classes_of_the_weights_may_be_named(tmp_path, capfd, files) -> None:
     path = save(state_dict(heads=False, classes=3), tmp_path / "three.safetensors")
     names = tmp_path / "names.txt"
@@ -287,6 +288,7 @@ def caffemodel(
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout",
     [
@@ -343,6 +345,7 @@ def test_caffes_half_heads_are_not_taken_and_strangers_are_told(tmp_path, capfd)
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "heads"),
     [
@@ -367,6 +370,7 @@ def test_classifiers_that_were_renamed_for_fine_tuning(tmp_path, names, heads: b
         np.testing.assert_array_equal(weights.arrays[f"{name}:1"], drawn[name][1])
 
 
+@pytest.mark.slow
 def test_a_renamed_classifier_beside_heads_of_other_classes(tmp_path, capfd) -> None:
     path = tmp_path / "food.caffemodel"
     caffemodel(path, heads=True, renamed={"loss3/classifier": ("loss3/classifier_food", 5)})
@@ -478,6 +482,7 @@ def zoo_file(path: pathlib.Path, *, kind: str = "raw") -> dict[str, np.ndarray]:
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["raw", "float", "half"])
 def test_the_zoos_networks_are_caffes(tmp_path, capfd, kind: str) -> None:
     drawn = zoo_file(tmp_path / "googlenet-12.onnx", kind=kind)
@@ -570,6 +575,7 @@ def without(arrays: dict, *names: str) -> dict:
     return {name: array for name, array in arrays.items() if name not in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -618,6 +624,7 @@ def test_knobs_that_the_weights_do_not_fit(
     assert message in line
 
 
+@pytest.mark.slow
 def test_the_output_must_be_new_and_writable(tmp_path, capfd, files) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "config.json").write_text("mine")

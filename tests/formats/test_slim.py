@@ -236,6 +236,7 @@ def test_a_compressed_table(tmp_path) -> None:
 # Damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compress", [False, True])
 def test_a_truncated_or_flipped_table_ends_in_one_line_or_in_arrays(tmp_path, compress: bool) -> None:  # fmt: skip
     arrays = {f"layer/{i}": np.arange(i + 1.0) for i in range(4)}
@@ -262,6 +263,7 @@ def test_a_truncated_bundle(tmp_path) -> None:
         read("slim", str(prefix))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [v1, v2])
 def test_half_of_a_network_and_another_one(tmp_path, capfd, write) -> None:
     arrays = variables(5)
@@ -290,6 +292,7 @@ def test_what_is_no_checkpoint(tmp_path, capfd, name: str, content: bytes, messa
 # TensorFlow's padding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("px", [14, 15])
 def test_conv1_padded_same_is_laxs(px: int, rng) -> None:
     """Its values and gradients; on odd sizes it is the symmetric one."""

@@ -49,6 +49,7 @@ def test_every_kind_of_tensor_in_both_formats_of_pytorch(kind: str) -> None:
         np.testing.assert_array_equal(got[name], array)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "stream"])
 def test_a_truncated_or_flipped_file_of_pytorch(tmp_path, kind: str) -> None:
     """At every length; a flipped byte of a zip is found, of the older format it may be a weight."""

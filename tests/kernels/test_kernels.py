@@ -43,6 +43,7 @@ def test_every_form_is_tested_here() -> None:
     assert kernels.FORMS.keys() == tested | {"side_by_side", "to_update"}
 
 
+@pytest.mark.slow
 @platforms("max_pool")
 @hypothesis.settings(max_examples=20)
 @hypothesis.given(
@@ -66,6 +67,7 @@ def test_max_pool(
     np.testing.assert_allclose(gradient, plain, atol=1e-5)
 
 
+@pytest.mark.slow
 @platforms("convolution")
 @hypothesis.settings(max_examples=20)
 @hypothesis.given(
@@ -101,6 +103,7 @@ def test_convolution(
         np.testing.assert_allclose(own, plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @platforms("local_response_normalization")
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 @pytest.mark.parametrize("shape", [(2, 3, 4, 11), (1, 1, 1, 3), (2, 5)])
@@ -120,6 +123,7 @@ def test_relu(rng: np.random.Generator, platform: str) -> None:
         np.testing.assert_array_equal(own, plain)
 
 
+@pytest.mark.slow
 @platforms("side_by_side")
 @pytest.mark.parametrize(("batch_norm", "naive"), [(False, False), (True, False), (False, True)])
 def test_convolutions_of_one_input(
@@ -189,6 +193,7 @@ def test_a_traced_function_takes_its_platform_into_any_thread() -> None:
     assert ["reduce_window" in program for program in programs] == [True, False]
 
 
+@pytest.mark.slow
 def test_only_cpus_load_the_forms_of_cpus() -> None:
     program = """
 import sys, jax, jax.numpy as jnp

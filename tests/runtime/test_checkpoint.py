@@ -95,6 +95,7 @@ def forge_digest(folder: pathlib.Path) -> None:
     file.write_text(file.read_text().replace('"sha256": "', '"sha256": "0'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [truncate, flip_bits, forge_digest, remove_file("manifest.ocdbt"), remove_file("_METADATA")],

@@ -122,6 +122,7 @@ def test_why_there_are_no_importances() -> None:
 NAN = float("nan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rows",
     [
