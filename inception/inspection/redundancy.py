@@ -140,10 +140,13 @@ def narrowed(
     kept = [{n: max(1, round(f * r)) for n, r in sizes.items()} for f in fractions]
     maps = [{name: _projection(reductions[name], k[name]) for name in k} for k in kept]
     grades = [
-        [_graded(variables, images[rows], labels[rows], each, model=model) for each in maps]
+        [
+            jax.device_get(_graded(variables, images[rows], labels[rows], each, model=model))
+            for each in maps
+        ]
         for rows in passes.batches(images, "narrower reductions")
     ]
-    right, losses = np.concatenate(jax.device_get(grades), axis=-1).transpose(1, 0, 2)
+    right, losses = np.concatenate(grades, axis=-1).transpose(1, 0, 2)
     return {
         "fractions": np.asarray(fractions, float),
         "top1": right.astype(float).mean(-1),

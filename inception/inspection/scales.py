@@ -170,7 +170,7 @@ def ablations(
     """
     passes.check_labels(model, images, labels)
     grades = [
-        jax.device_get(_grades(model, variables, images[rows], labels[rows]))
+        _grades(model, variables, images[rows], labels[rows])
         for rows in passes.batches(images, "ablations")
     ]  # [batches, cases, 2, b]
     right, losses = np.concatenate(grades, axis=-1).astype(float).transpose(1, 0, 2)
@@ -204,9 +204,8 @@ def _grades(model: GoogLeNet, variables: Any, images: Any, labels: Any) -> list[
                 silenced[..., part] = 0
                 cases.append(keep | {row: silenced})
         for case in cases:
-            grades.append(
-                _graded(variables, images, read[first], labels, case, model=model, first=first)
-            )
+            grade = _graded(variables, images, read[first], labels, case, model=model, first=first)
+            grades.append(jax.device_get(grade))  # awaits it: no two cases share the memory
     return grades
 
 

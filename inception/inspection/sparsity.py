@@ -17,7 +17,7 @@ def zeros(
     """Zeros of each layer after ReLU, and pictures that wake its units, by `activations`' names.
 
     A unit is a channel; a picture wakes it if it is not 0 at some position. A unit that no picture
-    wakes is dead for this set, and no gradient of the set reaches its weights through it.
+    wakes is dead for this set: the gradient of its weights is 0.
 
     Args:
         images: normalised, float32 [n, px, px, 3].
@@ -30,13 +30,11 @@ def zeros(
         jax.device_get(_awake(variables, images[rows], model=model))
         for rows in passes.batches(images, "zeros")
     ]
-    by_layer = {name: [each[name] for each in found] for name in found[0]}
-    return {
-        name: tuple(
-            np.concatenate(values).astype(float).mean(0) for values in zip(*rows, strict=True)
-        )
-        for name, rows in by_layer.items()
-    }
+    layers = {}
+    for name in found[0]:
+        zero, awake = (np.concatenate(rows) for rows in zip(*(f[name] for f in found), strict=True))
+        layers[name] = zero.astype(float).mean(), awake.mean(0)
+    return layers
 
 
 @functools.partial(jax.jit, static_argnames="model")

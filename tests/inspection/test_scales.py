@@ -143,7 +143,7 @@ def test_ablations_are_those_of_edited_parameters(norm: str, monkeypatch) -> Non
             cost = found["cross_entropy"][i, j]
             np.testing.assert_allclose(cost, changed_loss - loss, rtol=1e-3, atol=1e-5)
             np.testing.assert_allclose(found["top1"][i, j], top1 - changed_top1, atol=1e-9)
-    assert np.abs(found["cross_entropy"]).min() > 0
+    assert (found["cross_entropy"] != 0).mean() > 0.8  # some of the few units are dead
     again = scales.ablations(model, variables, images, labels)
     for key, values in found.items():
         np.testing.assert_array_equal(values, again[key], err_msg=key)
