@@ -1,0 +1,38 @@
+"""Passes of labelled images through a network: batch by batch, and what is right."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inception.data.progress import bar
+from inception.model import GoogLeNet
+
+BATCH = 25  # images of a pass: about 0.3 GB of activations at 224 px
+
+
+def batches(images: np.ndarray, does: str) -> Iterator[slice]:
+    """Slices of at most BATCH images, under a bar that says what the pass `does`.
+
+    Raises:
+        ValueError: no images.
+    """
+    if not len(images):
+        raise ValueError("there are no images")
+    starts = range(0, len(images), BATCH)
+    yield from (slice(i, i + BATCH) for i in bar(starts, desc=does, unit="batch", leave=False))
+
+
+def graded(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether the largest logit is the label's, bool [b], and the cross-entropy, float32 [b]."""
+    rows = jnp.arange(len(labels))
+    return logits.argmax(-1) == labels, -jax.nn.log_softmax(logits)[rows, labels]
+
+
+def check_labels(model: GoogLeNet, images: np.ndarray, labels: np.ndarray) -> None:
+    """Raises ValueError unless there is a label from 0 to classes - 1 for each of the images."""
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels: give one for each image")
+    if not np.isin(labels, np.arange(model.classes)).all():
+        raise ValueError(f"labels must be from 0 to {model.classes - 1}")
