@@ -136,7 +136,8 @@ def ascent(
     def step(state: Any, directions: jax.Array) -> tuple[jax.Array, Any]:
         variables, spectrum, opt_state, key = state
         gradient = jax.grad(loss)(spectrum, variables, directions, key)
-        updates, opt_state = optax.adam(RATE).update(gradient, opt_state)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int power
+            updates, opt_state = optax.adam(RATE).update(gradient, opt_state)
         return optax.apply_updates(spectrum, updates), opt_state
 
     mesh = sharding.make_mesh(jax.local_devices()[:1])
