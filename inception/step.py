@@ -13,6 +13,7 @@ import optax
 from inception import ops, optim, pixels
 
 INIT, DROPOUT, COLOR, MIX = range(4)  # streams of random numbers
+NORMS = ("gradient", "update", "weights")  # rows of the metric 'norms'
 
 
 @flax.struct.dataclass
@@ -159,6 +160,13 @@ def mean_gradient(
     return grads, batch_stats, {name: values.mean() for name, values in metrics.items()}
 
 
+def norms(*trees: dict[str, Any]) -> jax.Array:
+    """The L2 norm of each module's arrays, float32 [trees, modules]; modules sorted by name."""
+    return jnp.stack(
+        [jnp.stack([optax.global_norm(tree[module]) for module in sorted(tree)]) for tree in trees]
+    )
+
+
 def train_step(
     state: TrainState,
     batch: dict[str, jax.Array],
@@ -175,6 +183,7 @@ def train_step(
     class_weights: Sequence[float] = (),
     polyak_decay: float,
     accumulate: int = 1,
+    norms_every_steps: int = 0,
     over_devices: Callable[[Callable], Callable] = lambda function: function,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of SGD, its gradient summed over `accumulate` micro-batches.
@@ -189,6 +198,9 @@ def train_step(
         mixing: {'mixup', 'cutmix'}, see `pixels.own_share`; if one is above 0, each image is mixed
             with the image before it, and accuracy is the target weight of the predicted class.
         over_devices: see `sharding.over_devices`; the model's batch_axis must be of the same mesh.
+
+        norms_every_steps: above 0, adds 'norms', as `norms` returns them for NORMS, in the first
+            step and then every so many steps; in the others zeros, which take no time.
 
     Returns:
         The next state, and scalars: 'loss', 'grad_norm'; 'loss_HEAD' and 'top1_HEAD' for main,
@@ -218,4 +230,12 @@ def train_step(
         latest = {"params": params, "batch_stats": batch_stats}
         average = optim.polyak(average, latest, state.step, decay=polyak_decay)
     metrics["grad_norm"] = optax.global_norm(grads)
+    if norms_every_steps:
+        trees = (grads, updates, params)
+        metrics["norms"] = jax.lax.cond(
+            state.step % norms_every_steps == 0,
+            norms,
+            lambda *trees: jnp.zeros_like(norms(*trees)),
+            *trees,
+        )
     return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics

@@ -15,8 +15,8 @@ FILES = tree.sources()
 CORE = ("model", "ops", "kernels", "step", "pixels", "optim")
 # Each imports from itself and from those before it.
 ORDER = (
-    "core", "data", "runtime", "evaluation", "reporting", "train", "launching", "formats", "tools",
-    "sweeps", "cli",
+    "core", "data", "runtime", "evaluation", "inspection", "reporting", "train", "launching",
+    "formats", "tools", "sweeps", "cli",
 )  # fmt: skip
 SEES_CONFIG = ("train.py", "config.py", "data/pipeline.py", "evaluation/", "reporting/", "tools/",
                "sweeps/", "cli/")  # fmt: skip

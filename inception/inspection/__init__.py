@@ -1,0 +1,1 @@
+"""What a trained network has learnt: arrays for the figures of `launch.py inspect`."""
