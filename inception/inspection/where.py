@@ -150,9 +150,10 @@ def _probability(
     model: GoogLeNet,
 ) -> jax.Array:
     """The class's probability, float32 [b], with a rectangle of the images grey."""
-    rows, columns = jnp.arange(images.shape[1]), jnp.arange(images.shape[2])
-    inside = ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
-    grey = jnp.where(inside[None, :, :, None], 0.0, images)
+    rows = jnp.arange(images.shape[1])[None, :, None, None]
+    columns = jnp.arange(images.shape[2])[None, None, :, None]
+    inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    grey = jnp.where(inside, 0.0, images)
     logits: Any = model.apply(variables, grey, train=False)
     return jnp.take_along_axis(nn.softmax(logits[MAIN]), classes[:, None], axis=-1)[:, 0]
 

@@ -1,14 +1,16 @@
 """Where and why: Grad-CAM, occlusion, the heads as readers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from inception import pixels
-from inception.evaluation import cam
+from inception.evaluation import cam, features
 from inception.inspection import where
-from inception.model import TABLE_1, GoogLeNet
+from inception.model import GoogLeNet
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("short_network")
@@ -39,30 +41,33 @@ def test_at_5b_grad_cam_is_cam_up_to_scale_and_bias(images: np.ndarray) -> None:
     np.testing.assert_allclose(found.sum(-1) * h * w, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("layer", ["conv1", "3a", "3b", "4e", "4a/3x3_reduce"])
-def test_the_weights_are_slopes_of_the_logit(images: np.ndarray, layer: str) -> None:
-    """The map's mean is the sum over channels of activation times weight: a channel's share of the
-    logit's change if every position of it grows alike."""
-    variables, x = tiny.state(MODEL).raw_variables(), normal(images)
-    found = where.grad_cam(MODEL, variables, x, CLASSES, layer=layer)
-    assert found.shape[-1] == (4 if layer in TABLE_1 else 1) and np.abs(found).max() > 0
-    h, w, c = where.check_layer(MODEL, variables, layer, PX)
-    weighted = np.asarray(
-        where._weighted(variables, x, CLASSES, jnp.zeros((3, h, w, c)), model=MODEL, layer=layer)
-    )
-    np.testing.assert_allclose(weighted.sum(-1), found.sum(-1), rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("layer", ["3b", "4a/3x3_reduce"])
+def test_a_channel_weighs_as_its_bias_moves_the_logit(images: np.ndarray, layer: str) -> None:
+    """Where no ReLU cuts, a bias adds to every position of its channel: its slope is the sum of
+    theirs. The biases of a module's last convolutions have its channels' order."""
+    variables, x = tiny.state(MODEL).raw_variables(), normal(images[:1])
+    module, *convolution = layer.split("/")
+    last = convolution or ["1x1", "3x3", "5x5", "pool_proj"]
+    params = variables["params"]
+    for name in last:
+        params[module][name]["Conv_0"]["bias"] += 20
 
+    @jax.jit
+    def slopes(params: Any) -> Any:
+        score = lambda p: MODEL.apply({"params": p}, x, train=False)["main"][0, 2]  # noqa: E731
+        return jax.grad(score)(params)[module]
 
-def test_branches_are_channels_in_the_modules_order(images: np.ndarray) -> None:
-    """Without what leaves the 5x5 of 5b, its branch is empty and the others are as before."""
-    variables, x = tiny.state(MODEL).raw_variables(), normal(images)
-    before = where.grad_cam(MODEL, variables, x, CLASSES)
-    silent = jax.tree.map(jnp.zeros_like, variables["params"]["5b"]["5x5"])
-    variables["params"]["5b"] = {**variables["params"]["5b"], "5x5": silent}
-    after = where.grad_cam(MODEL, variables, x, CLASSES)
-    others = [i for i, branch in enumerate(where.BRANCHES) if branch != "5x5"]
-    assert np.all(after[..., 2] == 0) and np.abs(before[..., 2]).max() > 0
-    np.testing.assert_allclose(after[..., others], before[..., others], rtol=1e-4, atol=1e-6)
+    layers = jax.jit(lambda v: features.activations(MODEL, v, x))(variables)
+    _, h, w, _ = layers[layer].shape
+    found = where.grad_cam(MODEL, variables, x, CLASSES[:1], layer=layer)
+    assert found.shape == (1, h, w, len(last))
+    assert layers[layer].min() > 0
+    biases, start = slopes(params), 0
+    for branch, name in enumerate(last):
+        weights = np.asarray(biases[name]["Conv_0"]["bias"]) / (h * w)
+        own = np.asarray(layers[layer])[..., start : (start := start + len(weights))]
+        np.testing.assert_allclose(found[..., branch], own @ weights, rtol=2e-3, atol=1e-5)
+    assert np.abs(found).max() > 0.01
 
 
 def test_a_class_that_lies_in_one_place_is_found_there_by_all_maps() -> None:
