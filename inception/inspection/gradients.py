@@ -57,8 +57,8 @@ def check_heads(model: GoogLeNet, variables: Any) -> None:
     missing = [head for head in of_heads(model) if f"head_{head}" not in variables["params"]]
     if missing:
         raise UserError(
-            f"`checkpoint` lacks the auxiliary heads {' and '.join(missing)}: published weights "
-            "often do; a run with `heads`=True saves them"
+            f"`checkpoint` lacks the auxiliary heads on {' and '.join(missing)}: published "
+            "weights often do; a run with `heads`=True saves them"
         )
 
 

@@ -131,10 +131,10 @@ def occlusion(
     probability = functools.partial(_probability, variables, images, classes, model=model)
     whole = probability(0, 0, 0, 0)
     rows = [
-        [whole - probability(top, top + side, left, left + side) for left in starts]
+        jax.device_get([whole - probability(top, top + side, left, left + side) for left in starts])
         for top in progress.bar(starts, desc="occlusion", unit="row", leave=False)
     ]
-    return np.moveaxis(np.asarray(rows), -1, 0)
+    return np.moveaxis(np.stack(rows), -1, 0)
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -131,9 +131,9 @@ def by_depth(lines: Mapping[str, Mapping[str, float]], label: str, caption: str)
 
     def draw(ax: Axes) -> None:
         for i, (name, values) in enumerate(lines.items()):
-            above_0 = {module: value for module, value in values.items() if value > 0}
+            above_0 = [value or np.nan for value in values.values()]
             color = matplotlib.colormaps["viridis"](0.9 * i / max(1, len(lines) - 1))
-            ax.plot([*above_0], [*above_0.values()], "o-", color=color, markersize=3, label=name)
+            ax.plot([*values], above_0, "o-", color=color, markersize=3, label=name)
         ax.set(ylabel=label, yscale="log")
         ax.grid(alpha=0.25, which="both")
         ax.tick_params(axis="x", labelsize=8, rotation=45)

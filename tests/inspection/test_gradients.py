@@ -83,7 +83,7 @@ def test_a_network_without_heads_and_weights_without_heads(rng: np.random.Genera
     without = {**variables, "params": params}
     found = gradients.by_module(MODEL.clone(heads=False), without, images, labels)
     assert found.heads == ("main",) and found.products.shape == (len(params), 1, 1)
-    with tiny.refused(r"^--checkpoint lacks the auxiliary heads 4a and 4d: ", "checkpoint"):
+    with tiny.refused(r"^--checkpoint lacks the auxiliary heads on 4a and 4d: ", "checkpoint"):
         gradients.by_module(MODEL, without, images, labels)
 
 

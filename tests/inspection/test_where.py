@@ -136,5 +136,5 @@ def test_what_cannot_be_looked_at_is_named(images: np.ndarray) -> None:
     with tiny.refused("heads=False: the network has no auxiliary heads", "checkpoint"):
         where.recognised(MODEL.clone(heads=False), variables, x, CLASSES)
     params = {k: v for k, v in variables["params"].items() if k != "head_4a"}
-    with tiny.refused("^--checkpoint lacks the auxiliary heads 4a: ", "checkpoint"):
+    with tiny.refused("^--checkpoint lacks the auxiliary heads on 4a: ", "checkpoint"):
         where.recognised(MODEL, {**variables, "params": params}, x, CLASSES)
