@@ -235,7 +235,7 @@ def train_step(
         metrics["norms"] = jax.lax.cond(
             state.step % norms_every_steps == 0,
             norms,
-            lambda *trees: jnp.zeros_like(norms(*trees)),
+            lambda *_: jnp.zeros((len(NORMS), len(params))),
             *trees,
         )
     return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
