@@ -274,8 +274,8 @@ KNOBS = {
     "run.log_every_steps": Knob(20, "Steps from one line of metrics to the next.", AT_LEAST_1),
     "run.norms_every_steps": Knob(
         0,
-        "Steps from one line of norms of each module's gradient, update and weights to the next; "
-        "200 costs under 1% of a run; 0: none.",
+        "Steps from one line of norms of each module's gradient, update and weights to the next, "
+        "from the first step on; 0: none.",
     ),
     "run.eval_every_epochs": Knob(1.0, "Epochs from one evaluation to the next."),
     "run.checkpoint_every_epochs": Knob(1.0, "Epochs from one checkpoint to the next."),
