@@ -167,6 +167,17 @@ def norms(*trees: dict[str, Any]) -> jax.Array:
     )
 
 
+def norms_if_due(step: jax.Array, every_steps: int, *trees: dict[str, Any]) -> dict[str, jax.Array]:
+    """{'norms': `norms` of the trees of NORMS} in the first step, and then every so many steps.
+
+    In the other steps zeros, which take no time; with `every_steps` 0 there is nothing.
+    """
+    if not every_steps:
+        return {}
+    zeros = jnp.zeros((len(NORMS), len(trees[0])))
+    return {"norms": jax.lax.cond(step % every_steps == 0, norms, lambda *_: zeros, *trees)}
+
+
 def train_step(
     state: TrainState,
     batch: dict[str, jax.Array],
@@ -199,12 +210,10 @@ def train_step(
             with the image before it, and accuracy is the target weight of the predicted class.
         over_devices: see `sharding.over_devices`; the model's batch_axis must be of the same mesh.
 
-        norms_every_steps: above 0, adds 'norms', as `norms` returns them for NORMS, in the first
-            step and then every so many steps; in the others zeros, which take no time.
 
     Returns:
         The next state, and scalars: 'loss', 'grad_norm'; 'loss_HEAD' and 'top1_HEAD' for main,
-        4a and 4d, except that main's accuracy is called 'top1'.
+        4a and 4d, except that main's accuracy is called 'top1'; and what `norms_if_due` returns.
     """
     color_key, dropout_key, mix_key = (
         jax.random.fold_in(jax.random.fold_in(jax.random.key(s), stream), state.step)
@@ -225,17 +234,9 @@ def train_step(
     grads = ops.to_update(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    average = state.average
-    if average:
-        latest = {"params": params, "batch_stats": batch_stats}
-        average = optim.polyak(average, latest, state.step, decay=polyak_decay)
+    latest = {"params": params, "batch_stats": batch_stats}
+    polyak = functools.partial(optim.polyak, decay=polyak_decay)
+    average = state.average and polyak(state.average, latest, state.step)
     metrics["grad_norm"] = optax.global_norm(grads)
-    if norms_every_steps:
-        trees = (grads, updates, params)
-        metrics["norms"] = jax.lax.cond(
-            state.step % norms_every_steps == 0,
-            norms,
-            lambda *_: jnp.zeros((len(NORMS), len(params))),
-            *trees,
-        )
+    metrics |= norms_if_due(state.step, norms_every_steps, grads, updates, params)
     return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics

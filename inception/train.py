@@ -270,13 +270,12 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         stop = processes.Stop()
         every = (config.run.eval_every_epochs, config.run.checkpoint_every_epochs)
         evaluation = callbacks.EvaluateAndSave(evaluator, checkpoints, writer, stop, steps, *every)
-        written = callbacks.WriteMetrics(writer, training.schedule)
         called = [
             evaluation,
             callbacks.WriteNorms(writer, steps, sorted(state.params), config.run.norms_every_steps),
             callbacks.DamagedImages(writer, config.data.max_damaged_share * len(source)),
             callbacks.NotFinite(),
-            written,
+            written := callbacks.WriteMetrics(writer, training.schedule),
             callbacks.ProgressBar(steps),
             callbacks.DeadHeads(writer, steps, config.model.classes, config.run.dead_head_epochs),
             callbacks.Stalls(writer),
