@@ -199,10 +199,9 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of SGD, its gradient summed over `accumulate` micro-batches.
 
+    Random numbers are functions of (seed, step, row of the batch), whatever the devices.
     The sum equals the global batch's gradient up to rounding. NOTE: BatchNorm is the exception:
     each micro-batch has its own statistics and updates the running statistics.
-
-    Random numbers are functions of (seed, step, row of the batch), whatever the devices.
 
     Args:
         batch: {'image': uint8 [b, px, px, 3], 'label': int32 [b]}; accumulate * devices divide b.
@@ -235,8 +234,7 @@ def train_step(
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     latest = {"params": params, "batch_stats": batch_stats}
-    polyak = functools.partial(optim.polyak, decay=polyak_decay)
-    average = state.average and polyak(state.average, latest, state.step)
+    average = state.average and optim.polyak(state.average, latest, state.step, decay=polyak_decay)
     metrics["grad_norm"] = optax.global_norm(grads)
     metrics |= norms_if_due(state.step, norms_every_steps, grads, updates, params)
     return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
