@@ -272,6 +272,11 @@ KNOBS = {
         0.01, "Share of the training images; above it the run ends. ImageNet has none damaged."
     ),
     "run.log_every_steps": Knob(20, "Steps from one line of metrics to the next.", AT_LEAST_1),
+    "run.norms_every_steps": Knob(
+        0,
+        "Steps from one line of norms of each module's gradient, update and weights to the next, "
+        "from the first step on; 0: none.",
+    ),
     "run.eval_every_epochs": Knob(1.0, "Epochs from one evaluation to the next."),
     "run.checkpoint_every_epochs": Knob(1.0, "Epochs from one checkpoint to the next."),
     "run.keep_checkpoints": Knob(2, "The newest ones; the best is kept too.", AT_LEAST_1),

@@ -13,6 +13,7 @@ import optax
 from inception import ops, optim, pixels
 
 INIT, DROPOUT, COLOR, MIX = range(4)  # streams of random numbers
+NORMS = ("gradient", "update", "weights")  # rows of the metric 'norms'
 
 
 @flax.struct.dataclass
@@ -159,6 +160,24 @@ def mean_gradient(
     return grads, batch_stats, {name: values.mean() for name, values in metrics.items()}
 
 
+def norms(*trees: dict[str, Any]) -> jax.Array:
+    """The L2 norm of each module's arrays, float32 [trees, modules]; modules sorted by name."""
+    return jnp.stack(
+        [jnp.stack([optax.global_norm(tree[module]) for module in sorted(tree)]) for tree in trees]
+    )
+
+
+def norms_if_due(step: jax.Array, every_steps: int, *trees: dict[str, Any]) -> dict[str, jax.Array]:
+    """{'norms': `norms` of the trees of NORMS} in the first step, and then every so many steps.
+
+    In the other steps zeros, which take no time; with `every_steps` 0 there is nothing.
+    """
+    if not every_steps:
+        return {}
+    zeros = jnp.zeros((len(NORMS), len(trees[0])))
+    return {"norms": jax.lax.cond(step % every_steps == 0, norms, lambda *_: zeros, *trees)}
+
+
 def train_step(
     state: TrainState,
     batch: dict[str, jax.Array],
@@ -175,14 +194,14 @@ def train_step(
     class_weights: Sequence[float] = (),
     polyak_decay: float,
     accumulate: int = 1,
+    norms_every_steps: int = 0,
     over_devices: Callable[[Callable], Callable] = lambda function: function,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of SGD, its gradient summed over `accumulate` micro-batches.
 
+    Random numbers are functions of (seed, step, row of the batch), whatever the devices.
     The sum equals the global batch's gradient up to rounding. NOTE: BatchNorm is the exception:
     each micro-batch has its own statistics and updates the running statistics.
-
-    Random numbers are functions of (seed, step, row of the batch), whatever the devices.
 
     Args:
         batch: {'image': uint8 [b, px, px, 3], 'label': int32 [b]}; accumulate * devices divide b.
@@ -190,9 +209,10 @@ def train_step(
             with the image before it, and accuracy is the target weight of the predicted class.
         over_devices: see `sharding.over_devices`; the model's batch_axis must be of the same mesh.
 
+
     Returns:
         The next state, and scalars: 'loss', 'grad_norm'; 'loss_HEAD' and 'top1_HEAD' for main,
-        4a and 4d, except that main's accuracy is called 'top1'.
+        4a and 4d, except that main's accuracy is called 'top1'; and what `norms_if_due` returns.
     """
     color_key, dropout_key, mix_key = (
         jax.random.fold_in(jax.random.fold_in(jax.random.key(s), stream), state.step)
@@ -213,9 +233,8 @@ def train_step(
     grads = ops.to_update(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    average = state.average
-    if average:
-        latest = {"params": params, "batch_stats": batch_stats}
-        average = optim.polyak(average, latest, state.step, decay=polyak_decay)
+    latest = {"params": params, "batch_stats": batch_stats}
+    average = state.average and optim.polyak(state.average, latest, state.step, decay=polyak_decay)
     metrics["grad_norm"] = optax.global_norm(grads)
+    metrics |= norms_if_due(state.step, norms_every_steps, grads, updates, params)
     return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics

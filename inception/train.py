@@ -50,11 +50,9 @@ def build(
     model = GoogLeNet(**config.model, batch_axis=sharding.batch_axis(mesh))
     schedule = optim.learning_rate_schedule(
         config.optim.schedule,
-        learning_rate=config.optim.learning_rate,
         total_steps=total_steps,
         warmup_steps=round(config.optim.warmup_epochs * steps_per_epoch),
-        power=config.optim.power,
-        decay_rate=config.optim.decay_rate,
+        **{knob: config.optim[knob] for knob in ("learning_rate", "power", "decay_rate")},
         decay_steps=max(1, round(config.optim.decay_epochs * steps_per_epoch)),
     )
     sgd = {knob: config.optim[knob] for knob in OF_SGD}
@@ -78,6 +76,7 @@ def build(
         normalization=config.data.normalization,
         **polyak,
         accumulate=config.optim.accumulate,
+        norms_every_steps=config.run.norms_every_steps,
         over_devices=sharding.over_devices(mesh, gradient_dtype=config.optim.gradient_dtype),
         head_weight=config.loss.head_weight,
         label_smoothing=config.loss.label_smoothing,
@@ -271,12 +270,12 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         stop = processes.Stop()
         every = (config.run.eval_every_epochs, config.run.checkpoint_every_epochs)
         evaluation = callbacks.EvaluateAndSave(evaluator, checkpoints, writer, stop, steps, *every)
-        written = callbacks.WriteMetrics(writer, training.schedule)
         called = [
             evaluation,
+            callbacks.WriteNorms(writer, steps, sorted(state.params), config.run.norms_every_steps),
             callbacks.DamagedImages(writer, config.data.max_damaged_share * len(source)),
             callbacks.NotFinite(),
-            written,
+            written := callbacks.WriteMetrics(writer, training.schedule),
             callbacks.ProgressBar(steps),
             callbacks.DeadHeads(writer, steps, config.model.classes, config.run.dead_head_epochs),
             callbacks.Stalls(writer),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from inception.data import progress
 from inception.evaluation.evaluator import Evaluator
 from inception.reporting.metrics import Callback, Steps, Window, Writer, say
 from inception.runtime import checkpoint, processes
-from inception.step import TrainState
+from inception.step import NORMS, TrainState
 
 STALL_S = 60.0  # a longer wait for a batch is a stall
 
@@ -104,6 +104,32 @@ class WriteMetrics(Callback):
         seconds = self.seconds or math.inf
         rate, share = self.images / seconds, self.starved / seconds
         return {"images_per_second": rate, "waiting_for_data": share}
+
+
+@dataclasses.dataclass
+class WriteNorms(Callback):
+    """Writes the norms that `train_step` computes, and takes them out of the window's metrics.
+
+    Args:
+        modules: names of the modules, sorted.
+        every_steps: `train_step`'s norms_every_steps.
+    """
+
+    writer: Writer
+    steps: Steps
+    modules: Sequence[str]
+    every_steps: int
+
+    def on_metrics(self, window: Window) -> None:
+        for step, metrics in window.metrics.items():
+            norms = metrics.pop("norms", None)
+            if norms is not None and (step - 1) % self.every_steps == 0:
+                values = {
+                    f"{kind}/{module}": float(norm)
+                    for kind, row in zip(NORMS, norms, strict=True)
+                    for module, norm in zip(self.modules, row, strict=True)
+                }
+                self.writer.write("norms", step, epoch=step / self.steps.per_epoch, **values)
 
 
 class ProgressBar(Callback):

@@ -5,7 +5,7 @@ import functools
 import html
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -124,6 +124,22 @@ def curves(runs: list[Run]) -> str:
         for caption, (y_label, f, lines) in PANELS.items()
         if not is_empty(lines)
     )
+
+
+def by_depth(lines: Mapping[str, Mapping[str, float]], label: str, caption: str) -> str:
+    """Draws a line for each name over the modules, on a log scale; values of 0 are left out."""
+
+    def draw(ax: Axes) -> None:
+        for i, (name, values) in enumerate(lines.items()):
+            above_0 = [value or np.nan for value in values.values()]
+            color = matplotlib.colormaps["viridis"](0.9 * i / max(1, len(lines) - 1))
+            ax.plot([*values], above_0, "o-", color=color, markersize=3, label=name)
+        ax.set(ylabel=label, yscale="log")
+        ax.grid(alpha=0.25, which="both")
+        ax.tick_params(axis="x", labelsize=8, rotation=45)
+        ax.legend(frameon=False, fontsize=8)
+
+    return captioned(_svg(draw), caption)
 
 
 def bars(rows: Sequence[tuple[str, float]], label: str, caption: str) -> str:

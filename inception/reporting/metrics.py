@@ -18,7 +18,8 @@ from inception.data import paths
 from inception.runtime import processes
 from inception.step import TrainState
 
-UPLOAD_S = 60.0  # between rewrites of a bucket's file, which cannot grow, for 'train' lines
+FREQUENT = ("train", "norms")  # kinds of lines that only the page reads
+UPLOAD_S = 60.0  # between rewrites of a bucket's file, which cannot grow, for FREQUENT lines
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
@@ -35,9 +36,9 @@ def say(text: str) -> None:
 class Writer:
     """Appends to metrics.jsonl, one JSON object a line, and to TensorBoard's event file.
 
-    Each line has 'kind' (start, train, eval, warning, damaged) and 'step'. A resumed run drops
-    the lines after the step at which it resumes. Only process 0 writes; all processes know the
-    evaluations, image counts and damaged images of earlier starts.
+    Each line has 'kind' (start, train, norms, eval, warning, damaged) and 'step'. A resumed run
+    drops the lines after the step at which it resumes. Only process 0 writes; all processes know
+    the evaluations, image counts and damaged images of earlier starts.
     """
 
     def __init__(self, workdir: str, *, start_step: int):
@@ -53,7 +54,7 @@ class Writer:
             self._uploaded = time.monotonic()
             events = str(paths.at(workdir))
             self._events = tensorboardX.SummaryWriter(events, purge_step=start_step + 1)
-        notes = json.dumps([row for row in rows if row["kind"] != "train"])
+        notes = json.dumps([row for row in rows if row["kind"] not in FREQUENT])
         notes = json.loads(processes.gather_text(notes)[0])
         self.evaluated = {row["step"] for row in notes if row["kind"] == "eval"}
         self._images = {row["images"] for row in notes if row["kind"] == "start"}
@@ -70,7 +71,7 @@ class Writer:
             self._file.flush()
         else:
             self._lines.append(line)
-            if kind != "train" or time.monotonic() - self._uploaded > UPLOAD_S:
+            if kind not in FREQUENT or time.monotonic() - self._uploaded > UPLOAD_S:
                 paths.write_whole(self._path, "".join(self._lines))
                 self._uploaded = time.monotonic()
         for name, value in values.items():

@@ -15,10 +15,12 @@ from inception import UserError
 from inception.config import STARTED_AS, run_config
 from inception.data import cropping, decoding, imagenet, paths, pipeline
 from inception.data.sources import Source
+from inception.knobs import TRUNK
 from inception.reporting import figures, markup, samples, table
 from inception.reporting.table import Run, read_runs
 from inception.runtime import checkpoint
 
+MOST_LINES = 5  # of a figure by depth
 MOST_CELLS = 30  # classes; of more, only the most frequent confusions are listed
 CSS = """
 .matrix { max-width: 560px }
@@ -128,6 +130,7 @@ def _details(run: Run) -> str:
         "Worst mistakes": _readable(_mistakes, config, run.result) if run.result else "",
         "What the network sees in training": _readable(_crops, config),
         "First-layer filters": _filters(run),
+        "Gradients by depth": _norms(run),
         "Damaged images, skipped": markup.table(damaged, ("step", "image")) if damaged else "",
         "Command": f"<pre>{html.escape(commands)}</pre>" if commands else "",
         "Environment": markup.table(machine) if machine else "",
@@ -238,3 +241,29 @@ def _filters(run: Run) -> str:
         "to its own range"
     )
     return f'<div class="filters">{figures.captioned(figures.filters(kernels), caption)}</div>'
+
+
+def _norms(run: Run) -> str:
+    """Norms by module, of a few steps from the first to the last."""
+    rows = run.kind("norms")
+    if not rows:
+        return ""
+    picked = np.unique(np.linspace(0, len(rows) - 1, MOST_LINES).round().astype(int))
+    found = {f"step {rows[i]['step']}": rows[i] for i in picked}
+    names = [key.removeprefix("gradient/") for key in rows[0] if key.startswith("gradient/")]
+    modules = sorted(names, key=lambda name: (TRUNK.index(name) if name in TRUNK else 99, name))
+    drawn = figures.by_depth(
+        {step: {m: row[f"gradient/{m}"] for m in modules} for step, row in found.items()},
+        "norm of the gradient",
+        "Gradient by depth, of the whole loss",
+    )
+    relative = {
+        step: {m: row[f"update/{m}"] / (row[f"weights/{m}"] or np.inf) for m in modules}
+        for step, row in found.items()
+    }
+    drawn += figures.by_depth(
+        relative,
+        "norm of the update / norm of the weights",
+        "Update by depth: the share of a module's weights that one step changes",
+    )
+    return f'<div class="grid">{drawn}</div>'

@@ -1,0 +1,171 @@
+"""Gradients by depth, and their norms along a run."""
+
+import pathlib
+import re
+import types
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from inception import step, train
+from inception.inspection import gradients
+from inception.model import TRUNK, GoogLeNet
+from inception.reporting import callbacks, metrics, page
+from inception.runtime import checkpoint
+from inception.step import head_losses
+from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("short_network")
+PX = 65
+MODEL = GoogLeNet(classes=3, width=0.05)
+
+
+def batch(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    images = rng.normal(size=(4, PX, PX, 3)).astype("f")
+    return images, np.arange(4, dtype=np.int32) % 3
+
+
+def norms_of_sum(
+    model: GoogLeNet, variables: Any, images: Any, labels: Any, weights: dict[str, float]
+) -> dict[str, float]:
+    """As training has it: one gradient of the whole loss."""
+
+    @jax.jit
+    def gradient(params: Any) -> Any:
+        def loss(params: Any) -> jax.Array:
+            logits, _ = model.apply(
+                {**variables, "params": params}, images, train=True,
+                rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"],
+            )  # fmt: skip
+            losses = head_losses(logits, jax.nn.one_hot(labels, 3), label_smoothing=0.0)
+            return sum(np.float32(w) * losses[head] for head, w in weights.items())
+
+        return jax.grad(loss)(params)
+
+    return {name: float(optax.global_norm(g)) for name, g in gradient(variables["params"]).items()}
+
+
+def test_norms_of_any_sum_of_losses_follow_from_one_backward_pass_a_head(
+    rng: np.random.Generator,
+) -> None:
+    variables, (images, labels) = tiny.state(MODEL).raw_variables(), batch(rng)
+    found = gradients.by_module(MODEL, variables, images, labels)
+    assert found.heads == ("main", "4a", "4d")
+    assert set(found.modules) == set(variables["params"]) and found.modules[0] == "conv1"
+    for weights in ({"main": 1.0, "4a": 0.3, "4d": 0.3}, {"4d": 1.0}):
+        expected = norms_of_sum(MODEL, variables, images, labels, weights)
+        norms = dict(zip(found.modules, found.norms(**weights), strict=True))
+        for module, norm in expected.items():
+            np.testing.assert_allclose(norms[module], norm, rtol=1e-3, atol=1e-6)
+
+
+def test_a_heads_loss_reaches_what_is_below_it_alone(rng: np.random.Generator) -> None:
+    variables, (images, labels) = tiny.state(MODEL).raw_variables(), batch(rng)
+    found = gradients.by_module(MODEL, variables, images, labels)
+    trunk = [name for name in TRUNK if name in found.modules]
+    for head in ("4a", "4d"):
+        norms = dict(zip(found.modules, found.norms(**{head: 1.0}), strict=True))
+        reached = {*trunk[: trunk.index(head) + 1], f"head_{head}"}
+        assert {module for module, norm in norms.items() if norm > 0} == reached
+    cosines = found.cosines()
+    assert np.all(np.abs(cosines) <= 1 + 1e-6)
+    below = found.modules.index("4a")
+    np.testing.assert_allclose(np.diagonal(cosines[: below + 1], axis1=1, axis2=2), 1, rtol=1e-6)
+    assert cosines[found.modules.index("classifier"), 0, 1] == 0
+
+
+def test_a_network_without_heads_and_weights_without_heads(rng: np.random.Generator) -> None:
+    variables, (images, labels) = tiny.state(MODEL).raw_variables(), batch(rng)
+    params = {k: v for k, v in variables["params"].items() if not k.startswith("head")}
+    without = {**variables, "params": params}
+    found = gradients.by_module(MODEL.clone(heads=False), without, images, labels)
+    assert found.heads == ("main",) and found.products.shape == (len(params), 1, 1)
+    with tiny.refused(r"^--checkpoint lacks the auxiliary heads on 4a and 4d: ", "checkpoint"):
+        gradients.by_module(MODEL, without, images, labels)
+
+
+def lines(workdir: pathlib.Path, kind: str) -> list[dict]:
+    return [row for row in metrics.read_metrics(str(workdir)) if row["kind"] == kind]
+
+
+@pytest.mark.slow
+def test_norms_along_a_run_are_those_of_its_arrays_and_change_nothing(
+    tmp_path: pathlib.Path,
+) -> None:
+    """On eight devices, in two micro-batches."""
+    more = ("--config.optim.accumulate=2", "--config.run.log_every_steps=1")
+    with_norms = tiny.config(*more, "--config.run.norms_every_steps=5")
+    result = train.run(with_norms, str(tmp_path / "a"))
+    assert (
+        result["params_digest"]
+        == train.run(tiny.config(*more), str(tmp_path / "b"))["params_digest"]
+    )
+    assert not lines(tmp_path / "b", "norms")
+    first, last = lines(tmp_path / "a", "norms")
+    trained = lines(tmp_path / "a", "train")
+    assert (first["step"], last["step"]) == (1, 6) and "norms" not in trained[0]
+    params = checkpoint.Checkpoints(str(tmp_path / "a")).restore(None)["params"]
+    for module, arrays in params.items():
+        np.testing.assert_allclose(last[f"weights/{module}"], norm(arrays), rtol=1e-5)
+        assert last[f"update/{module}"] > 0 and first[f"gradient/{module}"] > 0
+    for row, metric in ((first, trained[0]), (last, trained[5])):
+        every = [row[f"gradient/{module}"] for module in params]
+        np.testing.assert_allclose(np.linalg.norm(every), metric["grad_norm"], rtol=1e-5)
+    page.write([str(tmp_path / "a")], str(tmp_path / "a.html"))
+    assert "Gradients by depth" in (tmp_path / "a.html").read_text()
+
+
+def norm(arrays: Any) -> float:
+    return float(np.sqrt(sum(np.square(x, dtype=float).sum() for x in jax.tree.leaves(arrays))))
+
+
+def test_norms_of_trees_by_module(rng: np.random.Generator) -> None:
+    trees = [
+        {"b": {"x": rng.normal(size=3).astype("f")}, "a": {"y": np.full((2, 2), i, np.float32)}}
+        for i in range(2)
+    ]
+    expected = [[norm(tree["a"]), norm(tree["b"])] for tree in trees]
+    np.testing.assert_allclose(step.norms(*trees), expected, rtol=1e-6)
+
+
+def test_a_line_of_norms_for_every_step_that_has_them(tmp_path: pathlib.Path) -> None:
+    """Whatever the windows; a resumed run writes the lines after its start again."""
+    steps = metrics.Steps(start=0, total=9, per_epoch=3.0, batch_size=8)
+
+    def go(start: int, end: int) -> None:
+        writer = metrics.Writer(str(tmp_path), start_step=start)
+        callback = callbacks.WriteNorms(writer, steps, ["3a", "conv1"], 3)
+        for window in range(start, end, 2):
+            of_steps = {
+                k: {"loss": np.float32(1), "norms": np.full((3, 2), k, np.float32)}
+                for k in range(window + 1, min(window + 2, end) + 1)
+            }
+            callback.on_metrics(metrics.Window(window + 2, 1.0, of_steps, 16, 1.0, 0.0, []))
+            assert all(m.keys() == {"loss"} for m in of_steps.values())
+        writer.close()
+
+    go(0, 8)
+    go(4, 6)
+    rows = lines(tmp_path, "norms")
+    assert [row["step"] for row in rows] == [1, 4]
+    go(4, 8)
+    rows = lines(tmp_path, "norms")
+    assert [row["step"] for row in rows] == [1, 4, 7] and rows[1]["epoch"] == 4 / 3
+    assert rows[2]["gradient/3a"] == rows[2]["weights/conv1"] == 7
+
+
+def test_the_page_draws_norms_of_a_few_steps() -> None:
+    names = ("head_4a", "3a", "conv1")
+    rows = [
+        {"step": s, **{f"{kind}/{m}": 0.0 if s == 1 else 1.0 for kind in step.NORMS for m in names}}
+        for s in range(1, 100, 10)
+    ]
+    drawn = page._norms(types.SimpleNamespace(kind=lambda _: rows))
+    assert drawn.count("<svg") == 2
+    labels = re.findall(r"<!-- (step \d+|conv1|3a|head_4a) -->", drawn.split("</svg>")[0])
+    assert labels[:2] == ["conv1", "3a"] and "step 1" in labels and "step 91" in labels
+    assert len([label for label in labels if label.startswith("step")]) == page.MOST_LINES
+    assert page._norms(types.SimpleNamespace(kind=lambda _: [])) == ""
