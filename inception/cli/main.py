@@ -26,13 +26,14 @@ from inception.config import STARTED_AS, CommandLineError
 from inception.knobs import KNOBS
 
 COMMANDS = (
-    "train", "eval", "sweep", "predict", "features", "check-data", "prepare", "convert", "export",
+    "train", "eval", "sweep", "predict", "features", "inspect", "check-data", "prepare", "convert", "export",
     "report", "audit", "bench", "plan", "knobs",
 )  # fmt: skip
 PROGRAM = STARTED_AS.removeprefix("python ")
 FAILED = {
     "predict": "rejected",
     "features": "rejected",
+    "inspect": "rejected",
     "eval": "unwritten",
     "check-data": "problems",
     "plan": "too_large",

@@ -16,7 +16,7 @@ FIRST = {  # what a newcomer types first, without data of one's own
 }
 GROUPS = {
     "Networks": ("train", "eval", "sweep", "report"),
-    "Pictures": ("predict", "features"),
+    "Pictures": ("predict", "features", "inspect"),
     "Data and weights": ("check-data", "prepare", "convert", "export"),
     "The network and its cost": ("audit", "bench", "plan", "knobs"),
 }

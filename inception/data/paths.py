@@ -186,7 +186,7 @@ def write_output(output: str, content: str | bytes, *, flag: str = "output") -> 
 
 
 @contextlib.contextmanager
-def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
+def all_or_nothing(output: str, *, flag: str = "output") -> Iterator[pathlib.Path]:
     """A folder OUTPUT.incomplete to write in, renamed to OUTPUT when the block ends.
 
     Deletes the leftovers, with MARK, of an interrupted start; after an error, deletes the folder.
@@ -196,26 +196,26 @@ def all_or_nothing(output: str) -> Iterator[pathlib.Path]:
             process writes it; OUTPUT.incomplete contains files but no MARK.
     """
     if in_bucket(output):
-        raise UserError(f"`output`={output}: write a local folder, then copy it there")
+        raise UserError(f"`{flag}`={output}: write a local folder, then copy it there")
     errors = (OSError, ValueError, RuntimeError)  # also for a path without a name
-    with explained(f"`output`={output} cannot be written", errors=errors):
+    with explained(f"`{flag}`={output} cannot be written", errors=errors):
         final = pathlib.Path(output).expanduser().resolve()
         work = final.with_name(f"{final.name}.incomplete")
         if not output or final.is_mount():
-            raise UserError(f"`output`={output}: name a new folder; a mount point cannot be one")
+            raise UserError(f"`{flag}`={output}: name a new folder; a mount point cannot be one")
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise UserError(
-                f"`output`={output} is not empty: choose a new folder, or empty this one"
+                f"`{flag}`={output} is not empty: choose a new folder, or empty this one"
             )
         work.mkdir(parents=True, exist_ok=True)
         if any(work.iterdir()) and not (work / MARK).exists():
-            raise UserError(f"`output`={output}: {work} holds foreign files: name another folder")
+            raise UserError(f"`{flag}`={output}: {work} holds foreign files: name another folder")
         held = os.open(work, os.O_RDONLY)
     try:
         lock(held, work)
     except BlockingIOError as error:
         os.close(held)
-        raise UserError(f"`output`={output}: another process is writing there") from error
+        raise UserError(f"`{flag}`={output}: another process is writing there") from error
     try:
         for left in work.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -199,18 +199,22 @@ class Predictor:
         captions = [pathlib.Path(prediction["image"]).stem, *captions]
         return cam.draw(crop, maps[[c["id"] for c in classes]], captions)
 
-    def _map(self, picture: Picture) -> tuple[np.ndarray, np.ndarray]:
-        """The central crop, uint8 [px, px, 3], and the maps of all classes, [classes, h, w]."""
+    def crop(self, picture: Picture) -> np.ndarray:
+        """The central crop, uint8 [px, px, 3]; UserError for a picture that cannot be read."""
         source = Pictures([picture], **self._reading)
         pixels, _ = source[0]
         if source.rejected:
             raise UserError(source.rejected[0])
-        crop = self._networks.views([1]).of(Image.fromarray(pixels))
+        return self._networks.views([1]).of(Image.fromarray(pixels))[0]
+
+    def _map(self, picture: Picture) -> tuple[np.ndarray, np.ndarray]:
+        """The central crop, and the maps of all classes, [classes, h, w]."""
+        crop = self.crop(picture)
         maps = [
-            cam.maps(c.model, v, crop, normalization=c.data.normalization)
+            cam.maps(c.model, v, crop[None], normalization=c.data.normalization)
             for c, v in zip(self.configs, self.variables, strict=True)
         ]
-        return crop[0], np.mean(maps, 0)[0].transpose(2, 0, 1)
+        return crop, np.mean(maps, 0)[0].transpose(2, 0, 1)
 
 
 def _check_several(pictures: Iterable[Picture]) -> None:

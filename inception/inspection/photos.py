@@ -19,9 +19,9 @@ BATCH = 16
 class Responses(NamedTuple):
     """What n photos do to a layer's d directions."""
 
-    peak: np.ndarray  # float32 [n, d], the maximum over positions, before ReLU
-    position: np.ndarray  # int32 [n, d, 2], its row and column in the layer's grid
-    mean: np.ndarray  # float32 [n, d], the mean over positions, after ReLU
+    peak: Any  # float32 [n, d], the maximum over positions, before ReLU
+    position: Any  # int32 [n, d, 2], its row and column in the layer's grid
+    mean: Any  # float32 [n, d], the mean over positions, after ReLU
 
     def best(self, k: int) -> np.ndarray:
         """The photos with the largest peaks, largest first, int [d, k]."""

@@ -25,19 +25,19 @@ FRACTIONS = (1.0, 1 / 2, 1 / 4, 1 / 8)  # of a reduction's filters
 
 
 class Moments(NamedTuple):
-    """Over all positions of all images: count, mean [c] and covariance [c, c], float64."""
+    """Over all positions of all images: their number, mean [c] and covariance [c, c], float64."""
 
-    count: int
+    positions: int
     mean: np.ndarray
     covariance: np.ndarray
 
     def merge(self, other: "Moments") -> "Moments":
         """The moments of both sets; Chan, Golub, LeVeque (1979)."""
-        count = self.count + other.count
+        positions = self.positions + other.positions
         delta = other.mean - self.mean
-        a, b = self.count / count, other.count / count
+        a, b = self.positions / positions, other.positions / positions
         covariance = a * self.covariance + b * other.covariance + a * b * np.outer(delta, delta)
-        return Moments(count, self.mean + b * delta, covariance)
+        return Moments(positions, self.mean + b * delta, covariance)
 
 
 def moments(model: GoogLeNet, variables: Any, images: np.ndarray) -> dict[str, Moments]:
@@ -51,8 +51,8 @@ def moments(model: GoogLeNet, variables: Any, images: np.ndarray) -> dict[str, M
     total: dict[str, Moments] = {}
     for rows in passes.batches(images, "moments"):
         found = jax.device_get(_moments(variables, images[rows], model=model))
-        for name, (count, *others) in found.items():
-            own = Moments(int(count), *(array.astype(float) for array in others))
+        for name, (positions, *others) in found.items():
+            own = Moments(int(positions), *(array.astype(float) for array in others))
             total[name] = total[name].merge(own) if name in total else own
     return total
 
@@ -66,7 +66,7 @@ def _moments(
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         y = call(*args, **kwargs)
         if isinstance(context.module, Inception):
-            seen[context.module.name] = args[0]
+            seen[str(context.module.name)] = args[0]
         elif name := _reduction(model, context):
             seen[name] = y
         return y

@@ -95,8 +95,8 @@ def _of_step(step: Any, read: Sequence[Field | None]) -> Field | None:
         window = step.invars[1].aval.shape[params["dimension_numbers"].rhs_spec[2]]
         return fields[0].through(window, params["window_strides"][0], params["padding"][0][0])
     if name.startswith("reduce_window"):
-        sizes = (params[key][1] for key in ("window_dimensions", "window_strides"))
-        return fields[0].through(*sizes, params["padding"][1][0])
+        window, stride = params["window_dimensions"][1], params["window_strides"][1]
+        return fields[0].through(window, stride, params["padding"][1][0])
     grids = {x.aval.shape[1:3] for x, field in zip(step.invars, read, strict=True) if field} | {
         step.outvars[0].aval.shape[1:3]
     }
@@ -118,7 +118,7 @@ def energy(model: GoogLeNet, variables: Any, images: np.ndarray) -> dict[str, np
     for rows in passes.batches(images, "energy"):
         found = jax.device_get(_squares(variables, images[rows], model=model))
         sums = {row: sums[row] + found[row].astype(float) for row in sums}
-    parts = [np.split(sums[row], _ends(variables, row)) for row in sums]
+    parts = [np.split(sums[row], ends(variables, row)) for row in sums]
     shares = {
         "energy": [[part.sum() for part in of_row] for of_row in parts],
         "filters": [[float(part.size) for part in of_row] for of_row in parts],
@@ -135,7 +135,7 @@ def _squares(variables: Any, images: jax.Array, *, model: GoogLeNet) -> dict[str
     return {row: (layers[row].astype("float32") ** 2).sum((0, 1, 2)) for row in TABLE_1}
 
 
-def _ends(variables: Any, row: str) -> np.ndarray:
+def ends(variables: Any, row: str) -> np.ndarray:
     """Where 3x3, 5x5 and the pool begin among the channels of a module's output."""
     convs = (variables["params"][row][branch]["Conv_0"] for branch in BRANCHES[:-1])
     return np.cumsum([conv["kernel"].shape[-1] for conv in convs])
@@ -191,15 +191,15 @@ def _grades(model: GoogLeNet, variables: Any, images: Any, labels: Any) -> list[
     """
     stages: dict[str, dict[str, np.ndarray]] = {}
     for row in TABLE_1:
-        channels = _ends(variables, row)[-1] + _pooled(variables, row)
+        channels = ends(variables, row)[-1] + _pooled(variables, row)
         stages.setdefault(row[0], {})[row] = np.ones((1, 1, 1, channels), np.float32)
     read = _inputs(variables, images, model=model, rows=tuple(min(s) for s in stages.values()))
-    grades = []
+    grades: list[Any] = []
     for keep in stages.values():
         first = min(keep)
         cases = [keep] if not grades else []
         for row, ones in keep.items():
-            for part in np.split(np.arange(ones.size), _ends(variables, row)):
+            for part in np.split(np.arange(ones.size), ends(variables, row)):
                 silenced = ones.copy()
                 silenced[..., part] = 0
                 cases.append(keep | {row: silenced})

@@ -22,10 +22,10 @@ from jax.scipy import ndimage
 
 from inception import UserError, ops, pixels
 from inception.data import progress
+from inception.inspection.scales import BRANCHES
 from inception.model import TABLE_1, GoogLeNet, Inception
 from inception.runtime import compiling, sharding
 
-BRANCHES = ("1x1", "3x3", "5x5", "pool_proj")  # in the order of a module's channels
 STAGES = ((0.6, 0.5), (0.4, 1.0))  # share of the steps, of the picture's side
 RATE = 0.05  # of Adam
 DEGREES, ZOOM, SHIFT_PX = 10.0, 0.1, 16.0  # the largest random turn, change of scale, shift
@@ -172,10 +172,10 @@ def visualize(
     Raises:
         UserError: as `before_relu`.
     """
-    directions = jnp.asarray(directions, "float32")
+    weights = jnp.asarray(directions, "float32")
     key = jax.random.key(seed)
     one = 0.01 * jax.random.normal(key, (1, px, px // 2 + 1, 3, 2))
-    spectrum = jnp.repeat(one, len(directions), 0)
+    spectrum = jnp.repeat(one, len(weights), 0)
     opt_state = optax.adam(RATE).init(spectrum)
     done = 0
     with progress.bar(total=steps, desc=f"features of {layer}", unit="step") as bar:
@@ -184,7 +184,7 @@ def visualize(
             step = ascent(model, layer, normalization=normalization, px=size, centre=centre)
             for i in range(done, until):
                 state = (variables, spectrum, opt_state, jax.random.fold_in(key, i))
-                spectrum, opt_state = step(state, directions)
+                spectrum, opt_state = step(state, weights)
                 jax.block_until_ready(spectrum)  # the bar shows what is done
                 bar.update()
             done = until

@@ -15,10 +15,10 @@ import scipy.stats
 from inception import UserError, ops
 from inception.data import progress
 from inception.evaluation import features
+from inception.inspection import scales
 from inception.inspection.gradients import MAIN, check_heads, of_heads
-from inception.model import TABLE_1, GoogLeNet, scaled
+from inception.model import TABLE_1, GoogLeNet
 
-BRANCHES = ("1x1", "3x3", "5x5", "pool")
 SQUARES = 14  # along a side of a picture: `occlusion` by default
 
 
@@ -53,22 +53,17 @@ def grad_cam(
     Args:
         images: normalised, float32 [b, px, px, 3].
         classes: int [b], a class for each image.
-        layer: one of `features.activations` with positions. n is 4 for modules, as BRANCHES.
+        layer: one of `features.activations` with positions. n is 4 for modules, as scales.BRANCHES.
 
     Raises:
         UserError: as `check_layer`.
     """
-    *_, channels = shape = check_layer(model, variables, layer, images.shape[1])
-    ends: list[int] = []
-    if layer in TABLE_1:
-        f = TABLE_1[layer]
-        each = [scaled(n, model.width) for n in (f.conv1x1, f.conv3x3, f.conv5x5)]
-        ends = np.cumsum(each).tolist()
+    shape = check_layer(model, variables, layer, images.shape[1])
+    ends = scales.ends(variables, layer) if layer in TABLE_1 else ()
     weighted = _weighted(
         variables, images, classes, jnp.zeros((len(images), *shape)), model=model, layer=layer
     )
     parts = np.split(np.asarray(weighted), ends, axis=-1)
-    assert sum(part.shape[-1] for part in parts) == channels
     return np.stack([part.sum(-1) for part in parts], -1)
 
 

@@ -126,15 +126,17 @@ def curves(runs: list[Run]) -> str:
     )
 
 
-def by_depth(lines: Mapping[str, Mapping[str, float]], label: str, caption: str) -> str:
-    """Draws a line for each name over the modules, on a log scale; values of 0 are left out."""
+def by_depth(
+    lines: Mapping[str, Mapping[str, float]], label: str, caption: str, *, log: bool = True
+) -> str:
+    """Draws a line for each name over the modules; on a log scale values of 0 are left out."""
 
     def draw(ax: Axes) -> None:
         for i, (name, values) in enumerate(lines.items()):
-            above_0 = [value or np.nan for value in values.values()]
+            drawn = [value or np.nan for value in values.values()] if log else [*values.values()]
             color = matplotlib.colormaps["viridis"](0.9 * i / max(1, len(lines) - 1))
-            ax.plot([*values], above_0, "o-", color=color, markersize=3, label=name)
-        ax.set(ylabel=label, yscale="log")
+            ax.plot([*values], drawn, "o-", color=color, markersize=3, label=name)
+        ax.set(ylabel=label, yscale="log" if log else "linear")
         ax.grid(alpha=0.25, which="both")
         ax.tick_params(axis="x", labelsize=8, rotation=45)
         ax.legend(frameon=False, fontsize=8)

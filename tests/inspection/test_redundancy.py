@@ -69,7 +69,7 @@ def test_moments_are_those_of_all_positions(norm: str, monkeypatch: pytest.Monke
             wanted = np.atleast_2d(np.cov(y.T, bias=True)) * scale**2
             close = {"rtol": 1e-3, "atol": 1e-5 * wanted.max()}
             np.testing.assert_allclose(own.covariance, wanted, **close)
-            assert found[name].count == own.count == len(x)
+            assert found[name].positions == own.positions == len(x)
     assert len(found) == 3 * len([row for row in found if "/" not in row])
 
 

@@ -101,16 +101,17 @@ visualized = functools.partial(visualize.visualize, normalization=METHOD, px=PX,
 
 
 def test_a_feature_excites_its_channel_and_repeats() -> None:
-    """Its negative silences it; a channel's picture does not depend on those beside it."""
+    """A negative silences its channel; a picture does not depend on those beside it."""
     model, variables = network()
     one = np.eye(len(variables["params"]["conv2"]["Conv_0"]["bias"]), dtype=np.float32)
-    directions = np.stack([one[0], -one[0], one[0] - one[1]])
+    directions = np.stack([one[1], -one[0], one[1] - one[0]])
     got = visualized(model, variables, "conv2", directions)
     assert got.shape == (3, PX, PX, 3) and got.dtype == np.uint8
     start = visualized(model, variables, "conv2", directions[:1], steps=0)
     x = visualize.before_relu(model, variables, normal(np.concatenate([got, start])), "conv2")
     high, low, apart, before = x.mean((1, 2))
-    assert high[0] > before[0] > low[0] and apart[0] - apart[1] > before[0] - before[1]
+    assert high[1] > before[1] and low[0] < before[0]
+    assert apart[1] - apart[0] > before[1] - before[0]
     np.testing.assert_array_equal(visualized(model, variables, "conv2", directions), got)
     alone = visualized(model, variables, "conv2", directions[:1])
     assert np.abs(alone[0].astype(int) - got[0]).max() <= 1
