@@ -51,7 +51,7 @@ def commands() -> list[str]:
             seen.add(words)
         job = (module(command).__doc__ or "").strip()
         takes = " Takes [knobs](knobs.md) too." if made.get_default("takes_knobs") else ""
-        page += [f"## {command}", f"{job[0].upper()}{job[1:]}.{takes}", ""]
+        page += [f"## {command}", f"{job[0].upper()}{job[1:]}.{takes}"]
         page += ["```text", *"\n".join(shown).split("\n"), "```", ""]
     return page[:-1]
 

@@ -26,8 +26,8 @@ from inception.config import STARTED_AS, CommandLineError
 from inception.knobs import KNOBS
 
 COMMANDS = (
-    "train", "eval", "sweep", "predict", "features", "inspect", "check-data", "prepare", "convert", "export",
-    "report", "audit", "bench", "plan", "knobs",
+    "train", "eval", "sweep", "predict", "features", "inspect", "check-data", "prepare", "convert",
+    "export", "report", "audit", "bench", "plan", "knobs",
 )  # fmt: skip
 PROGRAM = STARTED_AS.removeprefix("python ")
 FAILED = {
