@@ -1,5 +1,6 @@
 """The real loop on a tiny network: learning, resuming, stopping, and what it refuses."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -323,6 +324,20 @@ def test_a_run_does_not_resume_on_a_set_that_changed(unbroken, tmp_path: pathlib
     metrics.write_text(metrics.read_text().replace('"images": 32', '"images": 31'))
     with pytest.raises(UserError, match="has 32 images and had 31"):
         train.run(tiny.config(), str(tmp_path / "run"))
+
+
+def test_a_run_does_not_resume_with_other_names_of_classes(tmp_path: pathlib.Path) -> None:
+    source = pipeline.open_split(tiny.config(), "train")
+    steps = metrics.Steps(3, 6, 2.0, 16)
+    train.open_log(str(tmp_path), steps, source, command="").close()
+    before = (tmp_path / "classes.txt").read_bytes()
+    renamed = dataclasses.replace(source, classes=("colour 0", "zebra", "colour 2"))
+    with tiny.refused("config.data: the training set has class zebra where colour 1 was"):
+        train.open_log(str(tmp_path), steps, renamed, command="")
+    fewer = dataclasses.replace(source, classes=source.classes, count=30)
+    with tiny.refused("has 30 images and had 32"):
+        train.open_log(str(tmp_path), steps, fewer, command="")
+    assert (tmp_path / "classes.txt").read_bytes() == before
 
 
 def test_validation_may_lack_a_class_and_have_no_other(
