@@ -236,6 +236,15 @@ def test_pictures_have_the_bits_that_the_checkpoint_was_trained_with(
         assert err.count("passed over, for they are no pictures: 3 .mp4") == 1
 
 
+def test_maps_in_the_home_folder(runs, picture, tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    picture.save(tmp_path / "a.png")
+    status, _, _ = command(capfd, f"--checkpoint={runs[0]}", "--cam=~/maps", "a.png")
+    assert status == 0 and (tmp_path / "maps" / "a.png").is_file()
+    assert not (tmp_path / "~").exists()
+
+
 def test_wrong_arguments_are_one_line(runs, tmp_path, capfd) -> None:
     (tmp_path / "list.txt").write_text("\n")
     (tmp_path / "folder").mkdir()
