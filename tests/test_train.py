@@ -288,6 +288,20 @@ def test_what_another_process_waited_for_is_told(log, tmp_path: pathlib.Path, mo
     assert rows["train"]["waiting_for_data"] == written.result()["waiting_for_data"] == 1
 
 
+def test_images_count_where_their_seconds_do(log, tmp_path: pathlib.Path) -> None:
+    calls = log(lambda w, _: callbacks.WriteMetrics(w, lambda _: 0.1))
+    (written,) = calls._callbacks
+    counts = []
+    for _ in range(6):  # fetched after 1, 3 and 6; the first compiles: its seconds do not count
+        calls.after_step({"loss": jnp.float32(1)}, [], starved=0.0)
+        if not counts:
+            calls.fetch()
+        counts.append(written.images)
+    assert counts == [0, 0, 16, 16, 16, 40]
+    rows = metrics.read_metrics(str(tmp_path))
+    assert rows[0]["images_per_second"] == 0 < rows[1]["images_per_second"]
+
+
 def test_a_stall_is_a_warning_ever_more_rarely(log, tmp_path: pathlib.Path, capfd) -> None:
     calls = log(lambda w, _: callbacks.Stalls(w))
     for seconds in (59, 61, 100, 200, 245, 300):

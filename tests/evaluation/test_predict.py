@@ -254,6 +254,7 @@ def test_wrong_arguments_are_one_line(runs, tmp_path, capfd) -> None:
         ([checkpoint, str(tmp_path / "folder")], "no picture in this folder"),
         ([checkpoint, str(tmp_path / "list.txt")], "an empty list"),
         ([checkpoint, str(tmp_path / "no.txt")], "cannot be read as a list"),
+        ([checkpoint, "gs://bucket/a.png"], "gs://bucket/a.png: pictures are read from local"),
         ([f"--checkpoint={tmp_path}", "x.jpg"], "no config.json"),
         ([checkpoint, "--config.run.eval_batch_size=0", "x.jpg"], "eval_batch_size=0: must be"),
         ([checkpoint, "--config.data.resize=squash", "--crops=144", "x.jpg"], "not squash"),

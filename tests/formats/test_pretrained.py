@@ -536,7 +536,9 @@ def test_what_is_no_weight_file(tmp_path, capfd, monkeypatch, source: str, name:
         path.write_bytes(content)
         line = refused(capfd, tmp_path, source, path)
         assert f"--input={path}" in line
-        assert "is damaged" in refused(capfd, tmp_path, source, pathlib.Path("~") / name)
+        assert refused(capfd, tmp_path, source, pathlib.Path("~") / name) == line.replace(
+            str(path), f"~/{name}"
+        )
     path.unlink()
     path.mkdir()
     assert "--input=" in refused(capfd, tmp_path, source, path)
