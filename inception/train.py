@@ -206,12 +206,12 @@ def count_steps(config: ConfigDict, images: int) -> tuple[float, int]:
 
 
 def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str) -> metrics.Writer:
-    """Adds this start's line to metrics.jsonl; UserError if the number of images has changed."""
+    """Adds a start's line to metrics.jsonl; UserError for other classes or another image count."""
+    processes.together(lambda: checkpoint.check_classes(workdir, source.classes))
+    writer = metrics.Writer(workdir, start_step=steps.start)
+    writer.check_images(images := len(source))
     if processes.is_main():
         checkpoint.write_classes(workdir, source.classes)
-    images = len(source)
-    writer = metrics.Writer(workdir, start_step=steps.start)
-    writer.check_images(images)
     writer.write("start", steps.start, command=command, images=images, **processes.environment())
     if steps.start:
         metrics.say(f"resuming at step {steps.start}")

@@ -1,5 +1,6 @@
 """The real loop on a tiny network: learning, resuming, stopping, and what it refuses."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -287,6 +288,20 @@ def test_what_another_process_waited_for_is_told(log, tmp_path: pathlib.Path, mo
     assert rows["train"]["waiting_for_data"] == written.result()["waiting_for_data"] == 1
 
 
+def test_images_count_where_their_seconds_do(log, tmp_path: pathlib.Path) -> None:
+    calls = log(lambda w, _: callbacks.WriteMetrics(w, lambda _: 0.1))
+    (written,) = calls._callbacks
+    counts = []
+    for _ in range(6):  # fetched after 1, 3 and 6; the first compiles: its seconds do not count
+        calls.after_step({"loss": jnp.float32(1)}, [], starved=0.0)
+        if not counts:
+            calls.fetch()
+        counts.append(written.images)
+    assert counts == [0, 0, 16, 16, 16, 40]
+    rows = metrics.read_metrics(str(tmp_path))
+    assert rows[0]["images_per_second"] == 0 < rows[1]["images_per_second"]
+
+
 def test_a_stall_is_a_warning_ever_more_rarely(log, tmp_path: pathlib.Path, capfd) -> None:
     calls = log(lambda w, _: callbacks.Stalls(w))
     for seconds in (59, 61, 100, 200, 245, 300):
@@ -323,6 +338,20 @@ def test_a_run_does_not_resume_on_a_set_that_changed(unbroken, tmp_path: pathlib
     metrics.write_text(metrics.read_text().replace('"images": 32', '"images": 31'))
     with pytest.raises(UserError, match="has 32 images and had 31"):
         train.run(tiny.config(), str(tmp_path / "run"))
+
+
+def test_a_run_does_not_resume_with_other_names_of_classes(tmp_path: pathlib.Path) -> None:
+    source = pipeline.open_split(tiny.config(), "train")
+    steps = metrics.Steps(3, 6, 2.0, 16)
+    train.open_log(str(tmp_path), steps, source, command="").close()
+    before = (tmp_path / "classes.txt").read_bytes()
+    renamed = dataclasses.replace(source, classes=("colour 0", "zebra", "colour 2"))
+    with tiny.refused("config.data: the training set has class zebra where colour 1 was"):
+        train.open_log(str(tmp_path), steps, renamed, command="")
+    fewer = dataclasses.replace(source, classes=source.classes, count=30)
+    with tiny.refused("has 30 images and had 32"):
+        train.open_log(str(tmp_path), steps, fewer, command="")
+    assert (tmp_path / "classes.txt").read_bytes() == before
 
 
 def test_validation_may_lack_a_class_and_have_no_other(

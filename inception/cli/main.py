@@ -128,9 +128,23 @@ def explain(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
             f"({text.splitlines()[0]}). Saved state is kept: the same command resumes from there",
             Interrupted.status,
         )
+    if without_devices(error):
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = f" ({' '.join(text.split())})" if text else ""
+        return (
+            f"JAX starts no device with JAX_PLATFORMS={asked}{reason}: "
+            "unset the variable, or install the extra for the device, as docs/start.md says"
+        ), 1
     if "RESOURCE_EXHAUSTED" in text and "memory" in text:
         return f"{text.splitlines()[0]} {LESS_MEMORY}", 1
     raise error
+
+
+def without_devices(error: BaseException) -> bool:
+    """Whether JAX raised the error while it looked for devices; for some it has no text."""
+    # NOTE: JAX leaves its own frames out of some tracebacks; the cause has them.
+    ends = [traceback.extract_tb(e.__traceback__)[-1:] for e in (error, error.__cause__) if e]
+    return any(f.name == "backends" and "xla_bridge" in f.filename for end in ends for f in end)
 
 
 def as_flags(text: str, flags: Collection[str]) -> str:

@@ -47,6 +47,7 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
         raise CommandLineError(f"--cam={args.cam}: draw into a local folder, then copy it there")
     if args.raw and not args.cam:
         raise CommandLineError("--raw goes with --cam=DIR")
+    args.cam = os.path.expanduser(args.cam)
     paths, predictor = networks.open_pictures(args, overrides)
     ids = predictor.ids(named) if (named := vars(args)["class"]) else []
     predictions, rejected = [], []

@@ -1,6 +1,7 @@
 """train a network, or resume the run in DIR"""
 
 import functools
+import os
 import pathlib
 import shlex
 from typing import Any
@@ -49,7 +50,7 @@ def submit(args: flags.Args, resources: dict[str, Any]) -> list[str] | list[int]
         return []
     from inception.launching import slurm
 
-    name, folder = pathlib.Path(args.workdir).name, f"{args.workdir}/slurm"
+    name, folder = pathlib.Path(args.workdir).name, f"{os.path.expanduser(args.workdir)}/slurm"
     return slurm.submit([whole], folder=folder, name=name, **slurm.resources(**resources))
 
 

@@ -54,9 +54,11 @@ def find(names: Sequence[str], others: collections.Counter[str] | None = None) -
     that are no pictures.
 
     Raises:
-        UserError: an unreadable or empty list, a folder without pictures.
+        UserError: an unreadable or empty list, a folder without pictures, a URL.
     """
     found: list[str] = []
+    if urls := [name for name in names if paths.in_bucket(name)]:
+        raise UserError(f"{urls[0]}: pictures are read from local disks: download it first")
     others = collections.Counter() if others is None else others
     for path in map(pathlib.Path, names):
         if path.is_dir():

@@ -1,6 +1,7 @@
 """Converts a file of published weights to a checkpoint at step 0."""
 
 import math
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ def read(source: str, path: str) -> Weights:
     """
     kind = FORMATS[source]
     try:
-        arrays = kind.read(path)
+        arrays = kind.read(os.path.expanduser(path))
         layers = kind.layers(arrays)
     except UserError as error:
         raise UserError(f"`input`={path} {error}") from error

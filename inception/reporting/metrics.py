@@ -130,8 +130,8 @@ class Window:
     step: int  # number of steps done: the last one's number, counted from 1
     epoch: float
     metrics: dict[int, dict[str, np.ndarray]]  # scalars of each step, counted from 1
-    images: int
-    seconds: float  # of training, without evaluating and saving
+    images: int  # of the steps in `seconds`
+    seconds: float  # of training, without evaluating, saving, and the first step, which compiles
     starved: float  # seconds without batch and work, in the process that waited longest
     damaged: list[str]  # lines about damaged images, from all processes
 
@@ -192,6 +192,7 @@ class Callbacks:
         self._metrics: list[dict[str, jax.Array]] = []
         self._damaged: list[str] = []  # in this process, since the last fetch
         self._starved = 0.0
+        self._untimed = 0  # steps since the last fetch that ended before `_since`
         self._since = time.monotonic()
 
     def before_step(self, step: int, state: TrainState) -> None:
@@ -213,7 +214,7 @@ class Callbacks:
         """
         if self._step == self.steps.start:  # it compiled: the clock starts now
             jax.block_until_ready(metrics)
-            self._since, starved = time.monotonic(), 0.0
+            self._since, self._untimed, starved = time.monotonic(), 1, 0.0
         self._metrics.append(metrics)
         self._damaged += damaged
         self._starved += starved
@@ -248,12 +249,12 @@ class Callbacks:
             self._step,
             self._step / self.steps.per_epoch,
             metrics,
-            images=len(metrics) * self.steps.batch_size,
+            images=(len(metrics) - self._untimed) * self.steps.batch_size,
             seconds=seconds,
             starved=min(seconds, max(note["starved"] for note in notes)),
             damaged=[line for note in notes for line in note["damaged"]],
         )
-        self._metrics, self._damaged, self._starved = [], [], 0.0
+        self._metrics, self._damaged, self._starved, self._untimed = [], [], 0.0, 0
         for callback in self._callbacks:
             callback.on_metrics(window)
         self._since = time.monotonic()

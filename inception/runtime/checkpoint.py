@@ -55,6 +55,25 @@ def write_classes(workdir: str, classes: tuple[str, ...]) -> None:
     paths.write_whole(paths.at(workdir) / "classes.txt", "".join(f"{c}\n" for c in classes))
 
 
+def read_classes(workdir: str) -> tuple[str, ...]:
+    """Reads WORKDIR/classes.txt; UserError if it cannot be read."""
+    with paths.explained(f"{workdir} has no readable classes.txt, which train writes"):
+        text = paths.read_text(paths.at(workdir) / "classes.txt")
+    return tuple(line.removesuffix("\r") for line in text.removesuffix("\n").split("\n"))
+
+
+def check_classes(workdir: str, classes: tuple[str, ...]) -> None:
+    """Raises UserError if WORKDIR/classes.txt is there and names other classes, or other labels."""
+    if not (paths.at(workdir) / "classes.txt").exists():
+        return
+    before = read_classes(workdir)
+    if changed := [pair for pair in zip(before, classes, strict=False) if pair[0] != pair[1]]:
+        raise UserError(
+            f"`data`: the training set has class {changed[0][1]} where {changed[0][0]} was when "
+            "this run began: restore the names, or choose another `workdir`"
+        )
+
+
 class _Manager(ocp.CheckpointManager):
     """Orbax's manager without its own check for a preemption.
 

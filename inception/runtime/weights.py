@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from inception import UserError
-from inception.data import paths
 from inception.model import FREE_KNOBS, TRUNK, GoogLeNet
 from inception.runtime import checkpoint, processes
 from inception.runtime.workdir import read_config
@@ -35,8 +34,7 @@ def load_trained(workdir: str, *, best: bool = False) -> Trained:
         UserError: no intact checkpoint, config or classes; processes that read different steps.
     """
     config = read_config(workdir)
-    with paths.explained(f"{workdir} has no readable classes.txt, which train writes"):
-        classes = tuple(paths.read_text(paths.at(workdir) / "classes.txt").splitlines())
+    classes = checkpoint.read_classes(workdir)
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
     if not checkpoints.steps():
         raise UserError(f"{workdir} has no checkpoint: train first")

@@ -21,6 +21,7 @@ from inception.runtime import processes
 # What a run writes after config.json; OWNER matches what `_lock` writes into WORKDIR/lock.
 WRITTEN = ("checkpoints", "classes.txt", "metrics.jsonl", "eval.json", "report.html", "result.json")
 OWNER = re.compile(r"(\d+ on \S+ )?[0-9a-f]{16}")
+PLACES = {"data.path", "data.labels", "init_from"}  # knobs that name a file or a folder
 SHARED_S = 20.0  # after which a folder without process 0's file counts as not shared
 
 
@@ -113,15 +114,26 @@ def _check_config(config: dict[str, Any], path: epath.Path, workdir: str) -> Non
     saved = path.with_name("checkpoints")  # NOTE: etils' glob takes [x] in a path for a pattern
     begun = path.with_name("metrics.jsonl").exists() or (saved.exists() and any(saved.iterdir()))
     differing = [
-        f"`{knob}` is {written.get(knob)} there and {given.get(knob)} here"
+        knob
         for knob in sorted(written.keys() | given.keys())
-        if written.get(knob) != given.get(knob) and not knob.startswith("run.")
+        if not knob.startswith("run.") and not _alike(knob, written.get(knob), given.get(knob))
     ]
     if differing and begun:
+        values = (f"`{k}` is {written.get(k)} there and {given.get(k)} here" for k in differing)
+        moved = ", or, if the same files have moved, make the old path a link to the new one"
         raise UserError(
-            f"`workdir`={workdir} belongs to another config: {'; '.join(differing)}. "
-            "Choose another `workdir`"
+            f"`workdir`={workdir} belongs to another config: {'; '.join(values)}. "
+            f"Choose another `workdir`{moved * PLACES.issuperset(differing)}"
         )
+
+
+def _alike(knob: str, one: Any, other: Any) -> bool:
+    """Whether two values of a knob are equal, or name one file or folder."""
+    if one == other:
+        return True
+    if knob not in PLACES or not (one and other) or paths.in_bucket(one + other):
+        return False
+    return os.path.realpath(paths.at(one)) == os.path.realpath(paths.at(other))
 
 
 def read_config(workdir: str) -> dict[str, Any]:

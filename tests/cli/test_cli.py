@@ -290,6 +290,17 @@ def test_a_full_device_is_named_in_one_line(monkeypatch, capfd) -> None:
     assert "400000000000000 bytes" in error and "config.run.eval_batch_size" in error
 
 
+@pytest.mark.parametrize("platform", ["cuda", "nothing"])
+def test_a_platform_that_is_not_there(platform: str, tmp_path, monkeypatch) -> None:
+    if platform == "cuda" and any(pathlib.Path("/dev").glob("nvidia*")):
+        pytest.skip("there is a GPU")
+    monkeypatch.setitem(ENVIRONMENT, "JAX_PLATFORMS", platform)
+    done = process(*train_args(tmp_path))
+    *_, line = done.stderr.splitlines()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"JAX starts no device with JAX_PLATFORMS={platform}" in line
+
+
 SMALLER = (  # a process that trains it takes a third of the time
     "--config.model.norm=none",
     "--config.model.heads=false",

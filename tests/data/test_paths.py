@@ -56,6 +56,29 @@ def test_a_run_of_a_version_without_a_knob_goes_on_at_its_default(
         workdir.write_config({**default, group: {**default[group], name: "other"}}, str(tmp_path))
 
 
+@pytest.mark.parametrize("knob", sorted(workdir.PLACES))
+def test_a_run_goes_on_where_a_path_is_spelled_otherwise(tmp_path, monkeypatch, knob: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, (*groups, name) = str(tmp_path / "run"), knob.split(".")
+
+    def start(path: str) -> None:
+        config = json.loads(tiny.config().to_json())
+        (config[groups[0]] if groups else config)[name] = path
+        workdir.write_config(config, run)
+
+    (tmp_path / "set").mkdir()
+    start("set")
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    for same in ("set/", "./set", str(tmp_path / "set")):
+        start(same)
+    (tmp_path / "set").rename("moved")
+    for other in ("moved", "gs://bucket/moved", ""):
+        with tiny.refused("make the old path a link to the new one"):
+            start(other)
+    (tmp_path / "set").symlink_to("moved")
+    start("moved")
+
+
 def test_metrics_and_the_page_in_a_bucket(
     bucket: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

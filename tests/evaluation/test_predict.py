@@ -236,6 +236,15 @@ def test_pictures_have_the_bits_that_the_checkpoint_was_trained_with(
         assert err.count("passed over, for they are no pictures: 3 .mp4") == 1
 
 
+def test_maps_in_the_home_folder(runs, picture, tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    picture.save(tmp_path / "a.png")
+    status, _, _ = command(capfd, f"--checkpoint={runs[0]}", "--cam=~/maps", "a.png")
+    assert status == 0 and (tmp_path / "maps" / "a.png").is_file()
+    assert not (tmp_path / "~").exists()
+
+
 def test_wrong_arguments_are_one_line(runs, tmp_path, capfd) -> None:
     (tmp_path / "list.txt").write_text("\n")
     (tmp_path / "folder").mkdir()
@@ -245,6 +254,7 @@ def test_wrong_arguments_are_one_line(runs, tmp_path, capfd) -> None:
         ([checkpoint, str(tmp_path / "folder")], "no picture in this folder"),
         ([checkpoint, str(tmp_path / "list.txt")], "an empty list"),
         ([checkpoint, str(tmp_path / "no.txt")], "cannot be read as a list"),
+        ([checkpoint, "gs://bucket/a.png"], "gs://bucket/a.png: pictures are read from local"),
         ([f"--checkpoint={tmp_path}", "x.jpg"], "no config.json"),
         ([checkpoint, "--config.run.eval_batch_size=0", "x.jpg"], "eval_batch_size=0: must be"),
         ([checkpoint, "--config.data.resize=squash", "--crops=144", "x.jpg"], "not squash"),

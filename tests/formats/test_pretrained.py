@@ -528,7 +528,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
         ("onnx", "x.onnx"),
     ],
 )  # fmt: skip
-def test_what_is_no_weight_file(tmp_path, capfd, source: str, name: str) -> None:
+def test_what_is_no_weight_file(tmp_path, capfd, monkeypatch, source: str, name: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     path = tmp_path / name
     assert "No such file" in refused(capfd, tmp_path, source, path)
     for content in (
@@ -540,6 +541,9 @@ def test_what_is_no_weight_file(tmp_path, capfd, source: str, name: str) -> None
         path.write_bytes(content)
         line = refused(capfd, tmp_path, source, path)
         assert f"--input={path}" in line
+        assert refused(capfd, tmp_path, source, pathlib.Path("~") / name) == line.replace(
+            str(path), f"~/{name}"
+        )
     path.unlink()
     path.mkdir()
     assert "--input=" in refused(capfd, tmp_path, source, path)

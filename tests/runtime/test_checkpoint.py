@@ -48,6 +48,18 @@ def steps(workdir: pathlib.Path) -> list[int]:
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
 
 
+def test_classes_come_back_as_they_are_named_and_others_are_refused(tmp_path) -> None:
+    checkpoint.check_classes(str(tmp_path), ("ant",))  # nothing written yet
+    names = ("007", " 1e5", "Guide dog", "caf\u2028\x85\x0c", "\udcff", "7")
+    checkpoint.write_classes(str(tmp_path), names)
+    assert checkpoint.read_classes(str(tmp_path)) == names
+    checkpoint.check_classes(str(tmp_path), names)
+    with pytest.raises(UserError, match="class zebra where Guide dog was"):
+        checkpoint.check_classes(str(tmp_path), (*names[:2], "zebra", *names[3:]))
+    (tmp_path / "classes.txt").write_bytes(b"ant\r\nbee\r\n")
+    assert checkpoint.read_classes(str(tmp_path)) == ("ant", "bee")
+
+
 def test_the_last_and_the_best_are_kept(saved: pathlib.Path) -> None:
     assert steps(saved) == [2, 4, 5]
     assert checkpoint.Checkpoints(str(saved)).best_step() == 2
