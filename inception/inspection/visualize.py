@@ -140,8 +140,11 @@ def ascent(
             updates, opt_state = optax.adam(RATE).update(gradient, opt_state)
         return optax.apply_updates(spectrum, updates), opt_state
 
-    mesh = sharding.make_mesh(jax.local_devices()[:1])
-    return compiling.CompiledStep(step, mesh, training=False)
+    return compiling.CompiledStep(step, _one_device(), training=False)
+
+
+def _one_device() -> Any:
+    return sharding.make_mesh(jax.local_devices()[:1])
 
 
 def visualize(
@@ -172,6 +175,7 @@ def visualize(
     Raises:
         UserError: as `before_relu`.
     """
+    variables = sharding.replicate(jax.device_get(variables), _one_device())
     weights = jnp.asarray(directions, "float32")
     key = jax.random.key(seed)
     one = 0.01 * jax.random.normal(key, (1, px, px // 2 + 1, 3, 2))

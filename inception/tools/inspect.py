@@ -13,7 +13,7 @@ import numpy as np
 from inception import UserError
 from inception.data import paths, progress
 from inception.evaluation.predict import Predictor
-from inception.inspection import where
+from inception.inspection import gradients, where
 from inception.model import GoogLeNet
 from inception.reporting import markup
 from inception.tools.inspect_sections import WITH_PICTURES, Subject, features, fields
@@ -34,13 +34,14 @@ def subject(
     """The network of a predictor with the readable pictures; and why others cannot be read.
 
     Raises:
-        UserError: an ensemble; no such layer, or one without positions.
+        UserError: an ensemble; no such layer, or one without positions; no readable picture.
     """
     if len(predictor.configs) > 1:
         raise UserError("`checkpoint` names several networks: inspect one at a time")
     (config,), (variables,) = predictor.configs, predictor.variables
-    fields = {**config.model.to_dict(), "heads": False}
-    model = GoogLeNet(**(fields if not config.model.heads else config.model.to_dict()))
+    model = GoogLeNet(**config.model)
+    if not all(f"head_{row}" in variables["params"] for row in gradients.of_heads(model)):
+        model = model.clone(heads=False)
     for layer in layers:
         where.check_layer(model, variables, layer, config.input_px)
     own = Subject(
@@ -55,6 +56,8 @@ def subject(
         except UserError as error:
             rejected.append(str(error))
     if not crops:
+        if rejected:
+            raise UserError(f"no picture can be read; the first: {rejected[0]}")
         return own, rejected
     own.names, own.crops = names, np.stack(crops)
     labels = [label_of(name, predictor.classes) for name in names]

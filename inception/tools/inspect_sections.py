@@ -21,7 +21,7 @@ from inception.reporting import figures, markup
 FEATURE_PX, FEATURE_STEPS = 128, 256  # of the page's features: 224 px take three times as long
 TILE_PX, PATCHES = 96, 5  # of a row of features
 MAPPED = 4  # pictures with maps
-OF_A_BATCH = 32  # pictures behind the gradients
+OF_A_BATCH = 16  # pictures behind the gradients
 
 
 class Section(NamedTuple):
@@ -205,10 +205,7 @@ def depths(own: Subject) -> Section:
     init = jax.jit(functools.partial(with_heads.init, train=True))
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     fresh = gradients.by_module(with_heads, init(keys, batch[0][:1]), *batch)
-    has = all(f"head_{row}" in own.variables["params"] for row in gradients.of_heads(own.model))
-    trained = gradients.by_module(
-        own.model if has else own.model.clone(heads=False), own.variables, *batch
-    )
+    trained = gradients.by_module(own.model, own.variables, *batch)
     drawn, rows = {}, []
     for when, found in (("before training", fresh), ("now", trained)):
         choices = {"no head": {"main": 1.0}}

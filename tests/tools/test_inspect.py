@@ -86,7 +86,7 @@ def test_wrong_arguments_end_in_one_line(
 def test_a_page_of_another_kind_is_not_replaced(run: str, tmp_path: pathlib.Path, capfd) -> None:
     (tmp_path / "page.html").write_text("mine")
     assert launch.main(call(run, tmp_path / "page.html", "--layers=4a")) == 1
-    assert "--output" in capfd.readouterr().err
+    assert "a file of another kind exists" in capfd.readouterr().err
     assert (tmp_path / "page.html").read_text() == "mine"
 
 
