@@ -263,8 +263,9 @@ def maps(own: Subject) -> Section:
 def zeros(own: Subject) -> Section:
     """Zeros after ReLU by layer, and units that no picture wakes."""
     found = sparsity.zeros(own.model, own.variables, own.images)
-    shares = {name: float(found[name][0]) for name in TRUNK}
-    rows = [[n, len(found[n][1]), int((found[n][1] == 0).sum())] for n in TRUNK]
+    trunk = [name for name in TRUNK if name in found]
+    shares = {name: float(found[name][0]) for name in trunk}
+    rows = [[n, len(found[n][1]), int((found[n][1] == 0).sum())] for n in trunk]
     text = (
         "The paper's argument begins with sparse activations (section 3). A unit that no picture "
         "wakes has no gradient: many of them are a dead trunk."
