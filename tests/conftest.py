@@ -35,8 +35,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 gc.set_threshold(100_000, 20, 20)  # tracing makes many objects that stay: fewer looks at them
 
-LONG = ("experiments", "finetune", "slurm", "train", "docs", "evaluate", "launch",
-        "processes", "step")  # fmt: skip
+LONG = ("slurm", "train", "experiments", "step", "scales", "cli", "finetune", "docs", "evaluate",
+        "processes", "predict", "pretrained", "kernels", "gradients", "inspect", "model", "plan",
+        "bench", "study", "slim", "visualize", "where", "redundancy")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
