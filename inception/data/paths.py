@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,6 @@ from etils import epath
 from inception import UserError
 
 UTF8: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # for text files
-MARK = ".incomplete"  # a file in folders that are not complete yet
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # the package that fsspec needs for each
 
 
@@ -183,58 +181,3 @@ def write_output(output: str, content: str | bytes, *, flag: str = "output") -> 
         path = at(output)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
-
-
-@contextlib.contextmanager
-def all_or_nothing(output: str, *, flag: str = "output") -> Iterator[pathlib.Path]:
-    """A folder OUTPUT.incomplete to write in, renamed to OUTPUT when the block ends.
-
-    Deletes the leftovers, with MARK, of an interrupted start; after an error, deletes the folder.
-
-    Raises:
-        UserError: OUTPUT exists and is not empty, cannot be written, is in a bucket, or another
-            process writes it; OUTPUT.incomplete contains files but no MARK.
-    """
-    if in_bucket(output):
-        raise UserError(f"`{flag}`={output}: write a local folder, then copy it there")
-    errors = (OSError, ValueError, RuntimeError)  # also for a path without a name
-    with explained(f"`{flag}`={output} cannot be written", errors=errors):
-        final = pathlib.Path(output).expanduser().resolve()
-        work = final.with_name(f"{final.name}.incomplete")
-        if not output or final.is_mount():
-            raise UserError(f"`{flag}`={output}: name a new folder; a mount point cannot be one")
-        if final.exists() and (not final.is_dir() or any(final.iterdir())):
-            raise UserError(
-                f"`{flag}`={output} is not empty: choose a new folder, or empty this one"
-            )
-        work.mkdir(parents=True, exist_ok=True)
-        if any(work.iterdir()) and not (work / MARK).exists():
-            raise UserError(f"`{flag}`={output}: {work} holds foreign files: name another folder")
-        held = os.open(work, os.O_RDONLY)
-    try:
-        lock(held, work)
-    except BlockingIOError as error:
-        os.close(held)
-        raise UserError(f"`{flag}`={output}: another process is writing there") from error
-    try:
-        for left in work.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        (work / MARK).touch()
-        yield work
-        work.replace(final)
-        (final / MARK).unlink()
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    finally:
-        os.close(held)
-
-
-def check_room(folder: pathlib.Path, needed: float, what: str, remedy: str = "") -> None:
-    """Raises UserError if the disk has fewer bytes free than WHAT needs."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"`output`: {what} {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB "
-            f"free: choose another disk{remedy}"
-        )

@@ -19,7 +19,7 @@ from typing import Any
 import absl.logging
 
 from inception import UserError
-from inception.data import decoding, folders, paths, pipeline, sources, store
+from inception.data import decoding, folders, paths, pipeline, sources, store, whole
 from inception.data.classes import as_classes
 
 IMAGENET = "imagenet2012"
@@ -61,7 +61,7 @@ def _check_tars(tars: str, classes: list[str], work: pathlib.Path) -> None:
             "Download it again"
         )
     needed = 2 * sum(path.stat().st_size for path in (train, val))  # TFDS sorts on disk
-    paths.check_room(work, needed, "preparing takes about")
+    whole.check_room(work, needed, "preparing takes about")
 
 
 def _prepare_tfds(name: str, tars: str, work: pathlib.Path) -> pathlib.Path:
@@ -176,7 +176,7 @@ def prepare(
     Raises:
         UserError: an error in the tars, the source, the output or the numbers.
     """
-    with paths.all_or_nothing(output) as work:
+    with whole.all_or_nothing(output) as work:
         prepared = pathlib.Path(os.path.expanduser(source))
         if not source:
             prepared = _prepare_tfds(name or IMAGENET, tars, work)

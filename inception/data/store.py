@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from inception import UserError
-from inception.data import cropping, decoding, paths, pipeline, progress, sources
+from inception.data import cropping, decoding, paths, pipeline, progress, sources, whole
 
 T = TypeVar("T")
 VERSION = 1
@@ -186,7 +186,7 @@ def write_store(
         started = time.monotonic()
         size, decibels = _probe(source, encoding)
         remedy = ", a smaller `short_side` or `quality`, or `format=jpeg`"
-        paths.check_room(folder, size * len(source), f"{split} needs about", remedy)
+        whole.check_room(folder, size * len(source), f"{split} needs about", remedy)
         make = functools.partial(encoding.stored, source)
         index = []
         with open(folder / f"{split}.bin", "wb") as file:

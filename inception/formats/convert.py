@@ -13,7 +13,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception import UserError
-from inception.data import imagenet, paths
+from inception.data import imagenet, paths, whole
 from inception.formats import caffe, onnx_zoo, slim, torchvision
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
 from inception.runtime import checkpoint, workdir
@@ -194,7 +194,7 @@ def write(
     variables = to_variables(weights, shapes)
     state = first_state(variables, tx, polyak_decay=config["optim"]["polyak_decay"])
     written = paths.explained(f"`output`={output} cannot be written")
-    with written, paths.all_or_nothing(output) as folder:
+    with written, whole.all_or_nothing(output) as folder:
         workdir.write_config(config, str(folder))
         checkpoint.write_classes(str(folder), names)
         checkpoints = checkpoint.Checkpoints(str(folder))

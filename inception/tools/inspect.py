@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from inception import UserError
-from inception.data import paths, progress
+from inception.data import paths, progress, whole
 from inception.evaluation.predict import Predictor
 from inception.inspection import gradients, where
 from inception.model import GoogLeNet
@@ -81,7 +81,7 @@ def write(own: Subject, output: str, folder: str = "") -> dict[str, Any]:
     paths.check_outputs(output=(output, markup.KIND))
     with contextlib.ExitStack() as closing:
         work = (
-            closing.enter_context(paths.all_or_nothing(folder, flag="figures")) if folder else None
+            closing.enter_context(whole.all_or_nothing(folder, flag="figures")) if folder else None
         )
         return _write(own, output, work, folder)
 

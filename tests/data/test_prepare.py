@@ -19,7 +19,7 @@ from PIL import Image
 
 import launch
 from inception.data import decoding, prepare, sources
-from inception.data.paths import all_or_nothing
+from inception.data.whole import all_or_nothing
 from tests import tiny
 from tests.cli.test_cli import ENVIRONMENT, ROOT, fails, process
 

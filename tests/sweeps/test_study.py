@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import experiments
 from inception import Interrupted
-from inception.data import paths
+from inception.data import paths, whole
 from inception.sweeps import command, live, local, plan, search, study
 from tests import tiny
 
@@ -183,7 +183,7 @@ def test_a_study_where_files_have_neither_locks_nor_links(
     local.run(study.Grid(str(folder), points), launch=LAUNCH, workers=1)
     assert states(points) == ["finished"]
     assert f"WARNING: {folder}/worker cannot be locked" in capfd.readouterr().err
-    with paths.all_or_nothing(str(tmp_path / "store")) as work:
+    with whole.all_or_nothing(str(tmp_path / "store")) as work:
         (work / "file").touch()
     assert (tmp_path / "store" / "file").exists()
 
