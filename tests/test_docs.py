@@ -24,6 +24,7 @@ from inception.cli.flags import BASE_CONFIG
 from inception.cli.main import COMMANDS, module
 from inception.config import experiment, load_config
 from inception.runtime import checkpoint
+from inception.tools import inspect_sections
 from tests import tiny
 from tests.formats import test_pretrained, test_slim
 
@@ -185,6 +186,8 @@ def world(
     bvlc = tiny.write_run(tmp_path / "weights/bvlc", published)
     checkpoint.write_classes(bvlc, ("ant", "bee", "cat", "dog", "eel"))
     monkeypatch.chdir(tmp_path)
+    for name, few in {"FEATURE_PX": 32, "FEATURE_STEPS": 2, "MAPPED": 1}.items():
+        monkeypatch.setattr(inspect_sections, name, few)
     before = jax.config.values["jax_numpy_dtype_promotion"]
     jax.config.update("jax_numpy_dtype_promotion", "standard")  # as users have it
     yield tmp_path
@@ -208,6 +211,8 @@ def small(argv: list[str]) -> list[str]:
         argv += [*FOLDER, "--config.model.classes=3"][: 4 if argv[0] in ("train", "bench") else 3]
     if "--config.data.source=store" in argv and argv[0] in ("train", "bench"):
         argv += ["--config.data.eval_split=val", "--config.model.classes=3"]
+    if argv[0] == "inspect":
+        argv.append("--layers=4a")
     if argv[0] == "sweep" or any(a.startswith("--on=") for a in argv):
         argv.append("--dry_run")
     return argv
