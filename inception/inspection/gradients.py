@@ -30,7 +30,7 @@ class Gradients(NamedTuple):
         """The L2 norm of the gradient of the weighted sum of the losses, float64 [modules].
 
         Args:
-            weights: by head, 0 for the others: norms(**{"main": 1, "4a": 0.3}).
+            weights: by head, 0 for the others, as in ``norms(**{"main": 1, "4a": 0.3})``.
         """
         w = np.asarray([weights.get(head, 0.0) for head in self.heads])
         return np.sqrt(np.maximum(np.einsum("mij,i,j->m", self.products, w, w), 0))
