@@ -18,7 +18,7 @@ from inception.runtime import checkpoint
 from inception.step import head_losses
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("short_network")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_network")]
 PX = 65
 MODEL = GoogLeNet(classes=3, width=0.05)
 

@@ -16,7 +16,7 @@ from inception.model import GoogLeNet
 from inception.tools.audit import layer_macs, trace
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("short_network")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_network")]
 
 PX, CLASSES = 40, 5
 
@@ -47,7 +47,7 @@ def test_effective_rank_of_nothing() -> None:
     assert redundancy.effective_rank(np.zeros((3, 3))) == 0
 
 
-@pytest.mark.parametrize("norm", ["lrn", pytest.param("batch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("norm", ["lrn", pytest.param("batch", marks=pytest.mark.faults)])
 def test_moments_are_those_of_all_positions(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, variables, images, _ = network(norm=norm)
     monkeypatch.setattr("inception.inspection.passes.BATCH", 3)  # of seven: unequal batches merge

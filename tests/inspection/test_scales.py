@@ -21,8 +21,8 @@ pytestmark = pytest.mark.usefixtures("short_network")
 SLIM = {"norm": "batch", "conv5x5_px": 3, "pool4_px": 2, "padding": "same"}
 VARIANTS = [
     {},
-    pytest.param(SLIM, marks=pytest.mark.slow),
-    pytest.param({"module": "naive", "top": "fc"}, marks=pytest.mark.slow),
+    pytest.param(SLIM, marks=pytest.mark.faults),
+    pytest.param({"module": "naive", "top": "fc"}, marks=pytest.mark.faults),
 ]
 HEIGHT, WIDTH = 32, 1024  # the widest field, 5b's, fits along the width
 SMALL = {"classes": 5, "width": 0.05, "heads": False}
@@ -99,7 +99,7 @@ def network(**variant: Any) -> tuple[GoogLeNet, Any, np.ndarray, np.ndarray]:
     return model, tiny.state(model).raw_variables(), images, np.arange(7) % 5
 
 
-@pytest.mark.parametrize("module", ["reduced", pytest.param("naive", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("module", ["reduced", pytest.param("naive", marks=pytest.mark.faults)])
 def test_shares_of_energy(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inception.inspection.passes.BATCH", 4)
     model, variables, images, _ = network(module=module)
@@ -122,7 +122,8 @@ def without(variables: Any, row: str, branch: str) -> Any:
     return {**variables, "params": {**params, row: module}}
 
 
-@pytest.mark.parametrize("norm", ["lrn", pytest.param("batch", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["lrn", pytest.param("batch", marks=pytest.mark.faults)])
 def test_ablations_are_those_of_edited_parameters(norm: str, monkeypatch) -> None:
     model, variables, images, labels = network(norm=norm)
     monkeypatch.setattr("inception.inspection.passes.BATCH", 4)

@@ -11,7 +11,7 @@ from inception.inspection import sparsity
 from inception.model import TABLE_1, GoogLeNet
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("short_network")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_network")]
 
 
 def test_zeros_and_units(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from inception.inspection import photos, visualize
 from inception.model import GoogLeNet
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("short_network")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_network")]
 
 PX, METHOD = 32, "symmetric"
 activations = jax.jit(features.activations, static_argnums=0)
@@ -38,7 +38,7 @@ def normal(images: np.ndarray) -> jax.Array:
 
 @pytest.mark.parametrize(
     "knobs",
-    [{}, pytest.param({"norm": "batch", "module": "naive", "top": "fc"}, marks=pytest.mark.slow)],
+    [{}, pytest.param({"norm": "batch", "module": "naive", "top": "fc"}, marks=pytest.mark.faults)],
 )
 def test_relu_of_a_layer_is_its_activations(rng: np.random.Generator, knobs: dict) -> None:
     model, variables = network(**knobs)

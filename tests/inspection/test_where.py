@@ -13,7 +13,7 @@ from inception.inspection import where
 from inception.model import GoogLeNet
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("short_network")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_network")]
 PX = 65
 MODEL = GoogLeNet(classes=3, width=0.05)
 CLASSES = np.asarray([2, 0, 1], np.int32)
