@@ -90,7 +90,8 @@ def features(own: Subject) -> Section:
         drawn[f"features_{layer}"] = figures.captioned(sheet, text)
     text = (
         "Each picture was optimised, from noise, to excite or to silence one channel before its "
-        "ReLU (section 3 of the paper asks for units that see correlated inputs; these are theirs)."
+        "ReLU. Section 3 of the paper builds layers from clusters of units whose outputs "
+        "correlate; these are what single units look for."
     )
     if ratios:
         text += (
