@@ -3,7 +3,8 @@ PYTHON ?= python3
 PYTHON312 ?= python3.12
 UV ?= $(shell command -v uv)
 DEV := .venv-dev/bin
-PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Three processes keep two cores busy: tests wait too.
+PYTEST := python -m pytest -n 3
 
 # Python keeps what it compiles in the environments below: without that a process of a run starts 10 s later.
 unexport PYTHONDONTWRITEBYTECODE
@@ -32,10 +33,10 @@ in.venv-prepare: TESTS := $(PREPARE)
 in.venv-sky: TESTS := $(SKY)
 in.venv-docs: TESTS := $(DOCS)
 in.%: .%/installed .venv-pytest/installed
-	XLA_FLAGS=--xla_force_host_platform_device_count=1 PYTHONPATH=.venv-pytest .$*/bin/python -m pytest -m "not faults" $(TESTS)
+	XLA_FLAGS=--xla_force_host_platform_device_count=1 PYTHONPATH=.venv-pytest .$*/bin/python -m pytest -n 0 -m "not faults" $(TESTS)
 
 compile-checks: .venv-compile/installed .venv-pytest/installed  ## compile the programs for GPUs and TPUs and check them
-	PYTHONPATH=.venv-pytest .venv-compile/bin/python -m pytest tests/tools/test_compiled.py
+	PYTHONPATH=.venv-pytest .venv-compile/bin/python -m pytest -n 0 tests/tools/test_compiled.py
 
 # TFDS's builders and SkyPilot do not depend on jax.
 NEWEST ?= tests $(addprefix --ignore=,$(PREPARE) $(SKY))
@@ -43,11 +44,11 @@ test-newest: .venv-newest/installed  ## the fast tests, or those in NEWEST, with
 	.venv-newest/bin/$(PYTEST) $(NEWEST)
 
 faults: check  ## the longest tests: several processes, kills, full disks
-	$(DEV)/python -m pytest -m faults
+	$(DEV)/python -m pytest -n 0 -m faults
 
 docs: .venv-docs/installed .venv-pytest/installed  ## the site of docs/, into site/: a broken link or a wrong command fails
 	.venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs site/html
-	PYTHONPATH=.venv-pytest .venv-docs/bin/python -m pytest -p no:xdist tests/test_docs.py -k "flag_and_knob or short or current"
+	PYTHONPATH=.venv-pytest .venv-docs/bin/python -m pytest -n 0 tests/test_docs.py -k "flag_and_knob or short or current"
 	@echo "open site/html/index.html"
 
 check: .venv-dev/installed

@@ -155,15 +155,35 @@ def make_sets(photos: pathlib.Path, root: pathlib.Path) -> None:
         (root / name).write_text("\n".join(lines))
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with the files of weights that the pages name, and weights/bvlc, random ones."""
+    root = tmp_path_factory.mktemp("files")
+    test_pretrained.caffemodel(root / "bvlc_googlenet.caffemodel", heads=False)
+    weights = test_pretrained.state_dict(heads=False)
+    test_pretrained.save(weights, root / "googlenet-1378be20.safetensors")
+    test_pretrained.zoo_file(root / "googlenet-12.onnx")
+    test_slim.v1(root / "inception_v1.ckpt", test_slim.variables())
+    (root / "weights").mkdir()
+    published = load_config(str(ROOT / BASE_CONFIG), [*SMALL, *FOLDER])
+    published.model.update(heads=False, classes=5)
+    published.data.normalization = "mean"
+    with tiny.short_network():
+        bvlc = tiny.write_run(root / "weights/bvlc", published)
+    checkpoint.write_classes(bvlc, ("ant", "bee", "cat", "dog", "eel"))
+    return root
+
+
 @pytest.fixture
 def world(
+    files: pathlib.Path,
     network,
     page: pathlib.Path,
     photos: pathlib.Path,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[pathlib.Path]:
-    """A folder with the photos and pictures that the pages name, and weights/bvlc, random ones."""
+    """A folder with `files`, and the photos and pictures that the pages name."""
     photos.rename(tmp_path / "PHOTOS")
     for name in ("FLOWERS", "PHOTOS500"):
         (tmp_path / name).symlink_to("PHOTOS")
@@ -172,22 +192,15 @@ def world(
     (tmp_path / "holiday").mkdir()
     for name in ("PICTURE", "cat.jpg", "holiday/1.jpg"):
         shutil.copy(tmp_path / "PHOTOS/ant/0.jpeg", tmp_path / name)
-    test_pretrained.caffemodel(tmp_path / "bvlc_googlenet.caffemodel", heads=False)
-    weights = test_pretrained.state_dict(heads=False)
-    test_pretrained.save(weights, tmp_path / "googlenet-1378be20.safetensors")
-    test_pretrained.zoo_file(tmp_path / "googlenet-12.onnx")
-    test_slim.v1(tmp_path / "inception_v1.ckpt", test_slim.variables())
+    for file in filter(pathlib.Path.is_file, files.iterdir()):
+        (tmp_path / file.name).symlink_to(file)
+    shutil.copytree(files / "weights", tmp_path / "weights")
     (tmp_path / "list.txt").write_text("cat.jpg\n")
     write_mine(tmp_path)
-    (tmp_path / "weights").mkdir()
-    published = load_config(str(ROOT / BASE_CONFIG), [*SMALL, *FOLDER])
-    published.model.update(heads=False, classes=5)
-    published.data.normalization = "mean"
-    bvlc = tiny.write_run(tmp_path / "weights/bvlc", published)
-    checkpoint.write_classes(bvlc, ("ant", "bee", "cat", "dog", "eel"))
     monkeypatch.chdir(tmp_path)
     for name, few in {"FEATURE_PX": 32, "FEATURE_STEPS": 2, "MAPPED": 1}.items():
         monkeypatch.setattr(inspect_sections, name, few)
+    monkeypatch.setattr("inception.inspection.passes.BATCH", 30)  # one shape, one program
     before = jax.config.values["jax_numpy_dtype_promotion"]
     jax.config.update("jax_numpy_dtype_promotion", "standard")  # as users have it
     yield tmp_path

@@ -1,6 +1,7 @@
 """The rules of the house that no linter knows: who imports whom, what is said where, how long."""
 
 import ast
+import functools
 import pathlib
 import re
 import sys
@@ -22,6 +23,7 @@ SEES_CONFIG = ("train.py", "config.py", "data/pipeline.py", "evaluation/", "repo
                "sweeps/", "cli/")  # fmt: skip
 
 
+@functools.cache
 def imports(path: pathlib.Path) -> set[str]:
     """Dotted names of what a file imports, wherever it does; 'from a import b' is 'a.b'."""
     names = set()

@@ -163,6 +163,7 @@ def test_a_mixed_image_has_the_labels_of_both(mixing: dict[str, float]) -> None:
     assert 0.01 < own.mean() < 0.99
 
 
+@pytest.mark.slow
 def test_gradients_are_summed_in_float32() -> None:
     """Where the network computes in bfloat16, too."""
     model = GoogLeNet(classes=5, width=0.05, dtype="bfloat16")

@@ -1,11 +1,13 @@
-"""Passes of labelled images through a network: batch by batch, and what is right."""
+"""What the inspections share: passes of images, what is right, and checks of names and labels."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inception import UserError
 from inception.data.progress import bar
 from inception.model import GoogLeNet
 
@@ -36,3 +38,10 @@ def check_labels(model: GoogLeNet, images: np.ndarray, labels: np.ndarray) -> No
         raise ValueError(f"{len(images)} images and {len(labels)} labels: give one for each image")
     if not np.isin(labels, np.arange(model.classes)).all():
         raise ValueError(f"labels must be from 0 to {model.classes - 1}")
+
+
+def check_name(layer: str, names: Iterable[str]) -> None:
+    """Raises UserError, which gives the nearest name, unless `layer` is one of the names."""
+    if layer not in (names := list(names)):
+        (near,) = difflib.get_close_matches(layer, names, n=1, cutoff=0.0)
+        raise UserError(f"`layers`={layer}: there is no such layer; the nearest is {near}")

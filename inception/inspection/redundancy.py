@@ -151,7 +151,7 @@ def narrowed(
         "fractions": np.asarray(fractions, float),
         "top1": right.astype(float).mean(-1),
         "cross_entropy": losses.astype(float).mean(-1),
-        "macs": np.asarray([_macs(model, variables, images.shape[1:], k) for k in kept]),
+        "macs": np.asarray(_macs(model, variables, images.shape[1:], kept)),
     }
 
 
@@ -180,17 +180,19 @@ def _graded(
     return passes.graded(logits["main"], labels)
 
 
-def _macs(model: GoogLeNet, variables: Any, shape: Sequence[int], kept: Mapping[str, int]) -> int:
+def _macs(
+    model: GoogLeNet, variables: Any, shape: Sequence[int], kept: Sequence[Mapping[str, int]]
+) -> list[int]:
     """Multiply-adds per image of convolutions and linear layers, as `launch.py audit` counts."""
     images = jax.ShapeDtypeStruct((1, *shape), "float32")
     layers = jax.eval_shape(functools.partial(activations, model), variables, images)
-    total = 0
+    totals = [0] * len(kept)
     for path, kernel in flatten_dict(variables["params"]).items():
         name = "/".join(path[:-1]).removesuffix("/Conv_0")
         if path[-1] != "kernel" or name not in layers:
             continue
-        size, (*_, c, r) = kernel.size, kernel.shape
-        if name in kept:
-            size = min(size, kept[name] * (c + r))
-        total += math.prod(layers[name].shape[1:-1]) * size
-    return total
+        positions, (*_, c, r) = math.prod(layers[name].shape[1:-1]), kernel.shape
+        for i, k in enumerate(kept):
+            size = min(kernel.size, k[name] * (c + r)) if name in k else kernel.size
+            totals[i] += positions * size
+    return totals

@@ -7,7 +7,6 @@ NOTE: ReLU's gradient is zero where a channel is silent, as most are on noise. S
 its layer before ReLU: its gradient is never zero, and a channel's negative has a meaning.
 """
 
-import difflib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +19,9 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax.scipy import ndimage
 
-from inception import UserError, ops, pixels
+from inception import ops, pixels
 from inception.data import progress
+from inception.inspection import passes
 from inception.inspection.scales import BRANCHES
 from inception.model import TABLE_1, GoogLeNet, Inception
 from inception.runtime import compiling, sharding
@@ -57,9 +57,7 @@ def before_relu(model: GoogLeNet, variables: Any, images: jax.Array, layer: str)
             name = "pool5"
         if "_0" not in name or name.endswith(last):
             found[name.removesuffix(last)] = x
-    if layer not in found:
-        near = difflib.get_close_matches(layer, found, 1, 0.0)
-        raise UserError(f"`layers`={layer}: no such layer; the nearest name is {near[0]}")
+    passes.check_name(layer, found)
     if layer not in TABLE_1:
         return found[layer]
     parts = [found[name] for b in BRANCHES if (name := f"{layer}/{b}") in found]

@@ -1,6 +1,5 @@
 """Where in a picture a class is seen, by which branch, and at which depth it is recognised."""
 
-import difflib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,7 @@ import scipy.stats
 from inception import UserError, ops
 from inception.data import progress
 from inception.evaluation import features
-from inception.inspection import scales
+from inception.inspection import passes, scales
 from inception.inspection.gradients import MAIN, check_heads, of_heads
 from inception.model import TABLE_1, GoogLeNet
 
@@ -30,9 +29,7 @@ def check_layer(model: GoogLeNet, variables: Any, layer: str, px: int) -> tuple[
     """
     image = jax.ShapeDtypeStruct((1, px, px, 3), jnp.float32)
     found = jax.eval_shape(functools.partial(features.activations, model), variables, image)
-    if layer not in found:
-        near = difflib.get_close_matches(layer, found, n=1, cutoff=0.0)[0]
-        raise UserError(f"`layers`={layer}: there is no such layer; the nearest is {near}")
+    passes.check_name(layer, found)
     if len(shape := found[layer].shape[1:]) < 3:
         raise UserError(
             f"`layers`={layer} has no positions, which a map needs: take 5b or a layer before it"

@@ -273,6 +273,7 @@ def test_a_run_imports_its_own_command_alone() -> None:
 # Commands
 
 
+@pytest.mark.slow
 def test_audit(capfd) -> None:
     assert launch.main(["audit", "--json"]) == 0
     out, _ = capfd.readouterr()
@@ -290,6 +291,7 @@ def test_a_full_device_is_named_in_one_line(monkeypatch, capfd) -> None:
     assert "400000000000000 bytes" in error and "config.run.eval_batch_size" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cuda", "nothing"])
 def test_a_platform_that_is_not_there(platform: str, tmp_path, monkeypatch) -> None:
     if platform == "cuda" and any(pathlib.Path("/dev").glob("nvidia*")):

@@ -90,6 +90,7 @@ def test_predictions_are_those_of_evaluation(runs, photos: pathlib.Path) -> None
         np.testing.assert_allclose([c["probability"] for c in got["classes"]], p, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_paths_pictures_and_arrays(runs, picture: Image.Image, tmp_path: pathlib.Path) -> None:
     predictor = predict.Predictor(runs[0])
     path = tmp_path / "a.png"
@@ -274,7 +275,7 @@ def test_the_mean_of_a_map_is_the_logit(picture: Image.Image) -> None:
     weights = tiny.variables(config, 0)
     crops = cropping.Views((10,), PX, 40, "short").of(picture)
     maps = cam.maps(config.model, weights, crops, normalization="unit")
-    assert maps.shape == (10, 2, 2, 3)
+    assert maps.shape == (10, 3, 3, 3)
     x = pixels.normalize(jnp.asarray(crops), method="unit")
     logits = tiny.logits(GoogLeNet(**config.model), weights, x)
     np.testing.assert_allclose(maps.mean((1, 2)), logits, rtol=1e-4, atol=1e-5)
@@ -305,10 +306,10 @@ def test_a_map_points_at_what_is_there(rng: np.random.Generator) -> None:
     weights = tiny.variables(config, 2)
     scenes = np.full((2, 160, 160, 3), 128, np.uint8)
     scenes[1, :30, -30:] = rng.integers(0, 256, (30, 30, 3))
-    empty, corner = cam.maps(config.model, weights, scenes, normalization="unit")  # [5, 5, 3]
+    empty, corner = cam.maps(config.model, weights, scenes, normalization="unit")  # [10, 10, 3]
     change = np.abs(corner - empty).sum(-1)
-    assert change[:, 3:].sum() > 2 * change[:, :2].sum()  # right, not left
-    assert change[:2].sum() > 2 * change[3:].sum()  # above, not below
+    assert change[:, 6:].sum() > 2 * change[:, :4].sum()  # right, not left
+    assert change[:4].sum() > 2 * change[6:].sum()  # above, not below
 
 
 def test_classes_by_name_by_words_and_by_number() -> None:
@@ -335,7 +336,7 @@ def test_classes_by_name_by_words_and_by_number() -> None:
 def test_maps_of_chosen_classes(runs, picture: Image.Image) -> None:
     predictor = predict.Predictor(*runs)
     maps = predictor.maps([picture, np.asarray(picture)[:, ::-1]])
-    assert maps.shape == (2, 3, 2, 2) and maps.dtype == np.float32
+    assert maps.shape == (2, 3, 3, 3) and maps.dtype == np.float32
     logits = []
     for i, normalization in enumerate(("symmetric", "unit")):
         config = tiny.config(*CONFIG)

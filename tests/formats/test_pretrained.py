@@ -331,6 +331,7 @@ def test_caffes_layouts(tmp_path, capfd, rng, layout: dict) -> None:
             np.testing.assert_array_equal(params[head]["classifier"]["bias"], weights[f"{loss}/classifier"][1])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_caffes_half_heads_are_not_taken_and_strangers_are_told(tmp_path, capfd) -> None:
     path = tmp_path / "net.caffemodel"
     caffemodel(path, heads=False)

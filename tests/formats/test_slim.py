@@ -158,6 +158,7 @@ def v2(prefix: pathlib.Path, arrays: dict[str, np.ndarray]) -> pathlib.Path:
     return prefix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("write", "classes"), [(v1, 1001), (v2, 5)])
 def test_both_formats_of_slims_network(tmp_path, capfd, write, classes: int) -> None:
     arrays = variables(classes)

@@ -41,6 +41,7 @@ def test_a_sum_reaches_what_a_maximum_reaches(window: int, stride: int, px: int)
     np.testing.assert_array_equal(of_max > 0, sum_pool(each, stride=stride, window=window) > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_fields_are_where_gradients_are(variant: dict, monkeypatch) -> None:
     """With positive kernels, and sums for maxima, no two ways from a pixel to a layer cancel."""
@@ -99,6 +100,7 @@ def network(**variant: Any) -> tuple[GoogLeNet, Any, np.ndarray, np.ndarray]:
     return model, tiny.state(model).raw_variables(), images, np.arange(7) % 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["reduced", pytest.param("naive", marks=pytest.mark.faults)])
 def test_shares_of_energy(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inception.inspection.passes.BATCH", 4)
@@ -150,6 +152,7 @@ def test_ablations_are_those_of_edited_parameters(norm: str, monkeypatch) -> Non
         np.testing.assert_array_equal(values, again[key], err_msg=key)
 
 
+@pytest.mark.slow
 def test_standard_errors_shrink_with_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four times the same images: the same means, half the standard errors."""
     model, variables, images, labels = network()

@@ -50,7 +50,7 @@ def test_a_channel_weighs_as_its_bias_moves_the_logit(images: np.ndarray, layer:
     last = convolution or ["1x1", "3x3", "5x5", "pool_proj"]
     params = variables["params"]
     for name in last:
-        params[module][name]["Conv_0"]["bias"] += 20
+        params[module][name]["Conv_0"]["bias"] += 50
 
     @jax.jit
     def slopes(params: Any) -> Any:

@@ -90,6 +90,7 @@ def test_a_workdir_that_is_not_shared(tmp_path: pathlib.Path) -> None:
     assert any("is not the folder of process 0: all hosts" in s for s in said), said
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_is_not_there(tmp_path: pathlib.Path) -> None:
     flags = ["--num_processes=2", "--initialization_timeout=3", f"--workdir={tmp_path / 'run'}"]
     (said,) = fails([[], flags])

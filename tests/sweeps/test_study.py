@@ -239,6 +239,7 @@ def test_a_trial_of_a_dead_worker_is_taken_up(tmp_path: pathlib.Path) -> None:
     assert next(alive.points()).knobs == knobs
 
 
+@pytest.mark.slow
 def test_halving_stops_the_worse(tmp_path: pathlib.Path, monkeypatch) -> None:
     """The best end before anyone looks at them, and the worst never by themselves."""
 

@@ -94,6 +94,7 @@ def test_a_fully_connected_layer_is_of_the_linear_row() -> None:
     assert total["params"] - total["params_without_biases"] == 6_998_552 - 6_991_272
 
 
+@pytest.mark.slow
 def test_torchvisions_network_has_its_published_counts() -> None:
     """6,624,904 parameters and 1.498 GMACs in its own documentation."""
     total = audit.audit(GoogLeNet(norm="batch", conv5x5_px=3, pool4_px=2), input_px=224)["total"]

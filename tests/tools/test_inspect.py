@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,12 +10,11 @@ import launch
 from inception.tools import inspect, inspect_sections
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 
 @pytest.fixture(scope="module")
-def run(short_network, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.write_run(tmp_path_factory.mktemp("runs") / "run", tiny.config())
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with tiny.short_network("3b", "4b", "4c", "4e", "5a"):
+        yield tiny.write_run(tmp_path_factory.mktemp("runs") / "run", tiny.config())
 
 
 def call(run: str, output: pathlib.Path, *flags: str) -> list[str]:
@@ -28,6 +28,7 @@ def test_the_page_has_every_section_and_its_figures_are_files(
     monkeypatch.setattr(inspect_sections, "FEATURE_PX", 32)
     monkeypatch.setattr(inspect_sections, "FEATURE_STEPS", 4)
     monkeypatch.setattr(inspect_sections, "MAPPED", 1)
+    monkeypatch.setattr("inception.inspection.passes.BATCH", 30)  # one shape, one program
     for i, name in enumerate(("ant", "bee", "cat")):
         (photos / name).rename(photos / f"colour {i}")
     flags = (
@@ -63,6 +64,7 @@ def test_without_pictures_it_says_what_is_left_out(
     assert "<h2>Receptive fields</h2>" in page.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
