@@ -159,18 +159,18 @@ def make_sets(photos: pathlib.Path, root: pathlib.Path) -> None:
 def files(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder with the files of weights that the pages name, and weights/bvlc, random ones."""
     root = tmp_path_factory.mktemp("files")
-    test_pretrained.caffemodel(root / "bvlc_googlenet.caffemodel", heads=False)
-    weights = test_pretrained.state_dict(heads=False)
-    test_pretrained.save(weights, root / "googlenet-1378be20.safetensors")
-    test_pretrained.zoo_file(root / "googlenet-12.onnx")
-    test_slim.v1(root / "inception_v1.ckpt", test_slim.variables())
-    (root / "weights").mkdir()
-    published = load_config(str(ROOT / BASE_CONFIG), [*SMALL, *FOLDER])
-    published.model.update(heads=False, classes=5)
-    published.data.normalization = "mean"
     with tiny.short_network():
+        test_pretrained.caffemodel(root / "bvlc_googlenet.caffemodel", heads=False)
+        weights = test_pretrained.state_dict(heads=False)
+        test_pretrained.save(weights, root / "googlenet-1378be20.safetensors")
+        test_pretrained.zoo_file(root / "googlenet-12.onnx")
+        test_slim.v1(root / "inception_v1.ckpt", test_slim.variables())
+        (root / "weights").mkdir()
+        published = load_config(str(ROOT / BASE_CONFIG), [*SMALL, *FOLDER])
+        published.model.update(heads=False, classes=5)
+        published.data.normalization = "mean"
         bvlc = tiny.write_run(root / "weights/bvlc", published)
-    checkpoint.write_classes(bvlc, ("ant", "bee", "cat", "dog", "eel"))
+        checkpoint.write_classes(bvlc, ("ant", "bee", "cat", "dog", "eel"))
     return root
 
 
