@@ -123,7 +123,8 @@ def test_generated_pages_are_current(path: str) -> None:
 @pytest.fixture
 def network(page: pathlib.Path) -> Iterator[None]:
     """A short one, except where a page audits it."""
-    with contextlib.nullcontext() if page.stem == "network" else tiny.short_network(*OF_NO_SHAPE):
+    audits = page.stem in ("network", "variants")
+    with contextlib.nullcontext() if audits else tiny.short_network(*OF_NO_SHAPE):
         yield
 
 

@@ -152,8 +152,8 @@ def class_names(file: str, count: int) -> tuple[str, ...]:
     """
     if not file:
         known = (imagenet.CLASSES, ("background", *imagenet.CLASSES))
-        numbered = tuple(f"class {i}" for i in range(count))
-        return next((classes for classes in known if len(classes) == count), numbered)
+        unknown = checkpoint.numbered(count)
+        return next((classes for classes in known if len(classes) == count), unknown)
     with paths.explained(f"`classes`={file} cannot be read", errors=(OSError, UnicodeDecodeError)):
         lines = pathlib.Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
     names = tuple(line.strip() for line in lines if line.strip())

@@ -62,11 +62,18 @@ def read_classes(workdir: str) -> tuple[str, ...]:
     return tuple(line.removesuffix("\r") for line in text.removesuffix("\n").split("\n"))
 
 
+def numbered(count: int) -> tuple[str, ...]:
+    """Names for classes of which only the number is known: 'class 0', ..."""
+    return tuple(f"class {i}" for i in range(count))
+
+
 def check_classes(workdir: str, classes: tuple[str, ...]) -> None:
     """Raises UserError if WORKDIR/classes.txt is there and names other classes, or other labels."""
     if not (paths.at(workdir) / "classes.txt").exists():
         return
     before = read_classes(workdir)
+    if before == numbered(len(classes)):  # converted weights, trained here for the first time
+        return
     if changed := [pair for pair in zip(before, classes, strict=False) if pair[0] != pair[1]]:
         raise UserError(
             f"`data`: the training set has class {changed[0][1]} where {changed[0][0]} was when "

@@ -68,7 +68,7 @@ def test_fields_are_where_gradients_are(variant: dict, monkeypatch) -> None:
 
     with kernels.on("any"):
         gradients = np.asarray(jax.jit(jax.jacrev(middles))(images))[:, 0]  # [layers, h, w, 3]
-    assert gradients.shape[0] == len(fields) >= 27
+    assert gradients.shape[0] == len(fields) >= 3 + 4 * len(TABLE_1)
     for (name, field), gradient in zip(fields.items(), gradients, strict=True):
         seen = np.argwhere((gradient != 0).any(-1))
         for axis, size in enumerate((HEIGHT, WIDTH)):
