@@ -31,20 +31,21 @@ def zeros(
         for rows in passes.batches(images, "zeros")
     ]
     layers = {}
-    for name in found[0]:
-        zero, awake = (np.concatenate(rows) for rows in zip(*(f[name] for f in found), strict=True))
-        layers[name] = zero.astype(float).mean(), awake.mean(0)
+    for name, (_, positions) in found[0].items():
+        awake = np.concatenate([counts[name][0] for counts in found])
+        layers[name] = 1 - awake.mean() / positions, (awake > 0).mean(0)
     return layers
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _awake(
     variables: Any, images: jax.Array, *, model: GoogLeNet
-) -> dict[str, tuple[jax.Array, jax.Array]]:
+) -> dict[str, tuple[jax.Array, int]]:
+    """By layer: at how many positions each unit is not 0, int32 [b, c]; how many there are."""
     layers = activations(model, variables, images)
     del layers[CLASSIFIER]
     found = {}
     for name, x in layers.items():
-        x = x.reshape(len(x), -1, x.shape[-1]) != 0  # NaN is not 0
-        found[name] = ((~x).mean((1, 2)), x.any(1))
+        x = x.reshape(len(x), -1, x.shape[-1])
+        found[name] = ((x != 0).sum(1, dtype="int32"), x.shape[1])  # NaN is not 0
     return found

@@ -139,7 +139,8 @@ def by_depth(
         ax.set(ylabel=label, yscale="log" if log else "linear")
         ax.grid(alpha=0.25, which="both")
         ax.tick_params(axis="x", labelsize=8, rotation=45)
-        ax.legend(frameon=False, fontsize=8)
+        if len(lines) > 1:
+            ax.figure.legend(loc="outside right upper", frameon=False, fontsize=7)
 
     return captioned(_svg(draw), caption)
 

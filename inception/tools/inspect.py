@@ -18,7 +18,8 @@ from inception.model import GoogLeNet
 from inception.reporting import markup
 from inception.tools.inspect_sections import WITH_PICTURES, Subject, features, fields
 
-CSS = "figure { margin-bottom: 1rem }"
+CSS = """figure { margin-bottom: 1rem }
+.grid { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)) }"""
 
 
 def label_of(path: str, classes: Sequence[str]) -> int | None:

@@ -18,7 +18,7 @@ from inception.inspection import gradients, photos, redundancy, scales, sparsity
 from inception.model import HEAD_ROWS, SMALLEST_PX_WITH_HEADS, TABLE_1, TRUNK, GoogLeNet
 from inception.reporting import figures, markup
 
-FEATURE_PX, FEATURE_STEPS = 128, 256  # of the page's features: 224 px take three times as long
+FEATURE_PX, FEATURE_STEPS = 112, 192  # 224 px and 256 steps take five times as long
 TILE_PX, PATCHES = 96, 5  # of a row of features
 MAPPED = 4  # pictures with maps
 OF_A_BATCH = 16  # pictures behind the gradients
@@ -120,13 +120,13 @@ def fields(own: Subject) -> Section:
         sides = [
             found[f"{name}/{b}"].size if f"{name}/{b}" in found else None for b in scales.BRANCHES
         ]
-        rows.append([name, *(sides if name in TABLE_1 else [found[name].size]), found[name].stride])
+        rows.append([name, found[name].size, *sides, found[name].stride])
     text = (
         "The side, in pixels, of the square of the picture that a position of each branch sees "
         "(section 4: filters of several sizes see several scales at once). The strides are the "
         "distances between positions."
     )
-    header = ("", *scales.BRANCHES, "stride")
+    header = ("", "whole", *scales.BRANCHES, "stride")
     return Section("Receptive fields", text, {}, markup.table(rows, header))
 
 
@@ -147,7 +147,7 @@ def branches(own: Subject) -> Section:
         f"with depth {trend:.2f}: {'as' if trend > 0.5 else 'not as'} the paper expects."
     )
     rows = [
-        [row, *(f"{-100 * v:+.1f} +- {100 * e:.1f}" for v, e in zip(*pair, strict=True))]
+        [row, *(f"{0.0 - 100 * v:+.1f} ± {100 * e:.1f}" for v, e in zip(*pair, strict=True))]
         for row, *pair in zip(TABLE_1, lost["top1"], lost["top1_error"], strict=True)
     ]
     table = markup.table(rows, ("", *scales.BRANCHES), numeric=range(1, 5))
