@@ -113,9 +113,22 @@ def check_knobs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
             raise CommandLineError(f"unknown flag {argument}; see {PROGRAM} {args.command} --help")
 
 
+def without_packages(error: BaseException) -> bool:
+    """Whether a command, or the experiment that it reads, misses one of the requirements."""
+    if not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__ or error
+        return isinstance(error, ModuleNotFoundError) and not importlib.util.find_spec("jax")
+    return not f"{error.name}".startswith("inception")
+
+
 def explain(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
     """The line and exit status of an error that the user can fix; re-raises a bug."""
     text = str(error)
+    if without_packages(error):
+        return (
+            f"{error.__cause__ or error}: {sys.executable} lacks what this project needs: in its "
+            "folder run `make .venv/installed && . .venv/bin/activate`"
+        ), 1
     if isinstance(error, CommandLineError | UserError | OSError):
         status = 2 if isinstance(error, CommandLineError) else getattr(error, "status", 1)
         return as_flags(text, vars(args)), status
