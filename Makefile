@@ -3,7 +3,7 @@ PYTHON ?= python3
 PYTHON312 ?= python3.12
 UV ?= $(shell command -v uv)
 DEV := .venv-dev/bin
-# Three processes keep two cores busy: tests wait too.
+# Three processes: two cores stay busy while a test waits for another process or the disk.
 PYTEST := python -m pytest -n 3
 
 # Python keeps what it compiles in the environments below: without that a process of a run starts 10 s later.

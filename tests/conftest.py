@@ -41,7 +41,7 @@ LONG = ("slurm", "train", "experiments", "step", "scales", "cli", "finetune", "d
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest first: of two workers none waits for the other at the end."""
+    """The files that take longest first: no worker waits for another at the end."""
     items.sort(key=lambda i: [*LONG, name := i.path.stem.removeprefix("test_")].index(name))
 
 

@@ -65,7 +65,6 @@ def name(page: pathlib.Path) -> str:
     return str(page.relative_to(ROOT).with_suffix(""))
 
 
-OF_NO_SHAPE = ("4b", "4c", "5a")  # published weights fit without them
 LONG = ("docs/how-to/imagenet", "docs/how-to/speed", "docs/how-to/variants")  # minutes each
 RUN = [
     pytest.param(p, marks=pytest.mark.faults if name(p) in LONG else pytest.mark.slow)
@@ -124,7 +123,7 @@ def test_generated_pages_are_current(path: str) -> None:
 def network(page: pathlib.Path) -> Iterator[None]:
     """A short one, except where a page audits it."""
     audits = page.stem in ("network", "variants")
-    with contextlib.nullcontext() if audits else tiny.short_network(*OF_NO_SHAPE):
+    with contextlib.nullcontext() if audits else tiny.short_network(*tiny.WITH_POOLS):
         yield
 
 
@@ -161,7 +160,7 @@ def make_sets(photos: pathlib.Path, root: pathlib.Path) -> None:
 def files(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder with the files of weights that the pages name, and weights/bvlc, random ones."""
     root = tmp_path_factory.mktemp("files")
-    with tiny.short_network(*OF_NO_SHAPE):
+    with tiny.short_network(*tiny.WITH_POOLS):
         test_pretrained.caffemodel(root / "bvlc_googlenet.caffemodel", heads=False)
         weights = test_pretrained.state_dict(heads=False)
         test_pretrained.save(weights, root / "googlenet-1378be20.safetensors")

@@ -113,21 +113,20 @@ def check_knobs(args: argparse.Namespace, overrides: Sequence[str]) -> None:
             raise CommandLineError(f"unknown flag {argument}; see {PROGRAM} {args.command} --help")
 
 
-def without_packages(error: BaseException) -> bool:
-    """Whether a command, or the experiment that it reads, misses one of the requirements."""
-    if not isinstance(error, ModuleNotFoundError):
-        error = error.__cause__ or error
-        return isinstance(error, ModuleNotFoundError) and not importlib.util.find_spec("jax")
-    return not f"{error.name}".startswith("inception")
+def missing_package(error: BaseException) -> ModuleNotFoundError | None:
+    """The failed import behind an error, where the requirements are not installed."""
+    failed = (e for e in (error, error.__cause__) if isinstance(e, ModuleNotFoundError))
+    bare = not all(map(importlib.util.find_spec, ("jax", "ml_collections")))
+    return next(failed, None) if bare else None
 
 
 def explain(error: BaseException, args: argparse.Namespace) -> tuple[str, int]:
     """The line and exit status of an error that the user can fix; re-raises a bug."""
     text = str(error)
-    if without_packages(error):
+    if lacking := missing_package(error):
         return (
-            f"{error.__cause__ or error}: {sys.executable} lacks what this project needs: in its "
-            "folder run `make .venv/installed && . .venv/bin/activate`"
+            f"{lacking}: {sys.executable} lacks what this project needs: in its folder run "
+            "`make .venv/installed && . .venv/bin/activate`"
         ), 1
     if isinstance(error, CommandLineError | UserError | OSError):
         status = 2 if isinstance(error, CommandLineError) else getattr(error, "status", 1)

@@ -1,7 +1,7 @@
 """What the inspections share: passes of images, what is right, and checks of names and labels."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +40,8 @@ def check_labels(model: GoogLeNet, images: np.ndarray, labels: np.ndarray) -> No
         raise ValueError(f"labels must be from 0 to {model.classes - 1}")
 
 
-def check_name(layer: str, names: Iterable[str]) -> None:
+def check_name(layer: str, names: Collection[str]) -> None:
     """Raises UserError, which gives the nearest name, unless `layer` is one of the names."""
-    if layer not in (names := list(names)):
+    if layer not in names:
         (near,) = difflib.get_close_matches(layer, names, n=1, cutoff=0.0)
         raise UserError(f"`layers`={layer}: there is no such layer; the nearest is {near}")

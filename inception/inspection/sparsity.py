@@ -31,21 +31,16 @@ def zeros(
         for rows in passes.batches(images, "zeros")
     ]
     layers = {}
-    for name, (_, positions) in found[0].items():
-        awake = np.concatenate([counts[name][0] for counts in found])
-        layers[name] = 1 - awake.mean() / positions, (awake > 0).mean(0)
+    for name in found[0]:
+        awake = np.concatenate([shares[name] for shares in found]).astype(float)
+        layers[name] = 1 - awake.mean(), (awake > 0).mean(0)
     return layers
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _awake(
-    variables: Any, images: jax.Array, *, model: GoogLeNet
-) -> dict[str, tuple[jax.Array, int]]:
-    """By layer: at how many positions each unit is not 0, int32 [b, c]; how many there are."""
+def _awake(variables: Any, images: jax.Array, *, model: GoogLeNet) -> dict[str, jax.Array]:
+    """By layer, the share of positions at which each unit is not 0, float32 [b, c]."""
     layers = activations(model, variables, images)
     del layers[CLASSIFIER]
-    found = {}
-    for name, x in layers.items():
-        x = x.reshape(len(x), -1, x.shape[-1])
-        found[name] = ((x != 0).sum(1, dtype="int32"), x.shape[1])  # NaN is not 0
-    return found
+    # NaN is not 0.
+    return {n: (x.reshape(len(x), -1, x.shape[-1]) != 0).mean(1) for n, x in layers.items()}

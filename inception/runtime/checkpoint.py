@@ -68,11 +68,14 @@ def numbered(count: int) -> tuple[str, ...]:
 
 
 def check_classes(workdir: str, classes: tuple[str, ...]) -> None:
-    """Raises UserError if WORKDIR/classes.txt is there and names other classes, or other labels."""
+    """Raises UserError if WORKDIR/classes.txt names other classes, or other labels.
+
+    Converted weights may only have numbered them.
+    """
     if not (paths.at(workdir) / "classes.txt").exists():
         return
     before = read_classes(workdir)
-    if before == numbered(len(classes)):  # converted weights, trained here for the first time
+    if before == numbered(len(classes)):
         return
     if changed := [pair for pair in zip(before, classes, strict=False) if pair[0] != pair[1]]:
         raise UserError(

@@ -18,6 +18,7 @@ from inception.model import GoogLeNet
 from inception.reporting import markup
 from inception.tools.inspect_sections import WITH_PICTURES, Subject, features, fields
 
+# One figure alone does not fill the page.
 CSS = """figure { margin-bottom: 1rem }
 .grid { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)) }"""
 

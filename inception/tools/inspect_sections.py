@@ -122,9 +122,9 @@ def fields(own: Subject) -> Section:
         ]
         rows.append([name, found[name].size, *sides, found[name].stride])
     text = (
-        "The side, in pixels, of the square of the picture that a position of each branch sees "
-        "(section 4: filters of several sizes see several scales at once). The strides are the "
-        "distances between positions."
+        "The side, in pixels, of the square of the picture that a position of the whole layer, and "
+        "of each branch, sees (section 4: filters of several sizes see several scales at once). "
+        "The strides are the distances between positions."
     )
     header = ("", "whole", *scales.BRANCHES, "stride")
     return Section("Receptive fields", text, {}, markup.table(rows, header))
@@ -147,7 +147,7 @@ def branches(own: Subject) -> Section:
         f"with depth {trend:.2f}: {'as' if trend > 0.5 else 'not as'} the paper expects."
     )
     rows = [
-        [row, *(f"{0.0 - 100 * v:+.1f} ± {100 * e:.1f}" for v, e in zip(*pair, strict=True))]
+        [row, *(f"{-100 * v:+z.1f} ± {100 * e:.1f}" for v, e in zip(*pair, strict=True))]
         for row, *pair in zip(TABLE_1, lost["top1"], lost["top1_error"], strict=True)
     ]
     table = markup.table(rows, ("", *scales.BRANCHES), numeric=range(1, 5))

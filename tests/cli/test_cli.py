@@ -305,7 +305,7 @@ def test_a_platform_that_is_not_there(platform: str, tmp_path, monkeypatch) -> N
 
 @pytest.mark.parametrize("args", ["audit", "predict --checkpoint=x y.jpg", "eval --workdir=x"])
 def test_a_fresh_clone_without_its_environment(args: str) -> None:
-    command = [sys.executable, "-S", "launch.py", *args.split()]  # -S: no installed packages
+    command = [sys.executable, "-ES", "launch.py", *args.split()]  # without installed packages
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert "run `make .venv/installed && . .venv/bin/activate`" in done.stderr

@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -39,6 +40,13 @@ from tests import tiny
 from tests.cli.test_cli import ENVIRONMENT, ROOT, fails
 
 pytestmark = pytest.mark.usefixtures("short_network")
+
+
+@pytest.fixture(scope="module")
+def short_network() -> Iterator[None]:
+    with tiny.short_network(*tiny.WITH_POOLS):
+        yield
+
 
 PX = 224
 FORMATS = ("safetensors", "stablehlo", "onnx")

@@ -1,6 +1,7 @@
 """Receptive fields against gradients, shares and ablations against edited parameters."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +18,13 @@ from inception.model import TABLE_1, GoogLeNet
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("short_network")
+
+
+@pytest.fixture(scope="module")
+def short_network() -> Iterator[None]:
+    with tiny.short_network(*tiny.WITH_POOLS):
+        yield
+
 
 SLIM = {"norm": "batch", "conv5x5_px": 3, "pool4_px": 2, "padding": "same"}
 VARIANTS = [

@@ -58,6 +58,8 @@ def test_classes_come_back_as_they_are_named_and_others_are_refused(tmp_path) ->
         checkpoint.check_classes(str(tmp_path), (*names[:2], "zebra", *names[3:]))
     checkpoint.write_classes(str(tmp_path), checkpoint.numbered(2))  # as convert does
     checkpoint.check_classes(str(tmp_path), ("ant", "bee"))
+    with pytest.raises(UserError, match="class ant where class 0 was"):
+        checkpoint.check_classes(str(tmp_path), ("ant", "bee", "cat"))
     (tmp_path / "classes.txt").write_bytes(b"ant\r\nbee\r\n")
     assert checkpoint.read_classes(str(tmp_path)) == ("ant", "bee")
 
