@@ -18,7 +18,7 @@ from inception.inspection import gradients, photos, redundancy, scales, sparsity
 from inception.model import HEAD_ROWS, SMALLEST_PX_WITH_HEADS, TABLE_1, TRUNK, GoogLeNet
 from inception.reporting import figures, markup
 
-FEATURE_PX, FEATURE_STEPS = 112, 192  # 224 px and 256 steps take five times as long
+FEATURE_PX, FEATURE_STEPS = 112, 192  # 224 px and 256 steps are five times the work
 TILE_PX, PATCHES = 96, 5  # of a row of features
 MAPPED = 4  # pictures with maps
 OF_A_BATCH = 16  # pictures behind the gradients

@@ -18,7 +18,7 @@ import launch
 from benchmarks import faults, tree
 from inception import __version__
 from inception.cli import audit, flags, networks, overview, predict, train
-from inception.cli.main import COMMANDS, parser
+from inception.cli.main import COMMANDS, explain, parser
 from inception.config import CommandLineError, load_config
 from tests import tiny
 
@@ -309,6 +309,12 @@ def test_a_fresh_clone_without_its_environment(args: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert "run `make .venv/installed && . .venv/bin/activate`" in done.stderr
+
+
+def test_another_missing_import_is_a_bug() -> None:
+    error = ModuleNotFoundError("No module named 'boto3'", name="boto3")
+    with pytest.raises(ModuleNotFoundError):
+        explain(error, argparse.Namespace())
 
 
 SMALLER = (  # a process that trains it takes a third of the time
