@@ -13,6 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo test environments compile-checks test-newest faults docs check format clean
 
 demo: .venv/installed  ## train experiments/digits.py and write its page
+	@echo "loading JAX: the first time about 15 s"
 	.venv/bin/python launch.py train --config=experiments/digits.py --workdir=runs/digits
 
 test: check environments  ## format, lint, types, and all tests except those of make faults
