@@ -38,7 +38,7 @@ def measure(
     state = compiling.compute_replicated(init, mesh)
     step = functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=0, colors=COLORS, mixing={},
-        normalization="unit", head_weight=0.3, label_smoothing=0.0,
+        normalization="unit", loss={"head_weight": 0.3, "label_smoothing": 0.0},
         polyak_decay=0.0, accumulate=accumulate,
     )  # fmt: skip
     rng = np.random.default_rng(0)

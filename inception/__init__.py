@@ -29,7 +29,7 @@ class UserError(ValueError):
     """An error that the user can correct: one line with the fault and the remedy.
 
     Backquotes mark parameters and knobs, as in `path` or `optim.batch_size`: the command line
-    prints them as its flags (inception/cli/main.py).
+    prints them as its flags (inception/cli/errors.py).
     """
 
     status = 1  # the command's exit status

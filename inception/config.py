@@ -69,6 +69,31 @@ def _import_beside(folder: str) -> None:
 # Rules about several knobs: each raises UserError for a config that breaks it.
 
 
+def training_sizes(config: ConfigDict) -> tuple[int, ...]:
+    """The sizes of training images in px, each for an equal share of the run."""
+    return tuple(px or config.input_px for px in config.train.sizes)
+
+
+def one_network_for_all_sizes(config: ConfigDict) -> None:
+    """No layer's parameters depend on the size of the input where it changes."""
+    sizes, model = {*training_sizes(config), config.input_px}, config.model
+    if len(sizes) == 1:
+        return
+    if model.top == "fc":
+        raise UserError(f"`train.sizes`={config.train.sizes}: `model.top`=fc has one input size")
+    if model.heads and model.head_pool == "strided":
+        raise UserError(
+            f"`train.sizes`={config.train.sizes} with `input_px`={config.input_px}: the strided "
+            "heads have one input size: give `model.head_pool`=adaptive or `model.heads`=False"
+        )
+    largest = max(sizes)
+    if config.data.sampler == "caffe" and largest > config.data.resize_px:
+        raise UserError(
+            f"`train.sizes`={config.train.sizes}: `data.sampler`=caffe crops {largest} px from "
+            f"`data.resize_px`={config.data.resize_px}: raise it"
+        )
+
+
 def heads_have_room(config: ConfigDict) -> None:
     """The input is large enough for the heads' strided pool."""
     px, model = config.input_px, config.model
@@ -89,15 +114,29 @@ def crops_fit(config: ConfigDict) -> None:
 
 
 def warmup_ends(config: ConfigDict) -> None:
-    """The warm-up is shorter than the run."""
-    warmup, epochs = config.optim.warmup_epochs, config.optim.epochs
+    """The warm-up, in epochs or in steps, is shorter than the run."""
+    warmup, epochs, steps = (config.optim[k] for k in ("warmup_epochs", "epochs", "warmup_steps"))
     if warmup >= epochs:
         text = f"`optim.warmup_epochs`={warmup}: must be shorter than `optim.epochs`={epochs}"
         raise UserError(text)
+    if warmup and steps:
+        given = f"`optim.warmup_epochs`={warmup} and `optim.warmup_steps`={steps}"
+        raise UserError(f"{given}: give one of them, and 0 for the other")
+
+
+def momentum_style_is_read(config: ConfigDict) -> None:
+    """Only sgd has two conventions of momentum."""
+    name, style = config.optim.name, config.optim.momentum_style
+    if name != "sgd" and style != KNOBS["optim.momentum_style"].default:
+        raise UserError(
+            f"`optim.momentum_style`={style} is a convention of `optim.name`=sgd; {name} has none: "
+            "give `optim.momentum_style`=optax"
+        )
 
 
 Rules = Sequence[Callable[["ConfigDict"], None]]
-TRAINING: Rules = (heads_have_room, crops_fit, warmup_ends)
+TRAINING: Rules = (heads_have_room, crops_fit, warmup_ends, momentum_style_is_read,
+                   one_network_for_all_sizes)  # fmt: skip
 EVALUATION: Rules = (crops_fit,)
 NETWORK: Rules = (heads_have_room,)  # for commands without images and schedule
 

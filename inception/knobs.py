@@ -56,9 +56,11 @@ AREAS = Allowed(
     lambda x: len(x) == 2 and 0 < x[0] <= x[1] <= 1, "two numbers, 0 < low <= high <= 1"
 )
 ASPECTS = Allowed(lambda x: len(x) == 2 and 0 < x[0] <= x[1], "two numbers, 0 < low <= high")
+SIZES = Allowed(lambda x: len(x) > 0, "name at least one size")
 THREADS = Allowed(
     lambda x: x == "all" or (x.isdecimal() and 1 <= int(x) <= 256), "all, or from 1 to 256 threads"
 )
+OPTIMIZERS = ("sgd", "nesterov", "rmsprop", "adamw", "lars", "lamb", "muon")
 INTERPOLATIONS = ("bilinear", "area", "nearest", "cubic")
 TRUNK = ("conv1", "conv2_reduce", "conv2", "3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 
@@ -106,9 +108,7 @@ KNOBS = {
     "model.classes": Knob(1000, "ILSVRC-2014 has 1000; labels must be below it.", ABOVE_0),
     "model.module": Knob("reduced", "Figure 2b; naive: figure 2a.", one_of("reduced", "naive")),
     "model.norm": Knob(
-        "lrn",
-        "Paper, figure 3; batch: BatchNorm everywhere, no LRN.",
-        one_of("lrn", "batch", "none"),
+        "lrn", "Paper, figure 3; batch: BatchNorm, no LRN.", one_of("lrn", "batch", "none")
     ),
     "model.width": Knob(1.0, "Multiplies all filters; the ensemble has one wider model.", ABOVE_0),
     "model.biases": Knob(True, "Biases in the convolutions, as in Caffe and usual in 2014."),
@@ -126,9 +126,7 @@ KNOBS = {
         one_of("symmetric", "same"),
     ),
     "model.head_pool": Knob(
-        "strided",
-        "5x5/3: paper, section 5; adaptive: torchvision's, to 4x4.",
-        one_of("strided", "adaptive"),
+        "strided", "5x5/3, section 5; adaptive: torchvision's 4x4.", one_of("strided", "adaptive")
     ),
     "model.top": Knob(
         "average",
@@ -151,18 +149,25 @@ KNOBS = {
     ),
     "model.remat": Knob(False, "Recomputes activations in the backward pass: less memory."),
     "loss.head_weight": Knob(0.3, "Weight of each auxiliary loss: paper, section 5."),
+    "loss.head_schedule": Knob(
+        "constant", "linear: head_weight falls to 0 along the run.", one_of("constant", "linear")
+    ),
     "loss.label_smoothing": Knob(0.0, "Not in the paper; Inception v3 uses .1."),
+    "loss.smooth_heads": Knob(True, "Smooths the labels of the auxiliary losses too."),
     "loss.class_balance": Knob(
         0.0, "Weights a class of n images by n to the power of minus this; 0: all alike.", UP_TO_1
     ),
+    "distill.teacher": Knob("", "DIR,...: runs whose mean probabilities the network learns too."),
+    "distill.temperature": Knob(1.0, "Of both softmaxes: Hinton et al. (2015).", ABOVE_0),
+    "distill.share": Knob(
+        1.0, "Of the teachers in the loss; 1: no labels, Beyer et al. (2022).", UP_TO_1
+    ),
+    "distill.heads": Knob(True, "The auxiliary heads learn from the teachers too."),
     "optim.batch_size": Knob(
         256, "The global batch; the paper gives none, Caffe uses 32, Intel's Caffe 256.", AT_LEAST_1
     ),
     "optim.accumulate": Knob(
-        1,
-        "Micro-batches of a global batch, computed one by one if memory is too small for all. "
-        "The result is the same up to rounding, except with BatchNorm: see inception/step.py.",
-        AT_LEAST_1,
+        1, "Parts of a batch, one after the other: less memory. Changes BatchNorm.", AT_LEAST_1
     ),
     "optim.gradient_dtype": Knob(
         "float32",
@@ -176,24 +181,31 @@ KNOBS = {
     ),
     "optim.schedule": Knob(
         "polynomial",
-        "Caffe's; exponential is the paper's.",
-        one_of("polynomial", "exponential", "cosine"),
+        "Caffe's; exponential is the paper's; one_cycle: Smith and Topin (2018).",
+        one_of("polynomial", "exponential", "cosine", "linear", "one_cycle"),
     ),
     "optim.power": Knob(0.5, "Exponent of the polynomial schedule: quick_solver's."),
     "optim.decay_rate": Knob(0.96, "Factor of the exponential schedule: paper, section 6."),
     "optim.decay_epochs": Knob(8.0, "Interval of the exponential schedule: paper, section 6."),
     "optim.warmup_epochs": Knob(0.0, "Linear from 0; large batches need a few epochs."),
-    "optim.momentum": Knob(0.9, "Paper, section 6."),
+    "optim.warmup_steps": Knob(0, "The warm-up in steps instead of epochs."),
+    "optim.name": Knob("sgd", "The paper's; all: docs/how-to/recipes.md.", one_of(*OPTIMIZERS)),
+    "optim.momentum": Knob(0.9, "Paper, section 6; beta1 of adamw, lamb and muon."),
     "optim.momentum_style": Knob(
         "optax", "caffe: the velocity includes the learning rate.", one_of("optax", "caffe")
     ),
-    "optim.weight_decay": Knob(2e-4, "L2: quick_solver's."),
+    "optim.clip_norm": Knob(0.0, "Greatest norm of all gradients together; 0: any. v3 uses 2."),
+    "optim.adaptive_clip": Knob(
+        0.0, "The same by filter, over its weights' norm: Brock et al. (2021)."
+    ),
+    "optim.weight_decay": Knob(2e-4, "L2: quick_solver's; decoupled in adamw, lamb and muon."),
     "optim.bias_lr_mult": Knob(1.0, "Multiplies the rate of one-axis parameters; Caffe: 2."),
     "optim.bias_decay_mult": Knob(1.0, "Multiplies the decay of one-axis parameters; Caffe: 0."),
     "optim.trunk_lr_mult": Knob(1.0, "Multiplies the rate of conv1 to 5b, besides bias_lr_mult."),
     "optim.polyak_decay": Knob(
         0.9999, "Averages over 2 epochs of ImageNet; the paper gives no decay; 0: no average."
     ),
+    "train.sizes": Knob((0,), "Sizes in px, for equal shares of the run; 0: input_px.", SIZES),
     "data.source": Knob(
         "digits",
         "Part of scikit-learn; folder: class folders; tfds: a TFDS set; store: written by prepare; "
@@ -212,10 +224,7 @@ KNOBS = {
     "data.eval_split": Knob("test", "Folder without splits: val or all; imagenet2012: validation."),
     "data.seed": Knob(0, "Seeds order, crops and colours."),
     "data.balance": Knob(
-        0.0,
-        "Draws a class of n images in proportion to n to the power of 1 minus this; 0: each image "
-        "once an epoch; 1: every class equally often.",
-        UP_TO_1,
+        0.0, "Draws a class of n images in proportion to n ** (1 - this); 1: all alike.", UP_TO_1
     ),
     "data.decoder": Knob(
         "fast",
@@ -246,10 +255,10 @@ KNOBS = {
     ),
     "data.mixup": Knob(0.0, "Share from Beta(this, this); 0: none; Zhang et al. (2018) use .2."),
     "data.cutmix": Knob(
-        0.0,
-        "Share from Beta(this, this); 0: none; Yun et al. (2019) use 1. With mixup above 0, each "
-        "image draws one of the two.",
+        0.0, "As mixup; Yun et al. (2019) use 1. If both are above 0, each image draws one."
     ),
+    "data.erasing": Knob(0.0, "Share of images with an erased box: Zhong et al. (2017).", UP_TO_1),
+    "data.repeats": Knob(1, "Crops of an image in a row: Hoffer et al. (2020).", AT_LEAST_1),
     "data.normalization": Knob(
         "unit",
         "Unit variance; mean: 0-255 minus the mean, the paper's; symmetric: -1 to 1.",
@@ -273,9 +282,7 @@ KNOBS = {
     ),
     "run.log_every_steps": Knob(20, "Steps from one line of metrics to the next.", AT_LEAST_1),
     "run.norms_every_steps": Knob(
-        0,
-        "Steps from one line of norms of each module's gradient, update and weights to the next, "
-        "from the first step on; 0: none.",
+        0, "Steps between lines of norms of each module's gradient, update, weights; 0: none."
     ),
     "run.eval_every_epochs": Knob(1.0, "Epochs from one evaluation to the next."),
     "run.checkpoint_every_epochs": Knob(1.0, "Epochs from one checkpoint to the next."),

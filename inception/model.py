@@ -43,9 +43,9 @@ POOLED = ("3b", "4e")  # rows before a max pool
 TRUNK = ("conv1", "conv2_reduce", "conv2", *TABLE_1)  # all but the classifier and the heads
 HEAD_CONV, HEAD_HIDDEN = 128, 1024
 TOP_HIDDEN = 1024  # units of the 'fc' top: as many features as the average returns
+MOMENTUM = 0.9  # of BatchNorm's running statistics
 # A head's 5x5 pool reads 4a's grid: the input's size halved four times, rounded up each time.
 SMALLEST_PX_WITH_HEADS = 4 * 2**4 + 1
-# Choices of some of GoogLeNet's fields.
 HEADS_ON = {"both": HEAD_ROWS, "4a": ("4a",), "4d": ("4d",)}
 HEAD_POOLS = {
     "strided": functools.partial(ops.avg_pool, window=5, stride=3),
@@ -124,8 +124,8 @@ class Conv(nn.Module):
         )(x)
         if self.batch_norm:
             # Statistics are over the rows of all devices; epsilon is TF-slim's and torchvision's.
-            norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-3, dtype=self.dtype)
-            x = norm(use_running_average=not train, axis_name=self.batch_axis)(x)
+            norm = functools.partial(nn.BatchNorm, momentum=MOMENTUM, epsilon=1e-3)
+            x = norm(use_running_average=not train, axis_name=self.batch_axis, dtype=self.dtype)(x)
         return ops.relu(x) if self.relu else x
 
 

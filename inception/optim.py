@@ -26,6 +26,9 @@ def learning_rate_schedule(
         exponential: learning_rate * decay_rate ** floor(t / decay_steps)
                      (paper, section 6: x0.96 every 8 epochs)
         cosine:      learning_rate * (1 + cos(pi * t / T)) / 2
+        linear:      learning_rate * (1 - t / T)
+        one_cycle:   cosine, after a rise from learning_rate / 25 along half a cosine, over
+                     `warmup_steps` or else .3 of the run (Smith and Topin, 2018; PyTorch's values)
 
     Raises:
         KeyError: an unknown name.
@@ -37,9 +40,13 @@ def learning_rate_schedule(
             rate, decay_steps, decay_rate, staircase=True
         ),
         "cosine": lambda: optax.cosine_decay_schedule(rate, decay_over),
+        "linear": lambda: optax.linear_schedule(rate, 0.0, decay_over),
+        "one_cycle": lambda: optax.cosine_onecycle_schedule(
+            total_steps, rate, pct_start=warmup_steps / total_steps or 0.3
+        ),
     }
     decay = schedules[name]()
-    if warmup_steps == 0:
+    if warmup_steps == 0 or name == "one_cycle":
         return decay
     warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     return optax.join_schedules([warmup, decay], [warmup_steps])
@@ -48,6 +55,29 @@ def learning_rate_schedule(
 def is_vector(params: Any) -> Any:
     """True for parameters with one axis: biases and BatchNorm's scales and offsets."""
     return jax.tree.map(lambda p: p.ndim <= 1, params)
+
+
+def optimizer(
+    name: str, *, momentum_style: str, clip_norm: float, adaptive_clip: float, **knobs: Any
+) -> optax.GradientTransformation:
+    """`sgd` or another of `optimizers.optimizer`, of gradients clipped by `optimizers.clipped`.
+
+    Raises:
+        KeyError: an unknown name or momentum style.
+    """
+    if name == "sgd":
+        tx = sgd(momentum_style=momentum_style, **knobs)
+    if name != "sgd" or clip_norm or adaptive_clip:
+        from inception import optimizers
+
+        tx = tx if name == "sgd" else optimizers.optimizer(name, **knobs)
+        tx = optimizers.clipped(tx, clip_norm=clip_norm, adaptive_clip=adaptive_clip)
+    return tx
+
+
+def is_matrix(params: Any) -> Any:
+    """True for parameters with several axes: the layers' kernels."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def sgd(
@@ -79,21 +109,44 @@ def sgd(
     rate = optax.scale_by_learning_rate(schedule)
     velocity = optax.trace(momentum)
     order = {"optax": (velocity, rate), "caffe": (rate, velocity)}[momentum_style]
-    rule = optax.chain(
-        optax.add_decayed_weights(
-            weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
-        ),
-        optax.add_decayed_weights(weight_decay * bias_decay_mult, is_vector),
-        optax.masked(optax.scale(bias_lr_mult), is_vector),
-        optax.masked(optax.scale(trunk_lr_mult), lambda params: {m: m in trunk for m in params}),
+    return except_frozen(
+        frozen,
+        *decays(weight_decay, bias_decay_mult),
+        *lr_mults(bias_lr_mult, trunk, trunk_lr_mult),
         *order,
     )
+
+
+Transforms = tuple[optax.GradientTransformation, ...]
+
+
+def decays(weight_decay: float, bias_decay_mult: float) -> Transforms:
+    """Add weight_decay * params, to parameters with one axis times `bias_decay_mult`."""
+    return (
+        optax.add_decayed_weights(weight_decay, is_matrix),
+        optax.add_decayed_weights(weight_decay * bias_decay_mult, is_vector),
+    )
+
+
+def lr_mults(bias_lr_mult: float, trunk: Collection[str], trunk_lr_mult: float) -> Transforms:
+    """Multiply the updates of parameters with one axis, and of the modules in `trunk`."""
+    return (
+        optax.masked(optax.scale(bias_lr_mult), is_vector),
+        optax.masked(optax.scale(trunk_lr_mult), lambda params: {m: m in trunk for m in params}),
+    )
+
+
+def except_frozen(
+    frozen: Collection[str], *rule: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """The chain of `rule` for all modules but `frozen`, which have neither updates nor state."""
 
     def kinds(params: Any) -> Any:  # a label per array: checkpoints store its momentum or a mask
         names = {name: "frozen" if name in frozen else "trained" for name in params}
         return {n: jax.tree.map(lambda _, n=n: names[n], params[n]) for n in params}
 
-    return optax.partition({"trained": rule, "frozen": optax.set_to_zero()}, kinds)
+    transforms = {"trained": optax.chain(*rule), "frozen": optax.set_to_zero()}
+    return optax.partition(transforms, kinds)
 
 
 def polyak(average: Any, new: Any, step: jax.Array, *, decay: float) -> Any:

@@ -45,30 +45,39 @@ def augment(
     mix_key: jax.Array,
     colors: dict[str, float],
     mixing: dict[str, float],
+    erasing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Distorts the colours of images, then mixes images and targets if the batch has 'other'.
+    """Distorts colours, erases boxes, and mixes images and targets if the batch has 'other'.
 
     Args:
         batch: {'image': [b, px, px, 3] of 0-255, 'label': int32 [b], 'row': int [b]; 'other': the
             same three fields of the images to mix in}. All random numbers are functions of the
             keys and 'row'.
         colors: keyword arguments of `distort_colors`.
-        mixing: keyword arguments of `own_share`.
+        mixing: keyword arguments of `mixing.own_share`.
+        erasing: the share of images of which a box becomes ImageNet's mean colour.
 
     Returns:
         (images, float32 of 0-255, targets, float32 [b, classes])
     """
+    if erasing or "other" in batch:
+        from inception import mixing as masks  # few runs need it
 
     def keys(key: jax.Array, rows: jax.Array) -> jax.Array:
         return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
     def distorted(batch: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
         images = distort_colors(batch["image"], keys(color_key, batch["row"]), **colors)
+        if erasing:
+            erase_keys = keys(jax.random.fold_in(mix_key, 1), batch["row"])
+            kept = masks.kept(erase_keys, px=images.shape[1], share=erasing)
+            mean = jnp.asarray(NORMALIZATIONS["mean"][0])[None, None, None]
+            images = jnp.where(kept > 0, images, mean)
         return images, jax.nn.one_hot(batch["label"], classes)
 
     images, targets = distorted(batch)
     if "other" in batch:
-        own = own_share(keys(mix_key, batch["row"]), px=images.shape[1], **mixing)
+        own = masks.own_share(keys(mix_key, batch["row"]), px=images.shape[1], **mixing)
         others, other_targets = distorted(batch["other"])
         images = own * images + (1 - own) * others
         share = own.mean((1, 2))
@@ -112,51 +121,6 @@ def add_lighting(image: jax.Array, amounts: jax.Array) -> jax.Array:
     """Krizhevsky's lighting noise: `amounts` [3] along the principal directions. 0-255."""
     shift = jnp.asarray(LIGHTING_DIRECTIONS) @ (amounts * jnp.asarray(LIGHTING_STD)) * 255
     return jnp.clip(image + shift[None, None], 0.0, 255.0)
-
-
-def own_share(keys: jax.Array, *, px: int, mixup: float, cutmix: float) -> jax.Array:
-    """The share, 0 to 1, that an image has in each pixel of its mixture with another image.
-
-    Mixup (Zhang et al., 2018): the same share in all pixels. CutMix (Yun et al., 2019): 0 in a box,
-    1 outside. The share is drawn from Beta(a, a), a being `mixup` or `cutmix`; where both are above
-    0, each image draws one of them. The mean over pixels is the label's share.
-
-    Args:
-        keys: [b], a key for each image.
-
-    Returns:
-        float32 [b, px, px, 1].
-    """
-
-    def of_one(key: jax.Array) -> jax.Array:
-        kind_key, share_key, box_key = jax.random.split(key, 3)
-        p_cutmix = 0.5 if mixup and cutmix else float(cutmix > 0)
-        cut = jax.random.bernoulli(kind_key, p_cutmix)
-        a = jnp.where(cut, cutmix, mixup)
-        share = _symmetric_beta(share_key, a)
-        middle = jax.random.uniform(box_key, (2,)) * px
-        half = jnp.sqrt(1 - share) * px / 2
-        centres = jnp.arange(px, dtype=jnp.float32) + 0.5
-        inside = jnp.abs(centres[None] - middle[:, None]) < half  # [2, px], rows and columns
-        box = inside[0][:, None] & inside[1][None]
-        return jnp.where(cut, jnp.where(box, 0.0, 1.0), share)[..., None]
-
-    return jax.vmap(of_one)(keys)
-
-
-def _symmetric_beta(key: jax.Array, a: jax.Array) -> jax.Array:
-    """A sample of Beta(a, a), a > 0.
-
-    jax.random.beta rejects and redraws until every image of the batch has a sample: each iteration
-    synchronises all devices. Bailey (1994): with w = u^(1/a), T = sqrt(2a (1/w - 1)) cos(2 pi v)
-    has Student's t distribution with 2a degrees of freedom, and (1 + T / sqrt(2a + T^2)) / 2 is
-    Beta(a, a). The code multiplies both sides of the fraction by sqrt(w / 2a), which avoids
-    dividing by w = 0: t is T sqrt(w / 2a).
-    """
-    u, v = jax.random.uniform(key, (2,))
-    w = u ** (1 / a)
-    t = jnp.sqrt(1 - w) * jnp.cos(2 * jnp.pi * v)
-    return (1 + t / jnp.sqrt(w + t * t)) / 2
 
 
 def distort_colors(

@@ -13,7 +13,6 @@ import optax
 from inception import ops, optim, pixels
 
 INIT, DROPOUT, COLOR, MIX = range(4)  # streams of random numbers
-NORMS = ("gradient", "update", "weights")  # rows of the metric 'norms'
 
 
 @flax.struct.dataclass
@@ -64,16 +63,19 @@ def head_losses(
     targets: jax.Array,
     *,
     label_smoothing: float,
+    smooth_heads: bool = True,
     class_weights: Sequence[float] = (),
 ) -> dict[str, jax.Array]:
     """Each head's mean cross-entropy in nats, a float32 scalar; targets float32 [b, classes].
 
-    An image's loss is multiplied by the mean of `class_weights` under its targets.
+    An image's loss is multiplied by the mean of `class_weights` under its targets. Labels are
+    smoothed for the auxiliary heads too if `smooth_heads`.
     """
     weights = targets @ jnp.asarray(class_weights, jnp.float32) if class_weights else 1.0
-    targets = optax.smooth_labels(targets, label_smoothing)
+    smooth = optax.smooth_labels(targets, label_smoothing)
+    of_head = {head: smooth if smooth_heads or head == "main" else targets for head in logits}
     return {
-        head: (weights * optax.softmax_cross_entropy(head_logits, targets)).mean()
+        head: (weights * optax.softmax_cross_entropy(head_logits, of_head[head])).mean()
         for head, head_logits in logits.items()
     }
 
@@ -87,14 +89,16 @@ def loss_and_metrics(
     augment: Callable[[dict[str, Any]], tuple[jax.Array, jax.Array]],
     normalization: str,
     dropout_key: jax.Array,
-    head_weight: float,
-    label_smoothing: float,
-    class_weights: Sequence[float],
+    head_weight: jax.Array | float,
+    teach: Callable[..., dict[str, jax.Array]] | None = None,
+    **targets_of: Any,
 ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
     """(main + head_weight * (4a + 4d), (the next batch_stats, metrics)), paper section 5.
 
     Args:
         batch: as for `pixels.augment`; `augment` is that function with the run's knobs.
+        teach: (losses by head, logits, images of 0-255) -> the losses with the teachers' part.
+        targets_of: keyword arguments of `head_losses`.
     """
     images, targets = augment(batch)
     logits, updates = model.apply(
@@ -105,9 +109,9 @@ def loss_and_metrics(
         rngs={"dropout": dropout_key},
         mutable=["batch_stats"],
     )
-    losses = head_losses(
-        logits, targets, label_smoothing=label_smoothing, class_weights=class_weights
-    )
+    losses = head_losses(logits, targets, **targets_of)
+    if teach:
+        losses = teach(losses, logits, images)
     heads = [loss for head, loss in losses.items() if head != "main"]
     total = losses["main"] + head_weight * sum(heads, jnp.zeros(()))
     metrics = {"loss": total}
@@ -160,22 +164,9 @@ def mean_gradient(
     return grads, batch_stats, {name: values.mean() for name, values in metrics.items()}
 
 
-def norms(*trees: dict[str, Any]) -> jax.Array:
-    """The L2 norm of each module's arrays, float32 [trees, modules]; modules sorted by name."""
-    return jnp.stack(
-        [jnp.stack([optax.global_norm(tree[module]) for module in sorted(tree)]) for tree in trees]
-    )
-
-
-def norms_if_due(step: jax.Array, every_steps: int, *trees: dict[str, Any]) -> dict[str, jax.Array]:
-    """{'norms': `norms` of the trees of NORMS} in the first step, and then every so many steps.
-
-    In the other steps zeros, which take no time; with `every_steps` 0 there is nothing.
-    """
-    if not every_steps:
-        return {}
-    zeros = jnp.zeros((len(NORMS), len(trees[0])))
-    return {"norms": jax.lax.cond(step % every_steps == 0, norms, lambda *_: zeros, *trees)}
+def stream_key(seed: int, stream: int, step: jax.Array) -> jax.Array:
+    """The key of a step in a stream of random numbers."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
 
 
 def train_step(
@@ -188,13 +179,13 @@ def train_step(
     data_seed: int,
     colors: dict[str, float],
     mixing: dict[str, float],
+    erasing: float = 0.0,
     normalization: str,
-    head_weight: float,
-    label_smoothing: float,
-    class_weights: Sequence[float] = (),
+    loss: dict[str, Any],
+    head_schedule: optax.Schedule = lambda _: 1.0,
     polyak_decay: float,
     accumulate: int = 1,
-    norms_every_steps: int = 0,
+    gradient_norms: bool = False,
     over_devices: Callable[[Callable], Callable] = lambda function: function,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of SGD, its gradient summed over `accumulate` micro-batches.
@@ -205,30 +196,27 @@ def train_step(
 
     Args:
         batch: {'image': uint8 [b, px, px, 3], 'label': int32 [b]}; accumulate * devices divide b.
-        mixing: {'mixup', 'cutmix'}, see `pixels.own_share`; if one is above 0, each image is mixed
+        mixing: {'mixup', 'cutmix'}, see `mixing.own_share`; if one is above 0, each image is mixed
             with the image before it, and accuracy is the target weight of the predicted class.
+        loss: arguments of `loss_and_metrics`; `head_schedule` multiplies 'head_weight'.
         over_devices: see `sharding.over_devices`; the model's batch_axis must be of the same mesh.
-
 
     Returns:
         The next state, and scalars: 'loss', 'grad_norm'; 'loss_HEAD' and 'top1_HEAD' for main,
-        4a and 4d, except that main's accuracy is called 'top1'; and what `norms_if_due` returns.
+        4a and 4d, except that main's accuracy is called 'top1'; and 'gradient_norms' by module.
     """
-    color_key, dropout_key, mix_key = (
-        jax.random.fold_in(jax.random.fold_in(jax.random.key(s), stream), state.step)
-        for s, stream in ((data_seed, COLOR), (seed, DROPOUT), (data_seed, MIX))
-    )
+    color_key, mix_key = (stream_key(data_seed, stream, state.step) for stream in (COLOR, MIX))
     augment = functools.partial(
         pixels.augment, classes=model.classes, color_key=color_key, mix_key=mix_key, colors=colors,
-        mixing=mixing,
+        mixing=mixing, erasing=erasing,
     )  # fmt: skip
-    loss = functools.partial(
+    loss = loss | {"head_weight": loss["head_weight"] * head_schedule(state.step)}
+    loss_of = functools.partial(
         loss_and_metrics, model=model, augment=augment, normalization=normalization,
-        dropout_key=dropout_key, head_weight=head_weight, label_smoothing=label_smoothing,
-        class_weights=class_weights,
+        dropout_key=stream_key(seed, DROPOUT, state.step), **loss,
     )  # fmt: skip
     micro_batches = in_micro_batches(batch, accumulate, mixed=any(mixing.values()))
-    gradient = over_devices(functools.partial(mean_gradient, loss))
+    gradient = over_devices(functools.partial(mean_gradient, loss_of))
     grads, batch_stats, metrics = gradient(state.params, state.batch_stats, micro_batches)
     grads = ops.to_update(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -236,5 +224,8 @@ def train_step(
     latest = {"params": params, "batch_stats": batch_stats}
     average = state.average and optim.polyak(state.average, latest, state.step, decay=polyak_decay)
     metrics["grad_norm"] = optax.global_norm(grads)
-    metrics |= norms_if_due(state.step, norms_every_steps, grads, updates, params)
+    if gradient_norms:
+        from inception import norms
+
+        metrics["gradient_norms"] = norms.of_modules(grads)  # the same sums as in grad_norm
     return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics

@@ -11,6 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from inception import Interrupted, UserError, optim
+from inception.config import training_sizes
 from inception.data import paths, pipeline, sources
 from inception.evaluation.evaluator import Evaluator
 from inception.model import TRUNK, GoogLeNet, frozen_modules
@@ -20,8 +21,8 @@ from inception.runtime import checkpoint, compiling, prefetch, processes, shardi
 from inception.runtime.workdir import locked
 from inception.step import TrainState, create_state, train_step
 
-OF_SGD = ("momentum", "momentum_style", "weight_decay", "bias_lr_mult", "bias_decay_mult",
-          "trunk_lr_mult")  # fmt: skip
+OF_OPTIMIZER = ("name", "momentum", "momentum_style", "weight_decay", "bias_lr_mult",
+                "bias_decay_mult", "trunk_lr_mult", "clip_norm", "adaptive_clip")  # fmt: skip
 
 
 class Training(NamedTuple):
@@ -32,7 +33,7 @@ class Training(NamedTuple):
     schedule: optax.Schedule  # step -> learning rate
     tx: optax.GradientTransformation
     init: Callable[[], TrainState]  # the state before the first step, without init_from
-    step: compiling.CompiledStep  # (state, batch) -> (state, metrics)
+    step: Any  # CompiledStep, perhaps with teachers: (state, batch) -> (state, metrics)
 
 
 def build(
@@ -51,20 +52,22 @@ def build(
     schedule = optim.learning_rate_schedule(
         config.optim.schedule,
         total_steps=total_steps,
-        warmup_steps=round(config.optim.warmup_epochs * steps_per_epoch),
+        warmup_steps=warmup_steps(config, steps_per_epoch),
         **{knob: config.optim[knob] for knob in ("learning_rate", "power", "decay_rate")},
         decay_steps=max(1, round(config.optim.decay_epochs * steps_per_epoch)),
     )
-    sgd = {knob: config.optim[knob] for knob in OF_SGD}
-    tx = optim.sgd(schedule, trunk=TRUNK, frozen=frozen_modules(config.model.frozen_through), **sgd)
+    knobs = {knob: config.optim[knob] for knob in OF_OPTIMIZER}
+    frozen = frozen_modules(config.model.frozen_through)
+    tx = optim.optimizer(schedule=schedule, trunk=TRUNK, frozen=frozen, **knobs)
     polyak = {"polyak_decay": config.optim.polyak_decay}
     size = {"seed": config.seed, "input_px": config.input_px}
     init = functools.partial(create_state, model, tx, **size, **polyak)
-    class_weights: tuple[float, ...] = ()
+    loss = {k: config.loss[k] for k in ("head_weight", "label_smoothing", "smooth_heads")}
     if source is not None and config.loss.class_balance:
         from inception.data import balance
 
-        class_weights = balance.class_weights(source, config.loss.class_balance)
+        loss["class_weights"] = balance.class_weights(source, config.loss.class_balance)
+    linear = optax.linear_schedule(1.0, 0.0, total_steps)
     step = functools.partial(
         train_step,
         model=model,
@@ -73,16 +76,21 @@ def build(
         data_seed=config.data.seed,
         colors=config.data.colors.to_dict(),
         mixing={"mixup": config.data.mixup, "cutmix": config.data.cutmix},
+        erasing=config.data.erasing,
         normalization=config.data.normalization,
         **polyak,
         accumulate=config.optim.accumulate,
-        norms_every_steps=config.run.norms_every_steps,
+        gradient_norms=config.run.norms_every_steps > 0,
         over_devices=sharding.over_devices(mesh, gradient_dtype=config.optim.gradient_dtype),
-        head_weight=config.loss.head_weight,
-        label_smoothing=config.loss.label_smoothing,
-        class_weights=class_weights,
+        loss=loss,
+        head_schedule={"constant": lambda _: 1.0, "linear": linear}[config.loss.head_schedule],
     )
-    compiled = compiling.CompiledStep(step, mesh, training=True)
+    if config.distill.teacher:
+        from inception.evaluation import teacher
+
+        compiled: Any = teacher.TaughtStep(step, config, mesh, source.classes if source else ())
+    else:
+        compiled = compiling.CompiledStep(step, mesh, training=True, sizes=training_sizes(config))
     return Training(mesh, model, schedule, tx, init, compiled)
 
 
@@ -186,6 +194,11 @@ def open_splits(config: ConfigDict, mesh: Any) -> tuple[sources.Source, Evaluato
     return source, evaluator
 
 
+def warmup_steps(config: ConfigDict, steps_per_epoch: float) -> int:
+    """The steps of the warm-up, which the config gives in epochs or steps."""
+    return config.optim.warmup_steps or round(config.optim.warmup_epochs * steps_per_epoch)
+
+
 def count_steps(config: ConfigDict, images: int) -> tuple[float, int]:
     """(steps per epoch, total steps); UserError for no steps, or none after the warm-up."""
     batch_size, epochs = config.optim.batch_size, config.optim.epochs
@@ -196,26 +209,13 @@ def count_steps(config: ConfigDict, images: int) -> tuple[float, int]:
             f"`epochs`={epochs} makes no step of `optim.batch_size`={batch_size} on {images} "
             "images: raise the epochs or lower the batch size"
         )
-    warmup_steps = round(config.optim.warmup_epochs * steps_per_epoch)
-    if warmup_steps >= total_steps:
+    if (warmup := warmup_steps(config, steps_per_epoch)) >= total_steps:
+        knob = "warmup_steps" if config.optim.warmup_steps else "warmup_epochs"
         raise UserError(
-            f"`warmup_epochs` lasts {warmup_steps} of {total_steps} steps: it must be shorter than "
+            f"`optim.{knob}` lasts {warmup} of {total_steps} steps: it must be shorter than "
             "`optim.epochs`"
         )
     return steps_per_epoch, total_steps
-
-
-def open_log(workdir: str, steps: Steps, source: sources.Source, *, command: str) -> metrics.Writer:
-    """Adds a start's line to metrics.jsonl; UserError for other classes or another image count."""
-    processes.together(lambda: checkpoint.check_classes(workdir, source.classes))
-    writer = metrics.Writer(workdir, start_step=steps.start)
-    writer.check_images(images := len(source))
-    if processes.is_main():
-        checkpoint.write_classes(workdir, source.classes)
-    writer.write("start", steps.start, command=command, images=images, **processes.environment())
-    if steps.start:
-        metrics.say(f"resuming at step {steps.start}")
-    return writer
 
 
 def write_results(
@@ -265,14 +265,14 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         closing.callback(checkpoints.close)
         state = restore_or_initialise(config, training, checkpoints, source.classes)
         steps = Steps(int(state.step), total, per_epoch, config.optim.batch_size)
-        writer = open_log(workdir, steps, source, command=command)
+        writer = metrics.open_log(workdir, steps, source, command=command)
         closing.callback(writer.close)
         stop = processes.Stop()
         every = (config.run.eval_every_epochs, config.run.checkpoint_every_epochs)
         evaluation = callbacks.EvaluateAndSave(evaluator, checkpoints, writer, stop, steps, *every)
         called = [
             evaluation,
-            callbacks.WriteNorms(writer, steps, sorted(state.params), config.run.norms_every_steps),
+            *callbacks.write_norms(writer, steps, config.run.norms_every_steps),
             callbacks.DamagedImages(writer, config.data.max_damaged_share * len(source)),
             callbacks.NotFinite(),
             written := callbacks.WriteMetrics(writer, training.schedule),

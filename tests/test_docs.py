@@ -65,7 +65,9 @@ def name(page: pathlib.Path) -> str:
     return str(page.relative_to(ROOT).with_suffix(""))
 
 
-LONG = ("docs/how-to/imagenet", "docs/how-to/speed", "docs/how-to/variants")  # minutes each
+LONG = tuple(
+    f"docs/how-to/{page}" for page in ("imagenet", "recipes", "speed", "variants")
+)  # minutes each
 RUN = [
     pytest.param(p, marks=pytest.mark.faults if name(p) in LONG else pytest.mark.slow)
     for p in PAGES
@@ -250,7 +252,7 @@ def train(argv: list[str]) -> int:
 
 def supply(argv: list[str]) -> None:
     """The runs and studies that a command reads and the page did not make: copies of its last, or of weights/bvlc."""
-    paths = [a for a in argv if a.startswith("runs/")]
+    paths = [name for a in argv if a.startswith("runs/") for name in a.split(",")]
     for a in argv:
         if a.startswith("--checkpoints="):
             paths += a.removeprefix("--checkpoints=").split(",")

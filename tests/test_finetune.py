@@ -157,7 +157,7 @@ def steps(model: GoogLeNet, *, count: int, **choices: Any) -> list[TrainState]:
     states = [tiny.state(model, tx, polyak_decay=0.9)]
     step = jax.jit(functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors={}, mixing={},
-        normalization="symmetric", head_weight=0.3, label_smoothing=0.0, polyak_decay=0.9,
+        normalization="symmetric", loss={"head_weight": 0.3, "label_smoothing": 0.0}, polyak_decay=0.9,
     ))  # fmt: skip
     for i in range(count):
         rng = np.random.default_rng(i)

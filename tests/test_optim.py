@@ -34,7 +34,25 @@ def test_cosine() -> None:
     np.testing.assert_allclose(schedule("cosine"), expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", KNOBS["optim.schedule"].allowed.choices)
+def test_linear() -> None:
+    expected = [RATE * (1 - t / 20) for t in range(20)]
+    np.testing.assert_allclose(schedule("linear"), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("warmup_steps", "rise"), [(0, 6), (10, 10)])
+def test_one_cycle(warmup_steps: int, rise: int) -> None:
+    half = [(1 - np.cos(np.pi * t / rise)) / 2 for t in range(rise)]
+    up = [RATE / 25 + (RATE - RATE / 25) * share for share in half]
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
+        rates = schedule("one_cycle", warmup_steps=warmup_steps)
+    np.testing.assert_allclose(rates[: rise + 1], [*up, RATE], rtol=1e-4)
+    assert (np.diff(rates[rise:]) < 0).all() and rates[-1] < 0.03 * RATE
+
+
+WITH_WARMUP = [s for s in KNOBS["optim.schedule"].allowed.choices if s != "one_cycle"]
+
+
+@pytest.mark.parametrize("name", WITH_WARMUP)
 def test_warm_up_rises_from_0_and_then_the_schedule_starts(name: str) -> None:
     rates = schedule(name, warmup_steps=5, decay_steps=2)
     np.testing.assert_allclose(rates[:6], [RATE * t / 5 for t in range(6)], rtol=1e-5)
@@ -43,7 +61,7 @@ def test_warm_up_rises_from_0_and_then_the_schedule_starts(name: str) -> None:
 
 def test_an_unknown_choice_takes_no_other_branch() -> None:
     with pytest.raises(KeyError):
-        schedule("linear")
+        schedule("square")
     with pytest.raises(KeyError):
         optim.sgd(optax.constant_schedule(0.1), momentum=0.9, momentum_style="x")
 

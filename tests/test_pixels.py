@@ -9,12 +9,12 @@ import pytest
 import scipy.stats
 from PIL import Image, ImageEnhance
 
-from inception import pixels
+from inception import mixing, pixels
 
 # As the step has them: a program, where one operation after another takes ten times the time.
 STRENGTHS = ("brightness", "contrast", "saturation", "hue", "lighting")
 distort_colors = jax.jit(pixels.distort_colors, static_argnames=STRENGTHS)
-own_share = jax.jit(pixels.own_share, static_argnames=("px", "mixup", "cutmix"))
+own_share = jax.jit(mixing.own_share, static_argnames=("px", "mixup", "cutmix"))
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_shares_are_of_the_beta_distribution(a: float) -> None:
 
 
 def test_shares_take_no_loop_that_would_ask_all_devices_for_its_end() -> None:
-    program = jax.make_jaxpr(lambda keys: pixels.own_share(keys, px=4, mixup=0.1, cutmix=1.0))
+    program = jax.make_jaxpr(lambda keys: mixing.own_share(keys, px=4, mixup=0.1, cutmix=1.0))
     assert "while" not in str(program(jax.random.split(jax.random.key(0), 4)))
 
 
@@ -194,3 +194,25 @@ def test_augment_mixes_distorted_images_and_their_targets(image: np.ndarray) -> 
     assert shares.min() > 0 and shares.max() < 1
     with_one, _ = pixels.augment(jax.tree.map(lambda x: x[1:], batch), **choices)
     np.testing.assert_array_equal(with_one, plain[1:])
+
+
+def test_erasing_cuts_one_box_of_a_share_of_the_images() -> None:
+    kept = jax.jit(mixing.kept, static_argnames=("px", "share"))
+    masks = np.asarray(kept(jax.random.split(jax.random.key(3), 2000), px=64, share=0.25))[..., 0]
+    assert set(np.unique(masks)) == {0, 1}
+    areas = (1 - masks).mean((1, 2))
+    assert abs((areas > 0).mean() - 0.25) < 0.03
+    assert areas[areas > 0].min() > 0.01 and areas.max() < 0.45
+    for box in 1 - masks[areas > 0]:
+        assert box.sum() == box.any(0).sum() * box.any(1).sum()
+
+
+def test_an_erased_box_has_the_mean_colour_and_the_rest_stays(image: np.ndarray) -> None:
+    batch = {"image": image[None], "label": np.zeros(1, np.int32), "row": np.zeros(1, np.int32)}
+    keys = {"color_key": jax.random.key(0), "mix_key": jax.random.key(1)}
+    square = {**batch, "image": image[None, :12, :12]}
+    got, _ = pixels.augment(square, classes=2, colors={}, mixing={}, erasing=1.0, **keys)
+    changed = (np.asarray(got[0]) != square["image"][0]).any(-1)
+    assert 0 < changed.mean() < 0.5
+    mean = pixels.NORMALIZATIONS["mean"][0]
+    np.testing.assert_array_equal(np.asarray(got[0])[changed], np.tile(mean, (changed.sum(), 1)))

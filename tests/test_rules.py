@@ -13,7 +13,9 @@ from benchmarks import tree
 
 ROOT = tree.ROOT
 FILES = tree.sources()
-CORE = ("model", "ops", "kernels", "step", "pixels", "optim")
+CORE = (
+    "model", "ops", "kernels", "step", "pixels", "optim", "mixing", "norms", "optimizers",
+)  # fmt: skip
 # Each imports from itself and from those before it.
 ORDER = (
     "core", "data", "runtime", "evaluation", "inspection", "reporting", "train", "launching",

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from inception import optim, pixels, step
+from inception import optim, step
+from inception.mixing import own_share
 from inception.model import GoogLeNet
 from inception.runtime import compiling, sharding
 from inception.step import create_state, head_losses, train_step
@@ -36,6 +37,7 @@ def steps_on(
     accumulate: int = 1,
     mixing: Mapping[str, float] = types.MappingProxyType({}),
     gradient_dtype: str = "float32",
+    **others: Any,
 ):
     """State and metrics after a few steps of a tiny network on so many devices; the program."""
     mesh = jax.sharding.Mesh(
@@ -53,7 +55,7 @@ def steps_on(
     state = sharding.replicate(tiny.state(model, tx, polyak_decay=polyak_decay), mesh)
     train = functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, mixing=mixing, normalization="symmetric",
-        head_weight=0.3, label_smoothing=0.1, polyak_decay=polyak_decay, accumulate=accumulate,
+        loss={"head_weight": 0.3, "label_smoothing": 0.1}, polyak_decay=polyak_decay, accumulate=accumulate, **others,
         over_devices=sharding.over_devices(mesh, gradient_dtype=gradient_dtype),
     )  # fmt: skip
     batches = []
@@ -146,12 +148,12 @@ def test_a_mixed_image_has_the_labels_of_both(mixing: dict[str, float]) -> None:
     labels = np.array([3, 1, 1, 0], np.int32)
     take = jax.jit(functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors={}, mixing=knobs,
-        normalization="symmetric", head_weight=0.3, label_smoothing=0.0, polyak_decay=0.0,
+        normalization="symmetric", loss={"head_weight": 0.3, "label_smoothing": 0.0}, polyak_decay=0.0,
     ))  # fmt: skip
     _, metrics = take(state, {"image": images, "label": labels})
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), step.MIX), 0)
     keys = jnp.stack([jax.random.fold_in(key, row) for row in range(4)])
-    own = np.asarray(pixels.own_share(keys, px=65, **knobs))
+    own = np.asarray(own_share(keys, px=65, **knobs))
     loss = 0.0
     for row in range(4):
         mixed = own[row] * images[row] + (1 - own[row]) * images[row - 1]
@@ -177,7 +179,7 @@ def test_gradients_are_summed_in_float32() -> None:
     }
     train = functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, mixing={}, normalization="symmetric",
-        head_weight=0.3, label_smoothing=0.0, polyak_decay=0.0, accumulate=2,
+        loss={"head_weight": 0.3, "label_smoothing": 0.0}, polyak_decay=0.0, accumulate=2,
     )  # fmt: skip
     jaxpr = jax.make_jaxpr(train)(state, batch)
     assert "bf16" in str(jaxpr)
@@ -219,6 +221,15 @@ def test_the_average_lags_behind_the_parameters(on_eight) -> None:
     assert state.eval_variables() is state.average
     lag = optax.global_norm(jax.tree.map(np.subtract, state.params, state.average["params"]))
     assert 0 < float(lag) < float(optax.global_norm(state.params))
+
+
+def test_heads_may_see_plain_labels(rng: np.random.Generator) -> None:
+    logits = {head: jnp.asarray(rng.normal(size=(3, 4)), jnp.float32) for head in ("main", "4a")}
+    targets = jax.nn.one_hot(jnp.array([0, 2, 3]), 4)
+    smooth = head_losses(logits, targets, label_smoothing=0.2)
+    plain = head_losses(logits, targets, label_smoothing=0.0)
+    got = head_losses(logits, targets, label_smoothing=0.2, smooth_heads=False)
+    assert got == {"main": smooth["main"], "4a": plain["4a"]} and smooth["4a"] != plain["4a"]
 
 
 def test_label_smoothing_is_the_textbooks(rng: np.random.Generator) -> None:

@@ -343,14 +343,14 @@ def test_a_run_does_not_resume_on_a_set_that_changed(unbroken, tmp_path: pathlib
 def test_a_run_does_not_resume_with_other_names_of_classes(tmp_path: pathlib.Path) -> None:
     source = pipeline.open_split(tiny.config(), "train")
     steps = metrics.Steps(3, 6, 2.0, 16)
-    train.open_log(str(tmp_path), steps, source, command="").close()
+    metrics.open_log(str(tmp_path), steps, source, command="").close()
     before = (tmp_path / "classes.txt").read_bytes()
     renamed = dataclasses.replace(source, classes=("colour 0", "zebra", "colour 2"))
     with tiny.refused("config.data: the training set has class zebra where colour 1 was"):
-        train.open_log(str(tmp_path), steps, renamed, command="")
+        metrics.open_log(str(tmp_path), steps, renamed, command="")
     fewer = dataclasses.replace(source, classes=source.classes, count=30)
     with tiny.refused("has 30 images and had 32"):
-        train.open_log(str(tmp_path), steps, fewer, command="")
+        metrics.open_log(str(tmp_path), steps, fewer, command="")
     assert (tmp_path / "classes.txt").read_bytes() == before
 
 

@@ -14,7 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from inception import UserError
-from inception.cli.main import as_flags
+from inception.cli.errors import as_flags
 from inception.config import load_config
 from inception.model import TABLE_1, GoogLeNet
 from inception.runtime import checkpoint

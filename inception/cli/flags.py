@@ -137,10 +137,3 @@ def launcher_flags(args: Args) -> dict[str, Any]:
 
         sky.check_is_on_hosts(args.config, getattr(args, "from_run", ""))
     return values(args, *(name for name in own if name in args))
-
-
-def without_launchers(argv: list[str]) -> list[str]:
-    """The command line that runs in the job, without the launchers' flags."""
-    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_launchers(known)
-    return known.parse_known_args(argv)[1]

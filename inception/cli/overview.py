@@ -17,7 +17,7 @@ FIRST = {  # what a newcomer types first, without data of one's own
 GROUPS = {
     "Networks": ("train", "eval", "sweep", "report"),
     "Pictures": ("predict", "features", "inspect"),
-    "Data and weights": ("check-data", "prepare", "convert", "export"),
+    "Data and weights": ("check-data", "prepare", "convert", "average", "export"),
     "The network and its cost": ("audit", "bench", "plan", "knobs"),
 }
 STATUS = (

@@ -1,6 +1,6 @@
 """train every point of the experiment's sweep(), except finished ones"""
 
-from inception.cli import flags
+from inception.cli import flags, submit
 
 
 def add_flags(parser: flags.Parser) -> None:
@@ -29,5 +29,5 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
         launcher=args.on,
         dry_run=args.dry_run,
         resources=resources,
-        worker_command=[*flags.without_launchers(args.argv), "--workers=1"],
+        worker_command=[*submit.without_launchers(args.argv), "--workers=1"],
     )

@@ -1,8 +1,6 @@
 """train a network, or resume the run in DIR"""
 
 import functools
-import os
-import pathlib
 import shlex
 from typing import Any
 
@@ -34,31 +32,13 @@ def train_config(args: flags.Args, overrides: list[str]) -> Any:
     return run_config(args.from_run, overrides, TRAINING)
 
 
-def submit(args: flags.Args, resources: dict[str, Any]) -> list[str] | list[int]:
-    """Submits the same command as a job, or prints it with --dry_run; returns the jobs' ids."""
-    command = flags.without_launchers(args.argv)
-    if args.on == "sky":
-        from inception.launching import sky
-
-        (task,) = sky.tasks([(command, args.workdir)], dry_run=args.dry_run, **resources)
-        return [] if args.dry_run else sky.submit(task)
-    from inception.launching import local
-
-    whole = [*local.LAUNCH, *command]
-    if args.dry_run:
-        print(shlex.join(whole))
-        return []
-    from inception.launching import slurm
-
-    name, folder = pathlib.Path(args.workdir).name, f"{os.path.expanduser(args.workdir)}/slurm"
-    return slurm.submit([whole], folder=folder, name=name, **slurm.resources(**resources))
-
-
 def run(args: flags.Args, overrides: list[str]) -> flags.Result | int:
     resources = flags.launcher_flags(args)
     config = train_config(args, overrides)
     if args.on != "local":
-        return {"jobs": submit(args, resources), "workdir": args.workdir}
+        from inception.cli import submit
+
+        return {"jobs": submit.submit(args, resources), "workdir": args.workdir}
     if args.dry_run:
         raise CommandLineError("--dry_run is for --on=slurm and --on=sky")
     if args.processes > 1 or args.restarts:

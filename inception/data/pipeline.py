@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from inception import UserError
+from inception.config import training_sizes
 from inception.data import cropping, decoding, sources
 from inception.data.sources import Source
 
@@ -83,7 +84,9 @@ def training_batches(
     Raises:
         UserError: a label out of range, no undamaged image.
     """
-    pipeline = TrainingPipeline(config, source, process=process, processes=processes)
+    pipeline = TrainingPipeline(
+        config, source, total_steps=total_steps, process=process, processes=processes
+    )
     return iter(in_threads(pipeline.batch, start_step, total_steps, workers=config.run.workers))
 
 
@@ -91,7 +94,13 @@ class TrainingPipeline:
     """Makes one process's rows of a config's training batches; threads share it."""
 
     def __init__(
-        self, config: ConfigDict, source: Source, *, process: int = 0, processes: int = 1
+        self,
+        config: ConfigDict,
+        source: Source,
+        *,
+        total_steps: int = 1,
+        process: int = 0,
+        processes: int = 1,
     ) -> None:
         self._source = source
         self._seed = config.data.seed
@@ -102,10 +111,11 @@ class TrainingPipeline:
 
             self._order = balance.orders(source, self._seed, config.data.balance)
         self._batch_size = config.optim.batch_size
+        self._repeats = config.data.repeats
         self._classes = config.model.classes
         share = self._batch_size // processes
         self._rows = slice(process * share, (process + 1) * share)
-        self._shape = (share, config.input_px, config.input_px, 3)
+        self._sizes, self._total_steps = training_sizes(config), total_steps
         self._decoder = decoding.DECODERS[config.data.decoder]
         self._reading = {knob: config.data[knob] for knob in READING}
         self._cropping = {knob: config.data[knob] for knob in CROPPING}
@@ -113,11 +123,13 @@ class TrainingPipeline:
 
     def batch(self, step: int) -> tuple[Batch, list[str]]:
         """This process's rows of global batch number `step`; a line for each damaged image."""
-        indices = batch_indices(self._order, step, self._batch_size, len(self._source))
+        examples = (self._order, step, self._batch_size, len(self._source))
+        indices = batch_indices(*examples, repeats=self._repeats)
         # Drawn for the global batch: independent of the number of processes.
         rng = np.random.default_rng((self._seed, 1, step))
         uniforms = rng.random((self._batch_size, cropping.UNIFORMS))
-        images = np.empty(self._shape, np.uint8)
+        px = self._sizes[step * len(self._sizes) // self._total_steps]
+        images = np.empty((len(indices[self._rows]), px, px, 3), np.uint8)
         damaged: list[str] = []
         rows = zip(indices[self._rows].tolist(), uniforms[self._rows], images, strict=True)
         labels = [self._whole_example(index, u, image, damaged) for index, u, image in rows]
@@ -162,17 +174,22 @@ def epoch_order(seed: int, examples: int, epoch: int) -> np.ndarray:
 
 
 def batch_indices(
-    order: Callable[[int], np.ndarray], step: int, batch_size: int, examples: int
+    order: Callable[[int], np.ndarray],
+    step: int,
+    batch_size: int,
+    examples: int,
+    *,
+    repeats: int = 1,
 ) -> np.ndarray:
     """Which examples make up global batch number `step`, int64 [batch_size].
 
     The epochs form one sequence that is cut into batches: none of an epoch's examples is dropped,
-    and a batch may span epochs.
+    and a batch may span epochs. Each example comes `repeats` times in a row.
 
     Args:
         order: epoch -> the examples in the order of the epoch, int64 [examples].
     """
-    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    positions = np.arange(step * batch_size, (step + 1) * batch_size) // repeats
     epochs, offsets = np.divmod(positions, examples)
     orders = {epoch: order(epoch) for epoch in dict.fromkeys(epochs.tolist())}
     visits = zip(epochs.tolist(), offsets.tolist(), strict=True)

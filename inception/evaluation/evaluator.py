@@ -54,17 +54,6 @@ class Evaluation:
         right = np.bincount(self.labels, weights=self.correct(1))
         return float((right[counts > 0] / counts[counts > 0]).mean())
 
-    def confusion(self) -> list[list[int]]:
-        """[label, likeliest class, images] of each pair that occurs, sorted."""
-        pairs = np.stack([self.labels, self.top[:, 0]], 1)
-        pairs, counts = np.unique(pairs, axis=0, return_counts=True)
-        return np.column_stack([pairs, counts]).tolist()
-
-    def guesses(self, i: int, *, digits: int) -> list[tuple[int, float]]:
-        """The likeliest classes of an image, best first, with their rounded probabilities."""
-        pairs = zip(self.top[i].tolist(), self.probabilities[i].tolist(), strict=True)
-        return [(label, round(p, digits)) for label, p in pairs]
-
     def metrics(self) -> dict[str, float | int]:
         """{'loss', 'top1', 'top5': 0-1, 'count': images}."""
         return {

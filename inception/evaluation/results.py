@@ -32,6 +32,19 @@ def error_interval(evaluation: Evaluation, k: int) -> list[float]:
     return [100 * interval.low, 100 * interval.high]
 
 
+def counts_of_pairs(evaluation: Evaluation) -> list[list[int]]:
+    """[label, likeliest class, images] of each pair that occurs, sorted."""
+    pairs = np.stack([evaluation.labels, evaluation.top[:, 0]], 1)
+    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    return np.column_stack([pairs, counts]).tolist()
+
+
+def guesses(evaluation: Evaluation, i: int, *, digits: int) -> list[tuple[int, float]]:
+    """The likeliest classes of an image, best first, with their rounded probabilities."""
+    pairs = zip(evaluation.top[i].tolist(), evaluation.probabilities[i].tolist(), strict=True)
+    return [(label, round(p, digits)) for label, p in pairs]
+
+
 def row(evaluation: Evaluation, *, classes: int, name: str = "") -> dict[str, Any]:
     """A row of Table 3: our errors, the paper's if it has one, and the difference.
 
@@ -90,7 +103,7 @@ def predictions(evaluation: Evaluation, source: sources.Source) -> str:
     """A JSON line for each image: its name, its class, the top five with probabilities."""
     lines = []
     for i, label in enumerate(evaluation.labels):
-        top = [[source.classes[c], p] for c, p in evaluation.guesses(i, digits=6)]
+        top = [[source.classes[c], p] for c, p in guesses(evaluation, i, digits=6)]
         row = {"image": source.name(i), "class": source.classes[label], "top": top}
         lines.append(json.dumps(row) + "\n")
     return "".join(lines)
@@ -123,7 +136,7 @@ CONFUSION = "class,predicted,count,share"
 def confusion(evaluation: Evaluation, source: sources.Source) -> str:
     """CSV: class, predicted class, count, percent of the class's images; pairs that occur."""
     counts, rows = np.bincount(evaluation.labels), []
-    for label, guess, n in evaluation.confusion():
+    for label, guess, n in counts_of_pairs(evaluation):
         share = f"{100 * n / counts[label]:.2f}"
         rows.append([source.classes[label], source.classes[guess], n, share])
     return as_csv(CONFUSION, rows)
@@ -149,7 +162,7 @@ def _described(evaluation: Evaluation, source: sources.Source, i: int) -> dict[s
         "index": i,
         "name": source.name(i),
         "label": int(evaluation.labels[i]),
-        "guesses": evaluation.guesses(i, digits=4),
+        "guesses": guesses(evaluation, i, digits=4),
     }
 
 
@@ -169,7 +182,7 @@ def write(
         "split": split,
         "step": step,
         "classes": source.classes,
-        "confusion": evaluation.confusion(),
+        "confusion": counts_of_pairs(evaluation),
         "mistakes": [_described(evaluation, source, i) for i in worst.tolist()],
         "best": [_described(evaluation, source, best[label]) for label in labels if label in best],
     }

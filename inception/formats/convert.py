@@ -16,7 +16,8 @@ from inception import UserError
 from inception.data import imagenet, paths, whole
 from inception.formats import caffe, onnx_zoo, slim, torchvision
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
-from inception.runtime import checkpoint, workdir
+from inception.runtime import checkpoint
+from inception.runtime import weights as to_folder
 from inception.step import TrainState, first_state
 
 # A format defines FILE (its name in messages), PARTS (a layer's array -> its name's suffix), KNOBS
@@ -195,11 +196,7 @@ def write(
     state = first_state(variables, tx, polyak_decay=config["optim"]["polyak_decay"])
     written = paths.explained(f"`output`={output} cannot be written")
     with written, whole.all_or_nothing(output) as folder:
-        workdir.write_config(config, str(folder))
-        checkpoint.write_classes(str(folder), names)
-        checkpoints = checkpoint.Checkpoints(str(folder))
-        checkpoints.save(0, jax.device_get(state))
-        checkpoints.close()
+        to_folder.write(folder, config, names, state)
     used = {weights.names["/".join(path[1:])] for path in flatten_dict(shapes)}
     return {
         "parameters": sum(array.size for array in jax.tree.leaves(variables["params"])),

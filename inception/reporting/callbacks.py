@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from inception.data import progress
 from inception.evaluation.evaluator import Evaluator
 from inception.reporting.metrics import Callback, Steps, Window, Writer, say
 from inception.runtime import checkpoint, processes
-from inception.step import NORMS, TrainState
+from inception.step import TrainState
 
 STALL_S = 60.0  # a longer wait for a batch is a stall
 
@@ -106,30 +106,13 @@ class WriteMetrics(Callback):
         return {"images_per_second": rate, "waiting_for_data": share}
 
 
-@dataclasses.dataclass
-class WriteNorms(Callback):
-    """Writes the norms that `train_step` computes, and takes them out of the window's metrics.
+def write_norms(writer: Writer, steps: Steps, every_steps: int) -> list[Callback]:
+    """The callback that writes norms by module; none if `every_steps` is 0."""
+    if not every_steps:
+        return []
+    from inception.reporting import norms
 
-    Args:
-        modules: names of the modules, sorted.
-        every_steps: `train_step`'s norms_every_steps.
-    """
-
-    writer: Writer
-    steps: Steps
-    modules: Sequence[str]
-    every_steps: int
-
-    def on_metrics(self, window: Window) -> None:
-        for step, metrics in window.metrics.items():
-            norms = metrics.pop("norms", None)
-            if norms is not None and (step - 1) % self.every_steps == 0:
-                values = {
-                    f"{kind}/{module}": float(norm)
-                    for kind, row in zip(NORMS, norms, strict=True)
-                    for module, norm in zip(self.modules, row, strict=True)
-                }
-                self.writer.write("norms", step, epoch=step / self.steps.per_epoch, **values)
+    return [norms.WriteNorms(writer, steps, every_steps)]
 
 
 class ProgressBar(Callback):

@@ -15,7 +15,8 @@ import tqdm
 
 from inception import UserError
 from inception.data import paths
-from inception.runtime import processes
+from inception.data.sources import Source
+from inception.runtime import checkpoint, processes
 from inception.step import TrainState
 
 FREQUENT = ("train", "norms")  # kinds of lines that only the page reads
@@ -121,6 +122,19 @@ class Steps(NamedTuple):
     def due(self, step: int, every_epochs: float) -> bool:
         """Whether `step` is a multiple of the period of `every_epochs`, or the last step."""
         return step == self.total or step % self.period(every_epochs) == 0
+
+
+def open_log(workdir: str, steps: Steps, source: Source, *, command: str) -> Writer:
+    """Adds a start's line to metrics.jsonl; UserError for other classes or another image count."""
+    processes.together(lambda: checkpoint.check_classes(workdir, source.classes))
+    writer = Writer(workdir, start_step=steps.start)
+    writer.check_images(images := len(source))
+    if processes.is_main():
+        checkpoint.write_classes(workdir, source.classes)
+    writer.write("start", steps.start, command=command, images=images, **processes.environment())
+    if steps.start:
+        say(f"resuming at step {steps.start}")
+    return writer
 
 
 @dataclasses.dataclass(frozen=True)

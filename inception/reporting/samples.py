@@ -53,8 +53,8 @@ def training_crops(config: ConfigDict) -> np.ndarray:
         batch["other"] = jax.tree.map(lambda x: np.roll(x, COLUMNS - 1, axis=0), batch)
     color_key, mix_key = jax.random.split(jax.random.key(config.data.seed))
     keys = {"color_key": color_key, "mix_key": mix_key}
-    colors = config.data.colors
-    seen, _ = pixels.augment(batch, classes=1, colors=colors, mixing=mixing, **keys)
+    distortions = {"colors": config.data.colors, "mixing": mixing, "erasing": config.data.erasing}
+    seen, _ = pixels.augment(batch, classes=1, **distortions, **keys)
     tiles[:, 1:] = np.asarray(seen).round().reshape(tiles[:, 1:].shape)
     shrink = functools.partial(cv2.resize, dsize=(px, px), interpolation=cv2.INTER_AREA)
     return np.stack([[shrink(tile) for tile in row] for row in tiles])

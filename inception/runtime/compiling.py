@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -59,9 +59,14 @@ class CompiledStep:
     The batch is sharded, everything else replicated. In `training` the result reuses the state's
     memory, and CPUs compile faster at the price of 2% slower steps. Forward passes would be 12%
     slower, so they compile normally: docs/reasons/performance.md.
+
+    Args:
+        sizes: the images' sizes in px, in the order in which they come: with the first batch, the
+            program is also compiled for all sizes after its own.
     """
 
-    def __init__(self, function: Callable, mesh: Any, *, training: bool):
+    def __init__(self, function: Callable, mesh: Any, *, training: bool, sizes: Sequence[int] = ()):
+        self._sizes = list(dict.fromkeys(sizes))
         self.function = kernels.on(sharding.platform(mesh))(function)
         options = _on_cpu(mesh, CPU_OPTIONS | (FAST_TO_COMPILE if training else {}))
         jitted = sharding.jit_over_batch(
@@ -74,9 +79,24 @@ class CompiledStep:
         self, state: Any, batch: Any, *, poll: Callable[[float], None] = prefetch.noop
     ) -> Any:
         """Calls the function; while it compiles, calls `poll` as `prefetch.run_in_thread` does."""
-        shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
-        if shapes not in self._compiled:
-            self._compiled[shapes] = prefetch.run_in_thread(
-                lambda: self.lower(state, batch).compile(), poll
-            )
-        return self._compiled[shapes](state, batch)
+        if shapes(batch) not in self._compiled:
+            for each in (batch, *self._later(batch)):
+                compiled = functools.partial(self._compile, state, each)
+                self._compiled[shapes(each)] = prefetch.run_in_thread(compiled, poll)
+        return self._compiled[shapes(batch)](state, batch)
+
+    def _compile(self, state: Any, batch: Any) -> Any:
+        return self.lower(state, batch).compile()
+
+    def _later(self, batch: Any) -> Iterator[Any]:
+        """The shapes of batches of the later sizes."""
+        sizes = self._sizes
+        for px in sizes[sizes.index(batch["image"].shape[1]) + 1 :] if len(sizes) > 1 else ():
+            image = jax.ShapeDtypeStruct((len(batch["image"]), px, px, 3), batch["image"].dtype)
+            label = jax.ShapeDtypeStruct(batch["label"].shape, batch["label"].dtype)
+            yield {"image": image, "label": label}
+
+
+def shapes(batch: Any) -> tuple[Any, ...]:
+    """What a program is compiled for."""
+    return tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))

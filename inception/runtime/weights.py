@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,8 @@ from flax import traverse_util
 from inception import UserError
 from inception.model import FREE_KNOBS, TRUNK, GoogLeNet
 from inception.runtime import checkpoint, processes
-from inception.runtime.workdir import read_config
+from inception.runtime.workdir import read_config, write_config
+from inception.step import TrainState
 
 Path = tuple[str, ...]  # collection, module, ..., array
 
@@ -27,8 +29,8 @@ class Trained(NamedTuple):
     step: int  # of the checkpoint
 
 
-def load_trained(workdir: str, *, best: bool = False) -> Trained:
-    """Loads a folder's newest intact checkpoint, or its best one, for inference.
+def load_trained(workdir: str, *, best: bool = False, step: int | None = None) -> Trained:
+    """Loads a folder's newest intact checkpoint, or its best one, or that of a step, for inference.
 
     Raises:
         UserError: no intact checkpoint, config or classes; processes that read different steps.
@@ -38,7 +40,7 @@ def load_trained(workdir: str, *, best: bool = False) -> Trained:
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
     if not checkpoints.steps():
         raise UserError(f"{workdir} has no checkpoint: train first")
-    state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else None)
+    state: Any = checkpoints.restore(None, step=checkpoints.best_step() if best else step)
     checkpoints.close()
     if len(set(processes.gather_text(f"{state['step']}"))) > 1:
         raise UserError(
@@ -50,7 +52,11 @@ def load_trained(workdir: str, *, best: bool = False) -> Trained:
 
 
 def load_network(
-    workdir: str, config: Mapping[str, Any] | None = None, *, best: bool = False
+    workdir: str,
+    config: Mapping[str, Any] | None = None,
+    *,
+    best: bool = False,
+    step: int | None = None,
 ) -> Trained:
     """As `load_trained`, and checks that the weights fit the network that config.model describes.
 
@@ -60,7 +66,7 @@ def load_network(
     Raises:
         UserError: also if the weights or classes.txt belong to another network.
     """
-    trained = load_trained(workdir, best=best)
+    trained = load_trained(workdir, best=best, step=step)
     knobs, px = ((config or trained.config)[key] for key in ("model", "input_px"))
     try:
         model = GoogLeNet(**knobs)
@@ -85,6 +91,17 @@ def load_network(
             f"{model.classes}: restore it"
         )
     return trained
+
+
+def write(
+    folder: pathlib.Path, config: dict[str, Any], classes: tuple[str, ...], state: TrainState
+) -> None:
+    """Writes a run's config, classes and a checkpoint at step 0 into `folder`."""
+    write_config(config, str(folder))
+    checkpoint.write_classes(str(folder), classes)
+    checkpoints = checkpoint.Checkpoints(str(folder))
+    checkpoints.save(0, jax.device_get(state))
+    checkpoints.close()
 
 
 def _check_alike(init_from: str, trained: dict[str, Any], model: Any, normalization: str) -> None:

@@ -17,8 +17,9 @@ import pytest
 import launch
 from benchmarks import faults, tree
 from inception import __version__
-from inception.cli import audit, flags, networks, overview, predict, train
-from inception.cli.main import COMMANDS, explain, parser
+from inception.cli import audit, flags, networks, overview, predict, submit, train
+from inception.cli.errors import explain
+from inception.cli.main import COMMANDS, parser
 from inception.config import CommandLineError, load_config
 from tests import tiny
 
@@ -231,7 +232,7 @@ def test_pictures_may_stand_between_flags_and_knobs(monkeypatch) -> None:
 def test_what_runs_in_a_job_does_not_say_where() -> None:
     own = ["train", "--config=a.py", "--workdir", "w", "--config.seed=1", "--json"]
     where = ["--on", "slurm", "--nodes=2", "--dry_run", "--env", "A=b", "--time=1:00:00", "--spot"]
-    assert flags.without_launchers([*own[:2], *where, *own[2:]]) == own
+    assert submit.without_launchers([*own[:2], *where, *own[2:]]) == own
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,30 @@ def test_every_example_once_an_epoch(examples: int, batch_size: int, seed: int) 
         assert (epochs[0] != epochs[1]).any()
 
 
+def test_repeated_examples_follow_each_other() -> None:
+    order = functools.partial(pipeline.epoch_order, 0, 10)
+    take = functools.partial(pipeline.batch_indices, order, batch_size=6, examples=10)
+    got = np.concatenate([take(step, repeats=3) for step in range(5)])
+    np.testing.assert_array_equal(got, np.repeat(order(0), 3))
+
+
+def test_the_size_of_a_batch_is_a_function_of_the_step(photos: pathlib.Path) -> None:
+    config = tiny.config(
+        "--config.data.source=folder", f"--config.data.path={photos}", "--config.train.sizes=(33,0,40)",
+        "--config.data.eval_split=val", "--config.model.heads=False", "--config.optim.batch_size=4",
+    )  # fmt: skip
+    source = pipeline.open_split(config, "train")
+
+    def batches(start: int) -> list[np.ndarray]:
+        made = pipeline.training_batches(config, source, start_step=start, total_steps=6)
+        return [batch["image"] for batch, _ in made]
+
+    whole = batches(0)
+    assert [images.shape[1] for images in whole] == [33, 33, 65, 65, 40, 40]
+    for again, images in zip(batches(3), whole[3:], strict=True):
+        np.testing.assert_array_equal(again, images)
+
+
 class Numbered:
     """Example i is an image with i written into its pixels."""
 

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from inception import step, train
+from inception import train
 from inception.inspection import gradients
 from inception.model import TRUNK, GoogLeNet
-from inception.reporting import callbacks, metrics, page
+from inception.reporting import metrics, norms, page
 from inception.runtime import checkpoint
 from inception.step import head_losses
 from tests import tiny
@@ -114,45 +114,51 @@ def norm(arrays: Any) -> float:
     return float(np.sqrt(sum(np.square(x, dtype=float).sum() for x in jax.tree.leaves(arrays))))
 
 
-def test_norms_of_trees_by_module(rng: np.random.Generator) -> None:
-    trees = [
-        {"b": {"x": rng.normal(size=3).astype("f")}, "a": {"y": np.full((2, 2), i, np.float32)}}
-        for i in range(2)
-    ]
-    expected = [[norm(tree["a"]), norm(tree["b"])] for tree in trees]
-    np.testing.assert_allclose(step.norms(*trees), expected, rtol=1e-6)
+def test_lines_of_norms_are_those_of_the_parameters(
+    rng: np.random.Generator, tmp_path: pathlib.Path
+) -> None:
+    """In every third step from the first on, whatever the windows; again after a resumed start."""
+    steps = metrics.Steps(start=0, total=8, per_epoch=3.0, batch_size=8)
 
-
-def test_a_line_of_norms_for_every_step_that_has_them(tmp_path: pathlib.Path) -> None:
-    """Whatever the windows; a resumed run writes the lines after its start again."""
-    steps = metrics.Steps(start=0, total=9, per_epoch=3.0, batch_size=8)
+    def params(step: int) -> dict[str, Any]:
+        draw = np.random.default_rng(step).normal
+        return {
+            "3a": {"x": draw(size=3).astype("f")},
+            "conv1": {"y": draw(size=(2, 2)).astype("f")},
+        }
 
     def go(start: int, end: int) -> None:
         writer = metrics.Writer(str(tmp_path), start_step=start)
-        callback = callbacks.WriteNorms(writer, steps, ["3a", "conv1"], 3)
-        for window in range(start, end, 2):
-            of_steps = {
-                k: {"loss": np.float32(1), "norms": np.full((3, 2), k, np.float32)}
-                for k in range(window + 1, min(window + 2, end) + 1)
-            }
-            callback.on_metrics(metrics.Window(window + 2, 1.0, of_steps, 16, 1.0, 0.0, []))
-            assert all(m.keys() == {"loss"} for m in of_steps.values())
+        callback = norms.WriteNorms(writer, steps, 3)
+        for step in range(start, end + 1):
+            if callback.due(step):
+                callback.before_step(step, types.SimpleNamespace(params=params(step)))
+            seen = {"loss": np.float32(1), "gradient_norms": np.array([step, 1], np.float32)}
+            callback.on_metrics(metrics.Window(step + 1, 1.0, {step + 1: seen}, 8, 1.0, 0.0, []))
+            assert seen.keys() == {"loss"}
         writer.close()
 
-    go(0, 8)
-    go(4, 6)
-    rows = lines(tmp_path, "norms")
-    assert [row["step"] for row in rows] == [1, 4]
-    go(4, 8)
+    go(0, 5)
+    assert [row["step"] for row in lines(tmp_path, "norms")] == [1, 4]
+    go(2, 8)
     rows = lines(tmp_path, "norms")
     assert [row["step"] for row in rows] == [1, 4, 7] and rows[1]["epoch"] == 4 / 3
-    assert rows[2]["gradient/3a"] == rows[2]["weights/conv1"] == 7
+    for row in rows:
+        before, after = params(row["step"] - 1), params(row["step"])
+        assert row["gradient/3a"] == row["step"] - 1
+        for module in after:
+            assert row[f"weights/{module}"] == pytest.approx(norm(after[module]), rel=1e-6)
+            step = jax.tree.map(np.subtract, after[module], before[module])
+            assert row[f"update/{module}"] == pytest.approx(norm(step), rel=1e-6)
 
 
 def test_the_page_draws_norms_of_a_few_steps() -> None:
     names = ("head_4a", "3a", "conv1")
     rows = [
-        {"step": s, **{f"{kind}/{m}": 0.0 if s == 1 else 1.0 for kind in step.NORMS for m in names}}
+        {
+            "step": s,
+            **{f"{kind}/{m}": 0.0 if s == 1 else 1.0 for kind in norms.NORMS for m in names},
+        }
         for s in range(1, 100, 10)
     ]
     drawn = page._norms(types.SimpleNamespace(kind=lambda _: rows))

@@ -1,0 +1,100 @@
+"""Distillation: what the loss is, and which teachers are refused."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from inception import train
+from inception.evaluation import teacher
+from inception.reporting import metrics
+from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("short_network")
+
+SMALL = ("--config.input_px=33", "--config.data.resize_px=40", "--config.model.heads=False")
+UNTOUCHED = (
+    "--config.model.dropout=0.", "--config.optim.weight_decay=0.", "--config.optim.epochs=2.",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_the_loss_is_hintons(heads: bool, rng: np.random.Generator) -> None:
+    logits = {h: jnp.asarray(rng.normal(size=(5, 3)), jnp.float32) for h in ("main", "4a")}
+    taught = scipy.special.softmax(rng.normal(size=(5, 3)), -1).astype(np.float32)
+    losses = {"main": jnp.asarray(1.0), "4a": jnp.asarray(2.0)}
+    got = teacher.distilled(
+        losses, logits, jnp.zeros(()), probabilities=lambda _: jnp.asarray(taught), temperature=4.0,
+        share=0.25, heads=heads,
+    )  # fmt: skip
+    for head, loss in losses.items():
+        p = scipy.special.log_softmax(np.asarray(logits[head], float) / 4, -1)
+        soft = -(taught * p).sum(-1).mean()
+        expected = 0.75 * loss + 0.25 * 16 * soft if heads or head == "main" else loss
+        assert float(got[head]) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_student_equal_to_its_teacher_has_nothing_to_learn(tmp_path: pathlib.Path) -> None:
+    """At every size, on mixed and erased images: it sees what the teacher sees."""
+    folder = tiny.write_run(tmp_path / "teacher", tiny.config(*SMALL, *UNTOUCHED))
+    student = (
+        f"--config.init_from={folder}", f"--config.distill.teacher={folder}",
+        "--config.train.sizes=(33,48)", "--config.data.mixup=0.4", "--config.data.erasing=0.5",
+    )  # fmt: skip
+    for share, low, high in ((1.0, 0.0, 1e-4), (0.5, 1e-2, np.inf)):
+        config = tiny.config(*SMALL, *UNTOUCHED, *student, f"--config.distill.share={share}")
+        workdir = str(tmp_path / f"student {share}")
+        train.run(config, workdir)
+        lines = [row for row in metrics.read_metrics(workdir) if row["kind"] == "train"]
+        assert len(lines) == 2
+        for line in lines:
+            assert low < line["grad_norm"] + 1e-12 < high, line
+
+
+def test_several_teachers_count_alike(rng: np.random.Generator) -> None:
+    config = tiny.config(*SMALL)
+    model = teacher.GoogLeNet(**config.model)
+    networks = [tiny.variables(config, seed) for seed in (0, 1)]
+    images = rng.integers(0, 256, (2, 33, 33, 3)).astype(np.float32)
+    models = [(model, "symmetric"), (model, "mean")]
+    got = jax.jit(
+        lambda v: teacher.mean_probabilities(models, v, jnp.asarray(images), temperature=2.0)
+    )(networks)
+    each = [
+        scipy.special.softmax(np.asarray(tiny.logits(model, v, x)) / 2, -1)
+        for v, x in zip(
+            networks, (images / 127.5 - 1, images - np.float32([123, 117, 104])), strict=True
+        )
+    ]
+    np.testing.assert_allclose(got, np.mean(each, 0), rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "line"),
+    [
+        ("--config.model.classes=4", "has 4 classes and this run 3: a teacher needs the same"),
+        ("--config.input_px=40", "was trained with config.input_px=40 and this run has 33: give"),
+    ],
+)
+def test_a_teacher_of_another_task_is_refused(
+    theirs: str, line: str, tmp_path: pathlib.Path
+) -> None:
+    folder = tiny.write_run(tmp_path / "teacher", tiny.config(*SMALL, theirs))
+    config = tiny.config(*SMALL, f"--config.distill.teacher={folder}")
+    with tiny.refused(line.replace("config.", r"(--)?config\.")):
+        train.run(config, str(tmp_path / "run"))
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+def test_a_teacher_of_other_names_is_refused(tmp_path: pathlib.Path) -> None:
+    folder = tiny.write_run(tmp_path / "teacher", tiny.config(*SMALL))
+    (tmp_path / "teacher" / "classes.txt").write_text("colour 0\nred\ncolour 2\n")
+    config = tiny.config(*SMALL, f"--config.distill.teacher={folder}")
+    with tiny.refused("calls class 1 red and the training set colour 1"):
+        train.run(config, str(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())
