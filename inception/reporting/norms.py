@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inception import norms
 from inception.reporting.metrics import Callback, Steps, Window, Writer
-from inception.step import TrainState
+from inception.step import TrainState, norms_by_module
 
 NORMS = ("gradient", "update", "weights")
 copy = jax.jit(lambda params: jax.tree.map(jnp.copy, params))
@@ -18,7 +17,8 @@ copy = jax.jit(lambda params: jax.tree.map(jnp.copy, params))
 @jax.jit
 def of_step(before: dict[str, Any], after: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
     """Norms by module of a step's update, and of the weights after it."""
-    return norms.of_modules(jax.tree.map(jnp.subtract, after, before)), norms.of_modules(after)
+    updates = jax.tree.map(jnp.subtract, after, before)
+    return norms_by_module(updates), norms_by_module(after)
 
 
 @dataclasses.dataclass
