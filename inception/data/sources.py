@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 
 from inception import UserError
-from inception.data import paths
 from inception.data.decoding import DamagedImageError, Record
 
 ALL = "all"  # the split of all images, in a set without splits
@@ -90,10 +89,14 @@ def held_out_fifth(labels: np.ndarray, split: str, *, names: tuple[str, str]) ->
     check_split(split, (*names, ALL))
     if split == ALL:
         return every
-    what = f"`data`: a fifth of {len(labels)} images cannot be held out"
-    remedy = "add images, make train and val folders, or evaluate split 'all'"
-    with paths.explained(what, remedy, ValueError):  # less than one image of a class
-        halves = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
+    counts = np.unique(labels, return_counts=True)[1]
+    if min(counts) < 2 or -(-len(labels) // 5) < len(counts):
+        raise UserError(
+            f"`data`: a fifth of {len(labels)} images cannot be held out with one of each of the "
+            f"{len(counts)} classes (the smallest has {min(counts)}): add images, make train and "
+            "val folders, or evaluate split 'all'"
+        )
+    halves = train_test_split(every, test_size=0.2, stratify=labels, random_state=0)
     return np.sort(halves[names.index(split)])
 
 
