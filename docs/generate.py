@@ -29,9 +29,8 @@ def pages() -> dict[str, str]:
 def commands() -> list[str]:
     """A section a command: its help without the usage, each group of flags once."""
     page = ["# Commands", "", MADE, ""]
-    page += ["A command follows `python launch.py`, or `inception` where pip installed it. Every command takes",
-             "`--help`, and `--json`, which prints the result as one JSON object, last on stdout. Flags that",
-             "several commands share stand at the first.", ""]  # fmt: skip
+    page += ["A command follows `python launch.py`, or `inception` where pip installed it. Flags of several commands stand",
+             "at the first. All take `--help`, and `--json`: the result as one JSON object, last on stdout.", ""]  # fmt: skip
     seen: set[str] = set()
     for command in COMMANDS:
         made = parser(command)

@@ -129,8 +129,8 @@ def momentum_style_is_read(config: ConfigDict) -> None:
     name, style = config.optim.name, config.optim.momentum_style
     if name != "sgd" and style != KNOBS["optim.momentum_style"].default:
         raise UserError(
-            f"`optim.momentum_style`={style} is a convention of `optim.name`=sgd; {name} has none: "
-            "give `optim.momentum_style`=optax"
+            f"`optim.momentum_style`={style} is for `optim.name`=sgd; {name} always has its own: give "
+            "`optim.momentum_style`=optax"
         )
 
 

@@ -55,7 +55,8 @@ def kept(keys: jax.Array, *, px: int, share: float) -> jax.Array:
     """Random erasing, Zhong et al. (2017): 0 in a box of a `share` of the images, 1 elsewhere.
 
     The box lies within the image; its area and aspect are drawn from ERASED_AREAS and, on a log
-    scale, from ERASED_ASPECTS. One that is too high or wide is cut to the image.
+    scale, from ERASED_ASPECTS. NOTE: the paper draws the aspect uniformly, so that most boxes are
+    high, and draws again where a side exceeds the image; here that side is cut.
 
     Args:
         keys: [b], a key for each image.

@@ -28,12 +28,14 @@ def learning_rate_schedule(
         cosine:      learning_rate * (1 + cos(pi * t / T)) / 2
         linear:      learning_rate * (1 - t / T)
         one_cycle:   cosine, after a rise from learning_rate / 25 along half a cosine, over
-                     `warmup_steps` or else .3 of the run (Smith and Topin, 2018; PyTorch's values)
+                     `warmup_steps` or else .3 of the run (Smith and Topin, 2018; PyTorch's values);
+                     the momentum stays
 
     Raises:
         KeyError: an unknown name.
     """
     rate, decay_over = learning_rate, total_steps - warmup_steps
+    rise = max(1, round(0.3 * total_steps))
     schedules: dict[str, Callable[[], optax.Schedule]] = {
         "polynomial": lambda: optax.polynomial_schedule(rate, 0.0, power, decay_over),
         "exponential": lambda: optax.exponential_decay(
@@ -42,7 +44,10 @@ def learning_rate_schedule(
         "cosine": lambda: optax.cosine_decay_schedule(rate, decay_over),
         "linear": lambda: optax.linear_schedule(rate, 0.0, decay_over),
         "one_cycle": lambda: optax.cosine_onecycle_schedule(
-            total_steps, rate, pct_start=warmup_steps / total_steps or 0.3
+            # Half a step more: optax rounds the rise down.
+            total_steps,
+            rate,
+            pct_start=((warmup_steps or rise) + 0.5) / total_steps,
         ),
     }
     decay = schedules[name]()
@@ -60,7 +65,7 @@ def is_vector(params: Any) -> Any:
 def optimizer(
     name: str, *, momentum_style: str, clip_norm: float, adaptive_clip: float, **knobs: Any
 ) -> optax.GradientTransformation:
-    """`sgd` or another of `optimizers.optimizer`, of gradients clipped by `optimizers.clipped`.
+    """The optimizer of this name, `sgd` or one of `optimizers.optimizer`, after clipping.
 
     Raises:
         KeyError: an unknown name or momentum style.

@@ -38,8 +38,9 @@ def optimizer(
         adamw:    params -= rate * (Adam's direction + weight_decay * params)
         lamb:     the same times |params| / |direction| for kernels (You et al., 2020)
         muon:     the same with orthogonalised momentum for kernels [h * w * c, filters], except
-                  classifiers', and NAdam's direction for all others (Jordan, 2024). Its root mean
-                  square is .2, about Adam's, so that one rate serves both (Liu et al., 2025)
+                  classifiers', and NAdam's direction for all others (Jordan, 2024). The first
+                  is scaled to a root mean square of .2, about the second's, so that one rate
+                  serves both (Liu et al., 2025)
 
     Args:
         momentum: of adamw, lamb and muon, beta1.

@@ -43,6 +43,7 @@ def augment(
     classes: int,
     color_key: jax.Array,
     mix_key: jax.Array,
+    erase_key: jax.Array,
     colors: dict[str, float],
     mixing: dict[str, float],
     erasing: float = 0.0,
@@ -69,8 +70,7 @@ def augment(
     def distorted(batch: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
         images = distort_colors(batch["image"], keys(color_key, batch["row"]), **colors)
         if erasing:
-            erase_keys = keys(jax.random.fold_in(mix_key, 1), batch["row"])
-            kept = masks.kept(erase_keys, px=images.shape[1], share=erasing)
+            kept = masks.kept(keys(erase_key, batch["row"]), px=images.shape[1], share=erasing)
             mean = jnp.asarray(NORMALIZATIONS["mean"][0])[None, None, None]
             images = jnp.where(kept > 0, images, mean)
         return images, jax.nn.one_hot(batch["label"], classes)

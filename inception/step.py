@@ -12,7 +12,8 @@ import optax
 
 from inception import ops, optim, pixels
 
-INIT, DROPOUT, COLOR, MIX = range(4)  # streams of random numbers
+INIT, DROPOUT, COLOR, MIX, ERASE = range(5)  # streams of random numbers
+OF_DATA = {"color_key": COLOR, "mix_key": MIX, "erase_key": ERASE}
 
 
 @flax.struct.dataclass
@@ -123,13 +124,13 @@ def loss_and_metrics(
 
 
 def in_micro_batches(
-    batch: dict[str, jax.Array], accumulate: int, *, mixed: bool
+    batch: dict[str, jax.Array], accumulate: int, *, mixed_with: int
 ) -> dict[str, Any]:
-    """[b, ...] -> [accumulate, b / accumulate, ...]; adds 'row', and 'other' if `mixed`."""
+    """[b, ...] -> [accumulate, b / accumulate, ...]; adds 'row', and 'other': some rows before."""
     examples: dict[str, Any] = {**batch, "row": jnp.arange(len(batch["label"]))}
-    if mixed:
+    if mixed_with:
         # Before the split: the pairs of mixed images then depend on the global batch only.
-        examples["other"] = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), examples)
+        examples["other"] = jax.tree.map(lambda x: jnp.roll(x, mixed_with, axis=0), examples)
 
     def split(x: jax.Array) -> jax.Array:
         # Micro-batch i takes the rows i, i + accumulate, ...: each device contributes equally many,
@@ -185,6 +186,7 @@ def train_step(
     colors: dict[str, float],
     mixing: dict[str, float],
     erasing: float = 0.0,
+    repeats: int = 1,
     normalization: str,
     loss: dict[str, Any],
     head_schedule: optax.Schedule = lambda _: 1.0,
@@ -193,7 +195,7 @@ def train_step(
     gradient_norms: bool = False,
     over_devices: Callable[[Callable], Callable] = lambda function: function,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step of SGD, its gradient summed over `accumulate` micro-batches.
+    """One step of the optimizer `tx`, its gradient summed over `accumulate` micro-batches.
 
     Random numbers are functions of (seed, step, row of the batch), whatever the devices.
     The sum equals the global batch's gradient up to rounding. NOTE: BatchNorm is the exception:
@@ -202,27 +204,26 @@ def train_step(
     Args:
         batch: {'image': uint8 [b, px, px, 3], 'label': int32 [b]}; accumulate * devices divide b.
         mixing: {'mixup', 'cutmix'}, see `mixing.own_share`; if one is above 0, each image is mixed
-            with the image before it, and accuracy is the target weight of the predicted class.
+            with the one `repeats` before it, and accuracy is the predicted class's target weight.
         loss: arguments of `loss_and_metrics`; `head_schedule` multiplies 'head_weight'.
         over_devices: see `sharding.over_devices`; the model's batch_axis must be of the same mesh.
 
     Returns:
         The next state, and scalars: 'loss', 'grad_norm'; 'loss_HEAD' and 'top1_HEAD' for main,
-        4a and 4d, except that main's accuracy is called 'top1'; and 'gradient_norms' by module.
+        4a and 4d, except that main's accuracy is called 'top1'; 'gradient_norms' [modules].
     """
-    color_key, mix_key = (stream_key(data_seed, stream, state.step) for stream in (COLOR, MIX))
+    keys: Any = {name: stream_key(data_seed, s, state.step) for name, s in OF_DATA.items()}
     augment = functools.partial(
-        pixels.augment, classes=model.classes, color_key=color_key, mix_key=mix_key, colors=colors,
-        mixing=mixing, erasing=erasing,
-    )  # fmt: skip
+        pixels.augment, classes=model.classes, colors=colors, mixing=mixing, erasing=erasing, **keys
+    )
     loss = loss | {"head_weight": loss["head_weight"] * head_schedule(state.step)}
     loss_of = functools.partial(
         loss_and_metrics, model=model, augment=augment, normalization=normalization,
         dropout_key=stream_key(seed, DROPOUT, state.step), **loss,
     )  # fmt: skip
-    micro_batches = in_micro_batches(batch, accumulate, mixed=any(mixing.values()))
+    parts = in_micro_batches(batch, accumulate, mixed_with=repeats * any(mixing.values()))
     gradient = over_devices(functools.partial(mean_gradient, loss_of))
-    grads, batch_stats, metrics = gradient(state.params, state.batch_stats, micro_batches)
+    grads, batch_stats, metrics = gradient(state.params, state.batch_stats, parts)
     grads = ops.to_update(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -77,6 +77,7 @@ def build(
         colors=config.data.colors.to_dict(),
         mixing={"mixup": config.data.mixup, "cutmix": config.data.cutmix},
         erasing=config.data.erasing,
+        repeats=config.data.repeats,
         normalization=config.data.normalization,
         **polyak,
         accumulate=config.optim.accumulate,

@@ -39,6 +39,16 @@ def test_linear() -> None:
     np.testing.assert_allclose(schedule("linear"), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("warmup_steps", "total"), [(29, 100), (1, 49), (2, 3), (0, 3)])
+def test_one_cycle_peaks_at_the_end_of_its_rise(warmup_steps: int, total: int) -> None:
+    with jax.numpy_dtype_promotion("standard"):
+        rates = optim.learning_rate_schedule(
+            "one_cycle", learning_rate=RATE, total_steps=total, warmup_steps=warmup_steps
+        )
+        values = [float(rates(step)) for step in range(total)]
+    assert int(np.argmax(values)) == (warmup_steps or 1) and max(values) == pytest.approx(RATE)
+
+
 @pytest.mark.parametrize(("warmup_steps", "rise"), [(0, 6), (10, 10)])
 def test_one_cycle(warmup_steps: int, rise: int) -> None:
     half = [(1 - np.cos(np.pi * t / rise)) / 2 for t in range(rise)]

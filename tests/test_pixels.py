@@ -174,11 +174,11 @@ def test_shares_take_no_loop_that_would_ask_all_devices_for_its_end() -> None:
 @pytest.mark.slow
 def test_augment_mixes_distorted_images_and_their_targets(image: np.ndarray) -> None:
     """Each by its own row's keys, whichever batch it stands in."""
-    color_key, mix_key = jax.random.split(jax.random.key(0))
+    color_key, mix_key, erase_key = jax.random.split(jax.random.key(0), 3)
     images = jnp.asarray(np.stack([image[:12, :12], image[:12, 3:]]))
     batch = {"image": images, "label": jnp.array([2, 0]), "row": jnp.array([5, 4])}
     other = jax.tree.map(lambda x: x[::-1], batch)
-    choices = {"classes": 3, "color_key": color_key, "mix_key": mix_key}
+    choices = {"classes": 3, "color_key": color_key, "mix_key": mix_key, "erase_key": erase_key}
     choices |= {"colors": {"brightness": 0.5}, "mixing": {"mixup": 0.5, "cutmix": 0.0}}
     plain, targets = pixels.augment(batch, **choices)
     mixed, mixed_targets = pixels.augment({**batch, "other": other}, **choices)
@@ -209,7 +209,8 @@ def test_erasing_cuts_one_box_of_a_share_of_the_images() -> None:
 
 def test_an_erased_box_has_the_mean_colour_and_the_rest_stays(image: np.ndarray) -> None:
     batch = {"image": image[None], "label": np.zeros(1, np.int32), "row": np.zeros(1, np.int32)}
-    keys = {"color_key": jax.random.key(0), "mix_key": jax.random.key(1)}
+    names = ("color_key", "mix_key", "erase_key")
+    keys = {name: jax.random.key(i) for i, name in enumerate(names)}
     square = {**batch, "image": image[None, :12, :12]}
     got, _ = pixels.augment(square, classes=2, colors={}, mixing={}, erasing=1.0, **keys)
     changed = (np.asarray(got[0]) != square["image"][0]).any(-1)

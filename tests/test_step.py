@@ -232,6 +232,20 @@ def test_heads_may_see_plain_labels(rng: np.random.Generator) -> None:
     assert got == {"main": smooth["main"], "4a": plain["4a"]} and smooth["4a"] != plain["4a"]
 
 
+def test_the_heads_weight_may_fall() -> None:
+    falling = optax.linear_schedule(1.0, 0.0, 4)
+    _, history, _ = steps_on(1, count=3, norm="none", head_schedule=falling)
+    for t, metrics in enumerate(history):
+        heads = (metrics["loss"] - metrics["loss_main"]) / (metrics["loss_4a"] + metrics["loss_4d"])
+        assert heads == pytest.approx(0.3 * (1 - t / 4), rel=1e-3)
+
+
+def test_a_repeated_image_is_mixed_with_another() -> None:
+    labels = jnp.repeat(jnp.arange(4), 3)
+    parts = step.in_micro_batches({"label": labels}, 2, mixed_with=3)
+    assert (parts["other"]["label"] == (parts["label"] - 1) % 4).all()
+
+
 def test_label_smoothing_is_the_textbooks(rng: np.random.Generator) -> None:
     logits = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
     labels = jnp.asarray([0, 1, 2, 3, 0, 1])

@@ -23,7 +23,9 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
 
     # Any number of steps: nothing in the state depends on it.
     build = functools.partial(train.build, steps_per_epoch=1e6, total_steps=10**8)
-    tx = build(configs[0], sharding.make_mesh()).tx
+    student = configs[0].copy_and_resolve_references()
+    student.distill.teacher = ""  # the optimizer needs none
+    tx = build(student, sharding.make_mesh()).tx
     result = average.run(configs, args.workdirs, output=args.output, tx=tx, last=args.last)
     print(results.table_3(result["table"]))
     print(f"{flags.errors(result, configs[0].model.classes)}: {args.output}")

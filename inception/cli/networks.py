@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,17 +13,12 @@ if TYPE_CHECKING:
 
 
 def folders(text: str) -> list[str]:
-    """'a,b' -> ['a', 'b']; an existing folder's name may contain commas."""
-    names, rest = [], text.split(",")
-    while rest:
-        starts = range(len(rest), 1, -1)
-        whole = (n for n in starts if os.path.isdir(os.path.expanduser(",".join(rest[:n]))))
-        count = next(whole, 1)
-        names.append(",".join(rest[:count]))
-        del rest[:count]
-    if not any(names):
+    """As `paths.folders`, of which there must be one."""
+    from inception.data import paths
+
+    if not (names := paths.folders(text)):
         raise argparse.ArgumentTypeError("give a folder")
-    return [name for name in names if name]
+    return names
 
 
 def views(text: str) -> int:

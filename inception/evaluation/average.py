@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from inception import UserError, pixels
@@ -16,6 +15,7 @@ from inception.data import paths, pipeline, progress, whole
 from inception.evaluation import results
 from inception.evaluation.evaluate import load_alike
 from inception.evaluation.evaluator import Evaluator
+from inception.evaluation.networks import eval_batch_size
 from inception.model import FREE_KNOBS, MOMENTUM, GoogLeNet
 from inception.runtime import checkpoint, compiling, sharding, weights
 from inception.runtime.weights import Trained
@@ -24,15 +24,17 @@ from inception.step import first_state
 STATISTICS_IMAGES = 10_000  # at most so many for BatchNorm's statistics
 
 
-def last_steps(workdir: str, count: int) -> list[int]:
-    """The last `count` steps with a checkpoint; UserError if there are fewer."""
+def last_steps(workdir: str, config: ConfigDict, count: int) -> list[int]:
+    """The last `count` steps with a checkpoint; UserError if the run kept fewer."""
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
     steps = checkpoints.steps()
     checkpoints.close()
-    if len(steps) < count:
+    # The best one is kept too: it may be older than others that are gone.
+    there = min(len(steps), config.run.keep_checkpoints)
+    if count > there:
         raise UserError(
-            f"`last`={count}, and {workdir} has {len(steps)} checkpoints: train with "
-            f"`keep_checkpoints={count}`"
+            f"`last`={count}: {workdir} kept its last {there} checkpoints, as many as "
+            f"`run.keep_checkpoints` said: give at most `last={there}`"
         )
     return steps[-count:]
 
@@ -52,13 +54,19 @@ def check_alike(workdirs: Sequence[str], configs: Sequence[ConfigDict]) -> None:
                 )
 
 
-def mean(networks: Sequence[Trained]) -> Any:
-    """The mean of each array that all have: an auxiliary head may be missing in some."""
-    flat = [traverse_util.flatten_dict(network.variables) for network in networks]
-    common = [path for path in flat[0] if all(path in variables for variables in flat)]
-    means = {path: np.mean([v[path] for v in flat], 0, np.float64) for path in common}
-    arrays = {path: array.astype(flat[0][path].dtype) for path, array in means.items()}
-    return {"params": {}, "batch_stats": {}} | traverse_util.unflatten_dict(arrays)
+def without_heads(variables: Any) -> Any:
+    """The variables that evaluation reads."""
+    return {
+        kind: {name: arrays for name, arrays in modules.items() if not name.startswith("head_")}
+        for kind, modules in variables.items()
+    }
+
+
+def mean(networks: Sequence[Any]) -> Any:
+    """The mean of each array."""
+    return jax.tree.map(
+        lambda *arrays: np.mean(arrays, 0, np.float64).astype(arrays[0].dtype), *networks
+    )
 
 
 def statistics(config: ConfigDict, variables: Any, mesh: Any) -> Any:
@@ -70,8 +78,13 @@ def statistics(config: ConfigDict, variables: Any, mesh: Any) -> Any:
     Returns:
         batch_stats, float32.
     """
-    model, source = GoogLeNet(**config.model), pipeline.open_split(config, config.data.train_split)
-    steps = max(1, min(len(source), STATISTICS_IMAGES) // config.optim.batch_size)
+    config = config.copy_and_resolve_references()
+    source = pipeline.open_split(config, config.data.train_split)
+    size = eval_batch_size(config.run.eval_batch_size, len(source), mesh)
+    config.optim.batch_size, config.data.repeats, config.train.sizes = size, 1, (0,)
+    steps = max(1, min(len(source), STATISTICS_IMAGES) // size)
+    # A frozen module would use statistics, not compute them.
+    model = GoogLeNet(**{**config.model, "frozen_through": ""})
 
     def of_batch(variables: Any, batch: dict[str, jax.Array]) -> Any:
         images = pixels.normalize(batch["image"], method=config.data.normalization)
@@ -98,20 +111,19 @@ def load(
     if len(workdirs) == 1:
         if last < 2:
             raise UserError("one folder alone: name others too, or give `last`=2 or more")
-        steps = last_steps(workdirs[0], last)
+        steps = last_steps(workdirs[0], configs[0], last)
         networks = [weights.load_network(workdirs[0], configs[0], step=step) for step in steps]
         return [f"step {step}" for step in steps], networks
     if last > 1:
         raise UserError(f"`last`={last} is for one folder: name one, or leave it out")
     check_alike(workdirs, configs)
-    seeds = {name: config.seed for name, config in zip(workdirs, configs, strict=True)}
-    if len(set(seeds.values())) > 1 and not all(config.init_from for config in configs):
+    if len({config.init_from for config in configs} | {""}) != 2:
         print(
-            f"WARNING: the initial weights differ (config.seed {seeds}): the average of such "
-            "networks is rarely better than they are",
+            "WARNING: not all began with the same trained weights (config.init_from): networks "
+            "trained from random weights, even the same, rarely have a good average",
             file=sys.stderr,
         )
-    return list(workdirs), load_alike(workdirs, configs)
+    return list(workdirs), load_alike(workdirs, configs, what="an average")
 
 
 def run(
@@ -124,7 +136,8 @@ def run(
 ) -> dict[str, Any]:
     """Averages the networks of the folders, evaluates each and the average, and writes `output`.
 
-    With BatchNorm, the average has statistics of its own, computed on training images.
+    With BatchNorm, the average has statistics of its own, computed on training images. It has no
+    auxiliary heads.
 
     Args:
         configs: one for each folder; the first one names the data.
@@ -142,18 +155,16 @@ def run(
     names, networks = load(configs, workdirs, last=last)
     classes, mesh = networks[0].classes, sharding.make_mesh()
     config = configs[0].copy_and_resolve_references()
-    config.model.heads = all(c.model.heads for c in configs)
+    config.model.heads = False
     config.optim.polyak_decay = 0.0
     evaluator = Evaluator(config, mesh, split=config.data.eval_split, classes=classes)
     written = paths.explained(f"`output`={output} cannot be written")
     with written, whole.all_or_nothing(output) as folder:
-        variables = mean(networks)
+        members = [without_heads(network.variables) for network in networks]
+        variables = mean(members)
         if config.model.norm == "batch":
             variables["batch_stats"] = statistics(config, variables, mesh)
-        evaluations = [
-            evaluator(sharding.replicate(v, mesh))
-            for v in (*(network.variables for network in networks), variables)
-        ]
+        evaluations = [evaluator(sharding.replicate(v, mesh)) for v in (*members, variables)]
         state = first_state(variables, tx, polyak_decay=0.0)
         weights.write(folder, json.loads(config.to_json()), classes, state)
     rows = [

@@ -21,9 +21,13 @@ from inception.runtime.weights import Trained, load_network
 
 
 def load_alike(
-    workdirs: Sequence[str], configs: Sequence[ConfigDict], *, best: bool = False
+    workdirs: Sequence[str],
+    configs: Sequence[ConfigDict],
+    *,
+    best: bool = False,
+    what: str = "an ensemble",
 ) -> list[Trained]:
-    """Calls `load_network` for each folder.
+    """Calls `load_network` for each folder; `what` they become, for messages.
 
     Raises:
         UserError: also if a folder is given twice, or the folders differ in views or classes.
@@ -34,18 +38,18 @@ def load_alike(
     for i, (workdir, other, t) in enumerate(zip(workdirs, configs, trained, strict=True)):
         if folders[i] in folders[:i]:
             raise UserError(
-                f"{workdir} is given twice: an ensemble needs different networks; leave one out"
+                f"{workdir} is given twice: {what} needs different networks; leave one out"
             )
         for knob in ("input_px", "data.resize", "data.resize_px", "data.bits"):
             value, own = (operator.attrgetter(knob)(c) for c in (config, other))
             if own != value:
                 raise UserError(
-                    f"`{knob}` is {value} in {first} and {own} in {workdir}: an ensemble "
+                    f"`{knob}` is {value} in {first} and {own} in {workdir}: {what} "
                     f"sees the same images. Leave one out, or give all the same: `{knob}={value}`"
                 )
         if len(t.classes) != len(classes):
             raise UserError(
-                f"{first} has {len(classes)} classes and {workdir} {len(t.classes)}: an ensemble "
+                f"{first} has {len(classes)} classes and {workdir} {len(t.classes)}: {what} "
                 "needs the same classes; leave one out"
             )
         if t.classes != classes:

@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from inception import UserError, pixels
 from inception.config import run_config, training_sizes
+from inception.data import paths
 from inception.model import GoogLeNet
-from inception.runtime import compiling, prefetch, sharding
+from inception.runtime import checkpoint, compiling, sharding
 from inception.runtime.weights import Trained, load_network
 
 
@@ -53,7 +54,7 @@ def distilled(
     Hinton et al. (2015), section 2; the teachers see the student's own images, mixed as they are
     (Beyer et al., 2022). Without `heads` the auxiliary losses stay as they are.
     """
-    teachers = jax.lax.stop_gradient(probabilities(images))
+    teachers = probabilities(images)
 
     def of(head: str) -> jax.Array:
         if not heads and head != "main":
@@ -73,26 +74,37 @@ def load(config: ConfigDict, classes: Sequence[str]) -> tuple[list[Trained], lis
     Raises:
         UserError: a folder that cannot be read; other classes, or another input size.
     """
-    folders = config.distill.teacher.split(",")
-    configs = [run_config(folder, [], rules=()) for folder in folders]
-    loaded = [load_network(f, c) for f, c in zip(folders, configs, strict=True)]
-    for folder, trained, theirs in zip(folders, loaded, configs, strict=True):
+    loaded, configs, needs = [], [], "a teacher needs the same classes in the same order"
+    unknown = checkpoint.numbered(config.model.classes)
+    for folder in paths.folders(config.distill.teacher):
+        try:
+            theirs = run_config(folder, [], rules=())
+            trained = load_network(folder, theirs)
+        except UserError as error:
+            raise UserError(f"`distill.teacher`: {error}") from error
+        where, sizes = f"`distill.teacher`: {folder}", {config.input_px, *training_sizes(config)}
         if len(trained.classes) != config.model.classes:
             raise UserError(
-                f"`distill.teacher`: {folder} has {len(trained.classes)} classes and this run "
-                f"{config.model.classes}: a teacher needs the same classes"
+                f"{where} has {len(trained.classes)} classes and this run {config.model.classes}: "
+                f"{needs}"
             )
-        if classes and trained.classes != tuple(classes):
+        if classes and trained.classes not in (tuple(classes), unknown):
             first = next(i for i, name in enumerate(classes) if trained.classes[i] != name)
             raise UserError(
-                f"`distill.teacher`: {folder} calls class {first} {trained.classes[first]} and the "
-                f"training set {classes[first]}: a teacher needs the same classes in the same order"
+                f"{where} calls class {first} {trained.classes[first]} and the training set "
+                f"{classes[first]}: {needs}"
             )
         if theirs.input_px != config.input_px:
             raise UserError(
-                f"`distill.teacher`: {folder} was trained with `input_px`={theirs.input_px} and "
-                f"this run has {config.input_px}: give `input_px={theirs.input_px}`"
+                f"{where} was trained with `input_px`={theirs.input_px} and this run has "
+                f"{config.input_px}: give `input_px={theirs.input_px}`"
             )
+        if theirs.model.top == "fc" and len(sizes) > 1:
+            raise UserError(
+                f"{where} has `model.top`=fc, which has one size: leave out `train.sizes`"
+            )
+        loaded.append(trained)
+        configs.append(theirs)
     return loaded, configs
 
 
@@ -129,19 +141,36 @@ class TaughtStep:
             function, mesh, training=True, sizes=training_sizes(config)
         )
 
-    def lower(self, state: Any, batch: Any) -> Any:
+    def lower(self, state: Any, batch: Any) -> "WithTeachers":
         """Lowers the program for a state and a batch of these shapes."""
         shapes = sharding.replicated_shapes(lambda: self._variables, self._mesh)
-        return self._compiled.lower((state, shapes), batch)
+        return WithTeachers(self._compiled.lower((state, shapes), batch), self)
 
-    def __call__(
-        self, state: Any, batch: Any, *, poll: Callable[[float], None] = prefetch.noop
-    ) -> Any:
+    def __call__(self, state: Any, batch: Any, **options: Any) -> Any:
         """As CompiledStep: (the next state, metrics)."""
+        return self.call(functools.partial(self._compiled, **options), state, batch)
+
+    def call(self, program: Callable[..., Any], state: Any, batch: Any) -> Any:
+        """Calls a program of the student's state and the teachers; returns the student's part."""
         if not self._on_devices:
             self._variables = sharding.replicate(self._variables, self._mesh)
             self._on_devices = True
-        (state, self._variables), metrics = self._compiled(
-            (state, self._variables), batch, poll=poll
-        )
+        # The program reuses the memory of its arguments: the teachers come back with the state.
+        (state, self._variables), metrics = program((state, self._variables), batch)
         return state, metrics
+
+
+class WithTeachers:
+    """A lowered or compiled program of a TaughtStep, called with the student's state alone."""
+
+    def __init__(self, program: Any, taught: TaughtStep):
+        self._program, self._taught = program, taught
+
+    def compile(self, **options: Any) -> "WithTeachers":
+        return WithTeachers(self._program.compile(**options), self._taught)
+
+    def __call__(self, state: Any, batch: Any) -> Any:
+        return self._taught.call(self._program, state, batch)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._program, name)

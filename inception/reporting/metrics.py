@@ -166,8 +166,11 @@ class Window:
 class Callback:
     """A periodic job of a run; a subclass overrides the methods that it needs.
 
-    `step` is always the number of steps done. `before_step` is called only if `due` is true.
+    `step` is always the number of steps done. `before_step` is called only if `due` is true, and
+    after all metrics were fetched and passed to `on_metrics` if `fetches` is.
     """
+
+    fetches = True
 
     def due(self, step: int) -> bool:
         """Whether `before_step` should be called for the state after `step` steps."""
@@ -213,7 +216,8 @@ class Callbacks:
         """Calls the callbacks that are due; their time does not count as training."""
         for callback in self._callbacks:
             if callback.due(step):
-                self.fetch()
+                if callback.fetches:
+                    self.fetch()
                 callback.before_step(step, state)
                 self._since = time.monotonic()
 

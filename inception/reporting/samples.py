@@ -51,8 +51,9 @@ def training_crops(config: ConfigDict) -> np.ndarray:
     mixing = {"mixup": config.data.mixup, "cutmix": config.data.cutmix}
     if any(mixing.values()):
         batch["other"] = jax.tree.map(lambda x: np.roll(x, COLUMNS - 1, axis=0), batch)
-    color_key, mix_key = jax.random.split(jax.random.key(config.data.seed))
-    keys = {"color_key": color_key, "mix_key": mix_key}
+    names = ("color_key", "mix_key", "erase_key")
+    drawn = jax.random.split(jax.random.key(config.data.seed), 3)
+    keys = dict(zip(names, drawn, strict=True))
     distortions = {"colors": config.data.colors, "mixing": mixing, "erasing": config.data.erasing}
     seen, _ = pixels.augment(batch, classes=1, **distortions, **keys)
     tiles[:, 1:] = np.asarray(seen).round().reshape(tiles[:, 1:].shape)

@@ -126,7 +126,7 @@ def _line(runs: Sequence[Run]) -> dict[str, Any]:
 def _flags(run: Run) -> list[str]:
     """The flags that determine a run's result, without seeds; [] if its command is unknown.
 
-    The folders in data.path and init_from are left out.
+    The folders in data.path, init_from and distill.teacher are left out.
     """
     commands = [start["command"] for start in run.kind("start") if start["command"]]
     words = shlex.split(commands[-1]) if commands else []
@@ -139,4 +139,6 @@ def _flags(run: Run) -> list[str]:
             flags[-1] += f"={word}"
     kept = [flag for flag in flags if not NOT_OF_THE_RECIPE.match(flag)]
     kept = [re.sub(r"^(--config\.data\.path)=.*", r"\1=DATA", flag) for flag in kept]
-    return [re.sub(r"^(--config\.init_from)=.*/(?=.)", r"\1=", flag) for flag in kept]
+    # Of each folder its own name stays.
+    named = r"^--config\.(init_from|distill\.teacher)="
+    return [re.sub(r"(?<=[=,])[^,]*/(?=[^,])", "", f) if re.match(named, f) else f for f in kept]

@@ -61,12 +61,11 @@ class CompiledStep:
     slower, so they compile normally: docs/reasons/performance.md.
 
     Args:
-        sizes: the images' sizes in px, in the order in which they come: with the first batch, the
-            program is also compiled for all sizes after its own.
+        sizes: the images' sizes in px: at the first batch the program compiles for all of them.
     """
 
     def __init__(self, function: Callable, mesh: Any, *, training: bool, sizes: Sequence[int] = ()):
-        self._sizes = list(dict.fromkeys(sizes))
+        self._sizes = set(sizes)
         self.function = kernels.on(sharding.platform(mesh))(function)
         options = _on_cpu(mesh, CPU_OPTIONS | (FAST_TO_COMPILE if training else {}))
         jitted = sharding.jit_over_batch(
@@ -80,7 +79,7 @@ class CompiledStep:
     ) -> Any:
         """Calls the function; while it compiles, calls `poll` as `prefetch.run_in_thread` does."""
         if shapes(batch) not in self._compiled:
-            for each in (batch, *self._later(batch)):
+            for each in (batch, *self._others(batch)):
                 compiled = functools.partial(self._compile, state, each)
                 self._compiled[shapes(each)] = prefetch.run_in_thread(compiled, poll)
         return self._compiled[shapes(batch)](state, batch)
@@ -88,10 +87,9 @@ class CompiledStep:
     def _compile(self, state: Any, batch: Any) -> Any:
         return self.lower(state, batch).compile()
 
-    def _later(self, batch: Any) -> Iterator[Any]:
-        """The shapes of batches of the later sizes."""
-        sizes = self._sizes
-        for px in sizes[sizes.index(batch["image"].shape[1]) + 1 :] if len(sizes) > 1 else ():
+    def _others(self, batch: Any) -> Iterator[Any]:
+        """The shapes of batches of the other sizes."""
+        for px in sorted(self._sizes - {batch["image"].shape[1]} if self._sizes else ()):
             image = jax.ShapeDtypeStruct((len(batch["image"]), px, px, 3), batch["image"].dtype)
             label = jax.ShapeDtypeStruct(batch["label"].shape, batch["label"].dtype)
             yield {"image": image, "label": label}

@@ -21,7 +21,7 @@ from inception.runtime import processes
 # What a run writes after config.json; OWNER matches what `_lock` writes into WORKDIR/lock.
 WRITTEN = ("checkpoints", "classes.txt", "metrics.jsonl", "eval.json", "report.html", "result.json")
 OWNER = re.compile(r"(\d+ on \S+ )?[0-9a-f]{16}")
-PLACES = {"data.path", "data.labels", "init_from"}  # knobs that name a file or a folder
+PLACES = {"data.path", "data.labels", "init_from", "distill.teacher"}  # name files or folders
 SHARED_S = 20.0  # after which a folder without process 0's file counts as not shared
 
 
@@ -133,7 +133,8 @@ def _alike(knob: str, one: Any, other: Any) -> bool:
         return True
     if knob not in PLACES or not (one and other) or paths.in_bucket(one + other):
         return False
-    return os.path.realpath(paths.at(one)) == os.path.realpath(paths.at(other))
+    one, other = ([os.path.realpath(paths.at(p)) for p in paths.folders(x)] for x in (one, other))
+    return one == other
 
 
 def read_config(workdir: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import scipy.special
 from inception import train
 from inception.evaluation import teacher
 from inception.reporting import metrics
+from inception.tools import bench
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("short_network")
@@ -74,6 +75,18 @@ def test_several_teachers_count_alike(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(got, np.mean(each, 0), rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.faults
+def test_bench_counts_the_teachers_time(tmp_path: pathlib.Path, monkeypatch) -> None:
+    monkeypatch.setattr(bench, "ENOUGH_S", 0.0)
+    (tmp_path / "a,b").mkdir()
+    one, two = (
+        tiny.write_run(tmp_path / "a,b" / name, tiny.config(*SMALL)) for name in ("one", "two")
+    )
+    result = bench.run(tiny.config(*SMALL, f"--config.distill.teacher={one},{two}"), what="train")
+    alone = bench.run(tiny.config(*SMALL), what="train")
+    assert result["images_per_second"] > 0 and result["memory_bytes"] > alone["memory_bytes"]
+
+
 @pytest.mark.parametrize(
     ("theirs", "line"),
     [
@@ -93,7 +106,13 @@ def test_a_teacher_of_another_task_is_refused(
 
 def test_a_teacher_of_other_names_is_refused(tmp_path: pathlib.Path) -> None:
     folder = tiny.write_run(tmp_path / "teacher", tiny.config(*SMALL))
-    (tmp_path / "teacher" / "classes.txt").write_text("colour 0\nred\ncolour 2\n")
+    classes = tmp_path / "teacher" / "classes.txt"
+    classes.write_text("".join(f"class {i}\n" for i in range(3)))  # converted weights' numbers
+    loaded, _ = teacher.load(
+        tiny.config(*SMALL, f"--config.distill.teacher={folder}"), ("a", "b", "c")
+    )
+    assert len(loaded) == 1
+    classes.write_text("colour 0\nred\ncolour 2\n")
     config = tiny.config(*SMALL, f"--config.distill.teacher={folder}")
     with tiny.refused("calls class 1 red and the training set colour 1"):
         train.run(config, str(tmp_path / "run"))

@@ -98,7 +98,7 @@ def test_norms_along_a_run_are_those_of_its_arrays_and_change_nothing(
     assert not lines(tmp_path / "b", "norms")
     first, last = lines(tmp_path / "a", "norms")
     trained = lines(tmp_path / "a", "train")
-    assert (first["step"], last["step"]) == (1, 6) and "norms" not in trained[0]
+    assert (first["step"], last["step"]) == (1, 6) and "gradient_norms" not in trained[0]
     params = checkpoint.Checkpoints(str(tmp_path / "a")).restore(None)["params"]
     for module, arrays in params.items():
         np.testing.assert_allclose(last[f"weights/{module}"], norm(arrays), rtol=1e-5)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -71,6 +72,22 @@ def test_mixing_sends_one_image_to_the_next_device(accumulate: int) -> None:
     assert images[0]["bytes"] == config.input_px**2 * 3
     others = [row for row in sent if row["kind"] != "all-reduce" and row["dtype"] != "u8"]
     assert sum(row["bytes"] for row in others) <= 64  # labels and numbers
+
+
+def test_all_sizes_compile_at_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = sharding.make_mesh()
+    step = compiling.CompiledStep(
+        lambda state, batch: state + batch["image"].shape[1], mesh, training=False, sizes=(4, 6, 4)
+    )
+
+    def batch(px: int) -> dict:
+        arrays = {"image": np.zeros((8, px, px, 3), np.uint8), "label": np.zeros(8, np.int32)}
+        return sharding.shard_batch(arrays, mesh)
+
+    state = sharding.replicate(np.zeros((), np.int32), mesh)
+    assert step(state, batch(6)) == 6 and len(step._compiled) == 2
+    monkeypatch.setattr(step, "lower", None)
+    assert step(state, batch(4)) == 4
 
 
 def test_a_gathered_batch_would_be_seen() -> None:
