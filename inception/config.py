@@ -66,6 +66,17 @@ def _import_beside(folder: str) -> None:
     sys.path[:] = [*dict.fromkeys(others), *BESIDE]
 
 
+def folders(text: str) -> list[str]:
+    """'a,b' -> ['a', 'b']; an existing folder's name may contain commas."""
+    names, rest = [], text.split(",")
+    while rest:
+        joined = [",".join(rest[:n]) for n in range(len(rest), 1, -1)]
+        name = next((j for j in joined if os.path.isdir(os.path.expanduser(j))), rest[0])
+        names.append(name)
+        del rest[: name.count(",") + 1]
+    return [name for name in names if name]
+
+
 # Rules about several knobs: each raises UserError for a config that breaks it.
 
 
@@ -129,8 +140,8 @@ def momentum_style_is_read(config: ConfigDict) -> None:
     name, style = config.optim.name, config.optim.momentum_style
     if name != "sgd" and style != KNOBS["optim.momentum_style"].default:
         raise UserError(
-            f"`optim.momentum_style`={style} is for `optim.name`=sgd; {name} always has its own: give "
-            "`optim.momentum_style`=optax"
+            f"`optim.momentum_style`={style} is for `optim.name`=sgd; {name} always has its own: "
+            "give `optim.momentum_style`=optax"
         )
 
 

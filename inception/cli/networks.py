@@ -5,18 +5,16 @@ import collections
 import sys
 from typing import TYPE_CHECKING
 
+from inception import config
 from inception.cli import flags
-from inception.config import run_config
 
 if TYPE_CHECKING:
     from inception.evaluation.predict import Predictor
 
 
 def folders(text: str) -> list[str]:
-    """As `paths.folders`, of which there must be one."""
-    from inception.data import paths
-
-    if not (names := paths.folders(text)):
+    """As `config.folders`, of which there must be one."""
+    if not (names := config.folders(text)):
         raise argparse.ArgumentTypeError("give a folder")
     return names
 
@@ -51,7 +49,7 @@ def open_pictures(args: flags.Args, overrides: list[str]) -> tuple[list[str], "P
     from inception.evaluation import pictures, predict
 
     paths = pictures.find(args.images, others := collections.Counter[str]())
-    configs = [run_config(workdir, overrides) for workdir in args.checkpoint]
+    configs = [config.run_config(workdir, overrides) for workdir in args.checkpoint]
     flags.join_processes(args)
     lines = pictures.remarks(paths, others, bits=configs[0].data.bits)
     print("".join(f"{line}\n" for line in lines), end="", file=sys.stderr)

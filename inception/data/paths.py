@@ -58,17 +58,6 @@ def at(path: str) -> epath.Path:
     return found
 
 
-def folders(text: str) -> list[str]:
-    """'a,b' -> ['a', 'b']; an existing folder's name may contain commas."""
-    names, rest = [], text.split(",")
-    while rest:
-        joined = [",".join(rest[:n]) for n in range(len(rest), 1, -1)]
-        name = next((j for j in joined if os.path.isdir(os.path.expanduser(j))), rest[0])
-        names.append(name)
-        del rest[: name.count(",") + 1]
-    return [name for name in names if name]
-
-
 def on_disk(path: str) -> pathlib.Path:
     """A local folder of ArrayRecord files, whose library reads no buckets; '~' as in `at`."""
     if in_bucket(path):

@@ -10,8 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from inception import UserError, pixels
-from inception.config import run_config, training_sizes
-from inception.data import paths
+from inception.config import folders, run_config, training_sizes
 from inception.model import GoogLeNet
 from inception.runtime import checkpoint, compiling, sharding
 from inception.runtime.weights import Trained, load_network
@@ -76,7 +75,7 @@ def load(config: ConfigDict, classes: Sequence[str]) -> tuple[list[Trained], lis
     """
     loaded, configs, needs = [], [], "a teacher needs the same classes in the same order"
     unknown = checkpoint.numbered(config.model.classes)
-    for folder in paths.folders(config.distill.teacher):
+    for folder in folders(config.distill.teacher):
         try:
             theirs = run_config(folder, [], rules=())
             trained = load_network(folder, theirs)

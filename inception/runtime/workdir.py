@@ -14,6 +14,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from inception import UserError
+from inception.config import folders
 from inception.data import paths
 from inception.knobs import KNOBS
 from inception.runtime import processes
@@ -133,7 +134,7 @@ def _alike(knob: str, one: Any, other: Any) -> bool:
         return True
     if knob not in PLACES or not (one and other) or paths.in_bucket(one + other):
         return False
-    one, other = ([os.path.realpath(paths.at(p)) for p in paths.folders(x)] for x in (one, other))
+    one, other = ([os.path.realpath(paths.at(p)) for p in folders(x)] for x in (one, other))
     return one == other
 
 
