@@ -166,6 +166,7 @@ class WithTeachers:
         self._program, self._taught = program, taught
 
     def compile(self, **options: Any) -> "WithTeachers":
+        """Compiles a lowered program; `options` are JAX's."""
         return WithTeachers(self._program.compile(**options), self._taught)
 
     def __call__(self, state: Any, batch: Any) -> Any:
