@@ -35,7 +35,7 @@ SMALL = [
     "--config.model.width=0.05", "--config.model.norm=none", "--config.model.heads=false", "--config.model.dtype=float32",
     "--config.input_px=33", "--config.data.resize_px=33", "--config.optim.batch_size=8", "--config.optim.warmup_epochs=0",
     "--config.run.eval_batch_size=8", "--config.run.workers=2", "--config.optim.learning_rate=1e-4",
-    "--config.optim.min_epoch_steps=0",
+    "--config.optim.min_epoch_steps=0", "--config.run.checkpoint_every_epochs=0.5",
 ]  # fmt: skip
 FOLDER = [
     "--config.data.source=folder",
@@ -215,6 +215,7 @@ def small(argv: list[str]) -> list[str]:
     replaced = {
         "--source=DATA": "--source=PHOTOS",
         "--output=weights/bvlc": "--output=weights/caffe",
+        "--last=5": "--last=2",
     }
     argv = [replaced.get(a, a).replace(".pth", ".safetensors") for a in argv]
     argv = ["--config.model.classes=3" if "model.classes=" in a else a for a in argv]
@@ -254,8 +255,8 @@ def supply(argv: list[str]) -> None:
     """The runs and studies that a command reads and the page did not make: copies of its last, or of weights/bvlc."""
     paths = [name for a in argv if a.startswith("runs/") for name in a.split(",")]
     for a in argv:
-        if a.startswith("--checkpoints="):
-            paths += a.removeprefix("--checkpoints=").split(",")
+        if a.startswith(("--checkpoints=", "--config.distill.teacher=")):
+            paths += a.split("=", 1)[1].split(",")
     paths += [
         a.removeprefix("--workdir=")
         for a in argv

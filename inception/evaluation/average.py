@@ -32,9 +32,10 @@ def last_steps(workdir: str, config: ConfigDict, count: int) -> list[int]:
     # The best one is kept too: it may be older than others that are gone.
     there = min(len(steps), config.run.keep_checkpoints)
     if count > there:
+        remedy = f"give at most `last={there}`" if there > 1 else "an average needs two"
         raise UserError(
-            f"`last`={count}: {workdir} kept its last {there} checkpoints, as many as "
-            f"`run.keep_checkpoints` said: give at most `last={there}`"
+            f"`last`={count}: of {workdir} the last {there} checkpoints are kept, as many as "
+            f"`run.keep_checkpoints` said: {remedy}"
         )
     return steps[-count:]
 

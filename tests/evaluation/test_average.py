@@ -101,7 +101,7 @@ def test_the_last_checkpoints_of_a_run(tmp_path: pathlib.Path, capsys) -> None:
     np.testing.assert_allclose((one + two) / 2, both, rtol=1e-6, atol=1e-7)
     assert average(run, f"--output={tmp_path / 'more'}", "--last=9") == 1
     line = capsys.readouterr().err
-    assert "kept its last 3 checkpoints" in line and "give at most --last=3" in line
+    assert "the last 3 checkpoints are kept" in line and "give at most --last=3" in line
 
 
 @pytest.mark.parametrize(
