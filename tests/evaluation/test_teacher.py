@@ -47,14 +47,11 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(tmp_path: pathlib.P
         f"--config.init_from={folder}", f"--config.distill.teacher={folder}",
         "--config.train.sizes=(33,48)", "--config.data.mixup=0.4", "--config.data.erasing=0.5",
     )  # fmt: skip
-    for share, low, high in ((1.0, 0.0, 1e-4), (0.5, 1e-2, np.inf)):
-        config = tiny.config(*SMALL, *UNTOUCHED, *student, f"--config.distill.share={share}")
-        workdir = str(tmp_path / f"student {share}")
-        train.run(config, workdir)
-        lines = [row for row in metrics.read_metrics(workdir) if row["kind"] == "train"]
-        assert len(lines) == 2
-        for line in lines:
-            assert low < line["grad_norm"] + 1e-12 < high, line
+    train.run(tiny.config(*SMALL, *UNTOUCHED, *student), str(tmp_path / "student"))
+    lines = [r for r in metrics.read_metrics(str(tmp_path / "student")) if r["kind"] == "train"]
+    assert len(lines) == 2
+    for line in lines:
+        assert line["grad_norm"] < 1e-4 < line["loss"], line
 
 
 def test_several_teachers_count_alike(rng: np.random.Generator) -> None:
