@@ -218,6 +218,44 @@ HEADS = (
 )
 
 
+@pytest.mark.parametrize(
+    ("message", "overrides"),
+    [
+        (
+            "optim.warmup_epochs=1.0 and config.optim.warmup_steps=5: give one of them, and 0 for the other",
+            ("optim.warmup_epochs=1.", "optim.warmup_steps=5"),
+        ),
+        (
+            "optim.momentum_style=caffe is for config.optim.name=sgd; adamw always has its own: give "
+            "config.optim.momentum_style=optax",
+            ("optim.name=adamw", "optim.momentum_style=caffe"),
+        ),
+        (
+            "train.sizes=(96, 0): config.model.top=fc has one input size",
+            ("train.sizes=(96,0)", "model.top=fc"),
+        ),
+        (
+            "train.sizes=(96,) with config.input_px=224: the strided heads have one input size: give "
+            "config.model.head_pool=adaptive or config.model.heads=False",
+            ("train.sizes=(96,)",),
+        ),
+        (
+            "train.sizes=(300,): config.data.sampler=caffe crops 300 px from config.data.resize_px=256: raise it",
+            ("train.sizes=(300,)", "model.heads=False", "data.sampler=caffe"),
+        ),
+    ],
+)
+def test_knobs_of_a_recipe_that_exclude_each_other(
+    message: str, overrides: tuple[str, ...]
+) -> None:
+    refused_by_base(message, *overrides)
+
+
+def test_the_remedies_for_sizes() -> None:
+    for remedy in ("model.head_pool=adaptive", "model.heads=False"):
+        load_config(BASE, ["--config.train.sizes=(96,0)", f"--config.{remedy}"])
+
+
 def test_knobs_that_do_not_go_together() -> None:
     refused_by_base(HEADS, "input_px=64")
     refused_by_base(HEADS, "input_px=64", rules=NETWORK)

@@ -199,6 +199,15 @@ def test_a_run_without_a_step(tmp_path: pathlib.Path) -> None:
         )
 
 
+def test_a_warm_up_in_steps() -> None:
+    config = tiny.config("--config.optim.warmup_steps=3", "--config.optim.warmup_epochs=0")
+    assert train.warmup_steps(config, 100.0) == 3
+    assert train.warmup_steps(tiny.config("--config.optim.warmup_epochs=0.5"), 100.0) == 50
+    long = tiny.config("--config.optim.warmup_steps=6", "--config.optim.warmup_epochs=0")
+    with tiny.refused(r"config\.optim\.warmup_steps lasts 6 of 6 steps: it must be shorter"):
+        train.count_steps(long, 32)
+
+
 def test_a_warm_up_as_long_as_the_run() -> None:
     config = tiny.config("--config.optim.epochs=1.0", "--config.optim.warmup_epochs=0.9")
     with tiny.refused(r"config\.optim\.warmup_epochs lasts 2 of 2 steps: it must be shorter"):
