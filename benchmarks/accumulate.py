@@ -32,14 +32,12 @@ def measure(
     mesh = sharding.make_mesh()
     model = GoogLeNet(norm=args.norm, remat=remat)
     tx = optim.sgd(optax.constant_schedule(0.001), momentum=0.9)
-    init = functools.partial(
-        create_state, model, tx, seed=0, input_px=args.input_px, polyak_decay=0.0
-    )
+    init = functools.partial(create_state, model, tx, seed=0, input_px=args.input_px)
     state = compiling.compute_replicated(init, mesh)
     step = functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=0, colors=COLORS, mixing={},
         normalization="unit", loss={"head_weight": 0.3, "label_smoothing": 0.0},
-        polyak_decay=0.0, accumulate=accumulate,
+        accumulate=accumulate,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     shape = (args.batch_size, args.input_px, args.input_px, 3)

@@ -54,7 +54,7 @@ def config_of(folder: pathlib.Path):
 def weights(config):
     model = GoogLeNet(**config.model)
     make = lambda: create_state(  # noqa: E731
-        model, optax.identity(), seed=0, input_px=224, polyak_decay=0.0
+        model, optax.identity(), seed=0, input_px=224
     ).raw_variables()
     return jax.jit(make)()
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 LAUNCH = pathlib.Path(__file__).resolve().parents[1] / "launch.py"
 sys.path.insert(0, str(LAUNCH.parent))
-from inception.data import paths  # noqa: E402
+from inception.data import outputs  # noqa: E402
 
 KINDS = {
     "training": ["--what=train"],
@@ -80,7 +80,7 @@ def main() -> None:
     if unknown := set(args.series) - SERIES.keys():
         parser.error(f"{', '.join(unknown)}: choose from {', '.join(SERIES)}")
     files = {series: f"{args.output}/scaling_{series}.svg" for series in args.series}
-    paths.check_outputs(**{series: (file, b"Matplotlib") for series, file in files.items()})
+    outputs.check(**{series: (file, b"Matplotlib") for series, file in files.items()})
     pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
     for series in args.series:
         label, values = SERIES[series]

@@ -82,7 +82,7 @@ class Ours:
         self.batch = sharding.shard_batch(batch, mesh)
         if what == "train":
             tx = optim.sgd(optax.constant_schedule(RATE), momentum=MOMENTUM, weight_decay=DECAY)
-            state = step.first_state({"params": params}, tx, polyak_decay=0.0)
+            state = step.first_state({"params": params}, tx)
             self.state = sharding.replicate(state, mesh)
             training = train.build(config, mesh, steps_per_epoch=1.0, total_steps=10**6)
             function = functools.partial(training.step.function, tx=tx)

@@ -109,9 +109,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lucent", action="store_true")
     args = parser.parse_args()
-    create = functools.partial(
-        create_state, MODEL, optax.identity(), seed=0, input_px=args.px, polyak_decay=0.0
-    )
+    create = functools.partial(create_state, MODEL, optax.identity(), seed=0, input_px=args.px)
     variables = jax.jit(create)().raw_variables()
     images = jnp.zeros((1, args.px, args.px, 3))
     layer = jax.eval_shape(lambda v: visualize.before_relu(MODEL, v, images, args.layer), variables)

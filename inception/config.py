@@ -135,9 +135,17 @@ def warmup_ends(config: ConfigDict) -> None:
         raise UserError(f"{given}: give one of them, and 0 for the other")
 
 
-def momentum_style_is_read(config: ConfigDict) -> None:
-    """Only sgd has two conventions of momentum."""
+def optimizer_fits(config: ConfigDict) -> None:
+    """Only sgd has two conventions of momentum; schedule_free has an average and no schedule."""
     name, style = config.optim.name, config.optim.momentum_style
+    if name == "schedule_free" and not (
+        config.optim.schedule == "constant"
+        and config.optim.polyak_decay == 0 < config.optim.momentum
+    ):
+        raise UserError(
+            "`optim.name`=schedule_free averages by itself: give `optim.schedule`=constant, "
+            "`optim.polyak_decay`=0, and `optim.momentum` above 0"
+        )
     if name != "sgd" and style != KNOBS["optim.momentum_style"].default:
         raise UserError(
             f"`optim.momentum_style`={style} is for `optim.name`=sgd; {name} always has its own: "
@@ -146,7 +154,7 @@ def momentum_style_is_read(config: ConfigDict) -> None:
 
 
 Rules = Sequence[Callable[["ConfigDict"], None]]
-TRAINING: Rules = (heads_have_room, crops_fit, warmup_ends, momentum_style_is_read,
+TRAINING: Rules = (heads_have_room, crops_fit, warmup_ends, optimizer_fits,
                    one_network_for_all_sizes)  # fmt: skip
 EVALUATION: Rules = (crops_fit,)
 NETWORK: Rules = (heads_have_room,)  # for commands without images and schedule

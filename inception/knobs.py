@@ -60,7 +60,7 @@ SIZES = Allowed(lambda x: len(x) > 0, "name at least one size")
 THREADS = Allowed(
     lambda x: x == "all" or (x.isdecimal() and 1 <= int(x) <= 256), "all, or from 1 to 256 threads"
 )
-OPTIMIZERS = ("sgd", "nesterov", "rmsprop", "adamw", "lars", "lamb", "muon")
+OPTIMIZERS = ("sgd", "nesterov", "rmsprop", "adamw", "lars", "lamb", "muon", "schedule_free")
 INTERPOLATIONS = ("bilinear", "area", "nearest", "cubic")
 TRUNK = ("conv1", "conv2_reduce", "conv2", "3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 
@@ -135,6 +135,9 @@ KNOBS = {
     ),
     "model.dropout": Knob(0.4, "Before the classifier: paper, Table 1.", SHARE),
     "model.head_dropout": Knob(0.7, "In the heads: paper, section 5.", SHARE),
+    "model.drop_path": Knob(
+        0.0, "Share of an image's branches that training drops: Zoph et al. (2018).", SHARE
+    ),
     "model.initializer": Knob(
         "he",
         "For inputs of unit variance: on 0-255 the loss explodes in two steps. xavier is Caffe's, "
@@ -182,7 +185,7 @@ KNOBS = {
     "optim.schedule": Knob(
         "polynomial",
         "Caffe's; exponential is the paper's; one_cycle: Smith and Topin (2018).",
-        one_of("polynomial", "exponential", "cosine", "linear", "one_cycle"),
+        one_of("polynomial", "exponential", "cosine", "linear", "constant", "one_cycle"),
     ),
     "optim.power": Knob(0.5, "Exponent of the polynomial schedule: quick_solver's."),
     "optim.decay_rate": Knob(0.96, "Factor of the exponential schedule: paper, section 6."),

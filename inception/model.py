@@ -66,8 +66,8 @@ NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 # Fields that change neither the trunk's shape nor, up to rounding, its values in evaluation.
 FREE_KNOBS = frozenset((
-    "heads", "heads_on", "head_pool", "dropout", "head_dropout", "initializer", "dtype",
-    "frozen_through", "remat", "batch_axis",
+    "heads", "heads_on", "head_pool", "dropout", "head_dropout", "drop_path", "initializer",
+    "dtype", "frozen_through", "remat", "batch_axis",
 ))  # fmt: skip
 
 Logits = dict[str, jax.Array]  # by head
@@ -142,9 +142,10 @@ class Inception(nn.Module):
     naive: bool = False
     conv5x5_px: int = 5
     relu: bool = True
+    drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, rows: jax.Array | None = None) -> jax.Array:
         f, last = self.filters, functools.partial(self.conv, relu=self.relu)
         reduce = {} if self.naive else {"3x3_reduce": f.reduce3x3, "5x5_reduce": f.reduce5x5}
         branch1x1, *reduced = ops.side_by_side(self, x, train, {"1x1": f.conv1x1, **reduce})
@@ -154,7 +155,12 @@ class Inception(nn.Module):
         pool = ops.max_pool(x, stride=1)
         if not self.naive:
             pool = last(f.pool_proj, 1, name="pool_proj")(pool, train)
-        return jnp.concatenate([branch1x1, branch3x3, branch5x5, pool], axis=-1)
+        branches = [branch1x1, branch3x3, branch5x5, pool]
+        if train and self.drop_path:
+            keys = [self.make_rng("dropout") for _ in branches]
+            drop = functools.partial(ops.drop_path, rate=self.drop_path, rows=rows)
+            branches = list(map(drop, branches, keys))
+        return jnp.concatenate(branches, axis=-1)
 
 
 class AuxiliaryHead(nn.Module):
@@ -206,6 +212,7 @@ class GoogLeNet(nn.Module):
     top: str = "average"  # of 5b's grid; 'fc': fully connected and ReLU, for one input size
     dropout: float = 0.4  # rate at which the top's features are dropped
     head_dropout: float = 0.7  # the same in the auxiliary heads
+    drop_path: float = 0.0  # rate at which an image's branches of the Inception modules are dropped
     initializer: str = "he"  # normal, fan-in, biases 0; 'xavier': Caffe's, biases .2
     dtype: str = "float32"  # of the computation; or 'bfloat16'
     # Training runs the modules from conv1 to this one as evaluation does, with BatchNorm's running
@@ -234,28 +241,22 @@ class GoogLeNet(nn.Module):
         dense = functools.partial(
             nn.Dense, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype
         )
-        inception = functools.partial(
-            Inception, conv=conv, naive=NAIVE[self.module], conv5x5_px=self.conv5x5_px
-        )
+        choices: Any = {"conv5x5_px": self.conv5x5_px, "drop_path": self.drop_path}
+        inception = functools.partial(Inception, conv=conv, naive=NAIVE[self.module], **choices)
+        hidden = scaled(HEAD_HIDDEN, self.width)
         head = functools.partial(
-            AuxiliaryHead,
-            self.classes,
-            conv,
-            dense,
-            hidden=scaled(HEAD_HIDDEN, self.width),
-            dropout=self.head_dropout,
-            pool=self.head_pool,
+            AuxiliaryHead, self.classes, conv, dense, hidden, self.head_dropout, self.head_pool
         )
         return conv, inception, head, dense
 
     @nn.nowrap
-    def run(self, module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
+    def run(self, module: nn.Module, x: jax.Array, *rows: Any, train: bool) -> jax.Array:
         """Applies a module of the trunk to x: frozen, with remat, or plainly."""
         if module.name in frozen_modules(self.frozen_through):
             return jax.lax.stop_gradient(module(x, train=False))
         if self.remat and train:
-            return nn.remat(lambda module, x: module(x, train))(module, x)
-        return module(x, train)
+            return nn.remat(lambda module, x: module(x, train, *rows))(module, x)
+        return module(x, train, *rows)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, rows: jax.Array | None = None) -> Logits:
@@ -278,15 +279,13 @@ class GoogLeNet(nn.Module):
         x = named("pool2", pool, x)  # [b, 28, 28, 192]
         logits = {}
         for row, filters in TABLE_1.items():
-            x = run(inception(filters, relu=row not in POOLED, name=row), x)
+            x = run(inception(filters, relu=row not in POOLED, name=row), x, rows)
             if row in heads:
                 logits[row] = head(name=f"head_{row}")(x, train, rows)
             if row == "3b":
                 x = named("pool3", lambda x: ops.relu(pool(x)), x)  # [b, 14, 14, 480]
-            if row == "4e":
-                x = named(
-                    "pool4", lambda x: ops.relu(pool(x, window=self.pool4_px)), x
-                )  # [b, 7, 7, 832]
+            if row == "4e":  # to [b, 7, 7, 832]
+                x = named("pool4", lambda x: ops.relu(pool(x, window=self.pool4_px)), x)
         if self.top == "average":
             x = x.mean(axis=(1, 2))  # [b, 1024]
         elif self.top == "fc":

@@ -141,6 +141,20 @@ class Dropout(nn.Module):
         return jax.vmap(lambda row, key: of_row(row, rng=key))(x, keys)
 
 
+def drop_path(
+    x: jax.Array, key: jax.Array, *, rate: float, rows: jax.Array | None = None
+) -> jax.Array:
+    """Each row becomes 0 with probability `rate`, else it is divided by 1 - rate.
+
+    [b, h, w, c] -> [b, h, w, c]. A row's fate is a function of the key and of its number in `rows`.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        key, jnp.arange(len(x)) if rows is None else rows
+    )
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
+    return x * (kept.astype(x.dtype) / (1 - rate))[:, None, None, None]
+
+
 @by_platform
 def to_update(gradients: Any) -> Any:
     """The gradients in the form that the optimizer reads: in plain form, unchanged."""

@@ -1,5 +1,6 @@
 """Learning-rate schedules, SGD with momentum in two conventions, the Polyak average."""
 
+import functools
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -27,6 +28,7 @@ def learning_rate_schedule(
                      (paper, section 6: x0.96 every 8 epochs)
         cosine:      learning_rate * (1 + cos(pi * t / T)) / 2
         linear:      learning_rate * (1 - t / T)
+        constant:    learning_rate
         one_cycle:   cosine, after a rise from learning_rate / 25 along half a cosine, over
                      `warmup_steps` or else .3 of the run (Smith and Topin, 2018; PyTorch's values);
                      the momentum stays
@@ -43,6 +45,7 @@ def learning_rate_schedule(
         ),
         "cosine": lambda: optax.cosine_decay_schedule(rate, decay_over),
         "linear": lambda: optax.linear_schedule(rate, 0.0, decay_over),
+        "constant": lambda: optax.constant_schedule(rate),
         "one_cycle": lambda: optax.cosine_onecycle_schedule(
             # Half a step more: optax rounds the rise down.
             total_steps,
@@ -154,7 +157,16 @@ def except_frozen(
     return optax.partition(transforms, kinds)
 
 
-def polyak(average: Any, new: Any, step: jax.Array, *, decay: float) -> Any:
+def averaging(name: str, polyak_decay: float) -> Callable[..., Any] | None:
+    """The average of an optimizer's parameters that evaluation uses, or None: the newest ones."""
+    if name == "schedule_free":
+        from inception import optimizers
+
+        return optimizers.schedule_free_average
+    return functools.partial(polyak, decay=polyak_decay) if polyak_decay > 0 else None
+
+
+def polyak(average: Any, new: Any, step: jax.Array, _opt_state: Any = None, *, decay: float) -> Any:
     """Moves the running average of parameters and BatchNorm statistics towards `new`.
 
     The paper evaluates with such an average (section 6). The decay is

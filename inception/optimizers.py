@@ -42,6 +42,12 @@ def optimizer(
                   is scaled to a root mean square of .2, about the second's, so that one rate
                   serves both (Liu et al., 2025)
 
+    And, of three sequences of which training computes gradients at y::
+
+        schedule_free: z -= rate * g;  x = the mean of all z, which evaluation uses, weighted by
+                  the square of the greatest rate so far;  y = momentum * x + (1 - momentum) * z
+                  (Defazio et al., 2024)
+
     Args:
         momentum: of adamw, lamb and muon, beta1.
 
@@ -60,7 +66,20 @@ def optimizer(
         "lamb": (optax.scale_by_adam(momentum, eps=1e-6), *decay, trust(1.0), *mults, rate),
         "muon": (muon(momentum), *decay, *mults, rate),
     }
+    if name == "schedule_free":
+        steps = optax.chain(*decay, *mults, rate)
+        rules[name] = (optax.contrib.schedule_free(steps, schedule, b1=momentum),)
     return except_frozen(frozen, *rules[name])
+
+
+def schedule_free_average(_average: Any, new: Any, _step: jax.Array, opt_state: Any) -> Any:
+    """{'params': x of 'schedule_free', 'batch_stats': of the newest step}; `new` contains y."""
+    z, momentum = (optax.tree.get(opt_state, name) for name in ("z", "b1"))
+
+    def x(y: jax.Array, z: Any) -> jax.Array:
+        return y if isinstance(z, optax.MaskedNode) else (y - (1 - momentum) * z) / momentum
+
+    return new | {"params": jax.tree.map(x, new["params"], z)}
 
 
 def trust(coefficient: float) -> optax.GradientTransformation:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from inception import ops, optim, pixels
+from inception import ops, pixels
 
 INIT, DROPOUT, COLOR, MIX, ERASE = range(5)  # streams of random numbers
 OF_DATA = {"color_key": COLOR, "mix_key": MIX, "erase_key": ERASE}
@@ -18,7 +18,7 @@ OF_DATA = {"color_key": COLOR, "mix_key": MIX, "erase_key": ERASE}
 
 @flax.struct.dataclass
 class TrainState:
-    """What must survive a restart. `average` is empty without Polyak averaging."""
+    """What must survive a restart. `average` is empty if the run keeps no average."""
 
     step: jax.Array
     params: Any
@@ -31,7 +31,7 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def eval_variables(self) -> dict[str, Any]:
-        """The variables that evaluation uses: the Polyak average, or else this step's."""
+        """The variables that evaluation uses: the average, or else this step's."""
         return self.average or self.raw_variables()
 
 
@@ -41,21 +41,21 @@ def create_state(
     *,
     seed: int,
     input_px: int,
-    polyak_decay: float,
+    averaged: bool = False,
 ) -> TrainState:
     """The state before the first step, a function of the seed."""
     key = jax.random.fold_in(jax.random.key(seed), INIT)
     images = jnp.zeros((1, input_px, input_px, 3))
     variables = model.init({"params": key, "dropout": key}, images, train=True)
-    return first_state(variables, tx, polyak_decay=polyak_decay)
+    return first_state(variables, tx, averaged=averaged)
 
 
 def first_state(
-    variables: Any, tx: optax.GradientTransformation, *, polyak_decay: float
+    variables: Any, tx: optax.GradientTransformation, *, averaged: bool = False
 ) -> TrainState:
     """The state before the first step, from {'params', with BatchNorm also 'batch_stats'}."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    average = {"params": params, "batch_stats": batch_stats} if polyak_decay > 0 else {}
+    average = {"params": params, "batch_stats": batch_stats} if averaged else {}
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), average)
 
 
@@ -190,7 +190,7 @@ def train_step(
     normalization: str,
     loss: dict[str, Any],
     head_schedule: optax.Schedule = lambda _: 1.0,
-    polyak_decay: float,
+    averaging: Callable[..., Any] | None = None,
     accumulate: int = 1,
     gradient_norms: bool = False,
     over_devices: Callable[[Callable], Callable] = lambda function: function,
@@ -206,6 +206,7 @@ def train_step(
         mixing: {'mixup', 'cutmix'}, see `mixing.own_share`; if one is above 0, each image is mixed
             with the one `repeats` before it, and accuracy is the predicted class's target weight.
         loss: arguments of `loss_and_metrics`; `head_schedule` multiplies 'head_weight'.
+        averaging: `optim.polyak` with its decay, or `optimizers.schedule_free_average`.
         over_devices: see `sharding.over_devices`; the model's batch_axis must be of the same mesh.
 
     Returns:
@@ -228,7 +229,7 @@ def train_step(
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     latest = {"params": params, "batch_stats": batch_stats}
-    average = state.average and optim.polyak(state.average, latest, state.step, decay=polyak_decay)
+    average = averaging(state.average, latest, state.step, opt_state) if averaging else {}
     by_module = norms_by_module(grads)
     metrics["grad_norm"] = jnp.linalg.norm(by_module)
     if gradient_norms:

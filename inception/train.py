@@ -19,7 +19,7 @@ from inception.reporting import callbacks, metrics
 from inception.reporting.metrics import Callbacks, Steps
 from inception.runtime import checkpoint, compiling, prefetch, processes, sharding
 from inception.runtime.workdir import locked
-from inception.step import TrainState, create_state, train_step
+from inception.step import TrainState, create_state, first_state, train_step
 
 OF_OPTIMIZER = ("name", "momentum", "momentum_style", "weight_decay", "bias_lr_mult",
                 "bias_decay_mult", "trunk_lr_mult", "clip_norm", "adaptive_clip")  # fmt: skip
@@ -59,9 +59,9 @@ def build(
     knobs = {knob: config.optim[knob] for knob in OF_OPTIMIZER}
     frozen = frozen_modules(config.model.frozen_through)
     tx = optim.optimizer(schedule=schedule, trunk=TRUNK, frozen=frozen, **knobs)
-    polyak = {"polyak_decay": config.optim.polyak_decay}
+    averaging = optim.averaging(config.optim.name, config.optim.polyak_decay)
     size = {"seed": config.seed, "input_px": config.input_px}
-    init = functools.partial(create_state, model, tx, **size, **polyak)
+    init = functools.partial(create_state, model, tx, **size, averaged=averaging is not None)
     loss = {k: config.loss[k] for k in ("head_weight", "label_smoothing", "smooth_heads")}
     if source is not None and config.loss.class_balance:
         from inception.data import balance
@@ -76,10 +76,8 @@ def build(
         data_seed=config.data.seed,
         colors=config.data.colors.to_dict(),
         mixing={"mixup": config.data.mixup, "cutmix": config.data.cutmix},
-        erasing=config.data.erasing,
-        repeats=config.data.repeats,
-        normalization=config.data.normalization,
-        **polyak,
+        **{knob: config.data[knob] for knob in ("erasing", "repeats", "normalization")},
+        averaging=averaging,
         accumulate=config.optim.accumulate,
         gradient_norms=config.run.norms_every_steps > 0,
         over_devices=sharding.over_devices(mesh, gradient_dtype=config.optim.gradient_dtype),
@@ -114,8 +112,8 @@ def restore_or_initialise(
     state = compiling.compute_replicated(training.init, training.mesh)
     fresh = jax.device_get(state.raw_variables())
     variables = weights.start_from(config.init_from, trained, fresh, classes)
-    average = sharding.replicate(variables if state.average else {}, training.mesh)
-    return state.replace(**sharding.replicate(variables, training.mesh), average=average)
+    start = functools.partial(first_state, tx=training.tx, averaged=bool(state.average))
+    return sharding.jit_replicated(start, training.mesh)(variables)
 
 
 def loop(
@@ -266,7 +264,8 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         closing.callback(checkpoints.close)
         state = restore_or_initialise(config, training, checkpoints, source.classes)
         steps = Steps(int(state.step), total, per_epoch, config.optim.batch_size)
-        writer = metrics.open_log(workdir, steps, source, command=command)
+        teachers = {"teachers": getattr(training.step, "digest", "")}
+        writer = metrics.open_log(workdir, steps, source, command=command, **teachers)
         closing.callback(writer.close)
         stop = processes.Stop()
         every = (config.run.eval_every_epochs, config.run.checkpoint_every_epochs)

@@ -49,9 +49,10 @@ REFUSALS = (
     ("model.width=0.0", "must be above 0"),
     ("model.dropout=1.0", "must be at least 0 and below 1"),
     ("model.head_dropout=1.5", "must be at least 0 and below 1"),
+    ("model.drop_path=1.0", "must be at least 0 and below 1"),
     ("optim.gradient_dtype=float16", "choose one of float32, bfloat16"),
-    ("optim.schedule=square", "choose one of polynomial, exponential, cosine, linear, one_cycle"),
-    ("optim.name=adam", "choose one of sgd, nesterov, rmsprop, adamw, lars, lamb, muon"),
+    ("optim.schedule=square", "choose one of polynomial, exponential, cosine, linear, constant, one_cycle"),
+    ("optim.name=adam", "choose one of sgd, nesterov, rmsprop, adamw, lars, lamb, muon, schedule_free"),
     ("loss.head_schedule=x", "choose one of constant, linear"),
     ("train.sizes=()", "name at least one size"),
     ("distill.temperature=0.0", "must be above 0"),
@@ -229,6 +230,11 @@ HEADS = (
             "optim.momentum_style=caffe is for config.optim.name=sgd; adamw always has its own: give "
             "config.optim.momentum_style=optax",
             ("optim.name=adamw", "optim.momentum_style=caffe"),
+        ),
+        (
+            "optim.name=schedule_free averages by itself: give config.optim.schedule=constant, "
+            "config.optim.polyak_decay=0, and config.optim.momentum above 0",
+            ("optim.name=schedule_free", "optim.schedule=constant"),
         ),
         (
             "train.sizes=(96, 0): config.model.top=fc has one input size",

@@ -99,7 +99,7 @@ def kinds(config) -> set[str]:
     """What a step's program is but for numbers: all but the schedule, the schedule, the width."""
     numbers = ("classes", "width", "initializer")  # the last: of the state before it
     model = {k: v for k, v in config.model.items() if k not in numbers}
-    model |= {k: config.model[k] > 0 for k in ("dropout", "head_dropout")}
+    model |= {k: config.model[k] > 0 for k in ("dropout", "head_dropout", "drop_path")}
     optim = {k: config.optim[k] for k in ("momentum_style", "accumulate")}
     optim |= {"polyak_decay": config.optim.polyak_decay > 0}
     data = [config.data.mixup > 0, config.data.cutmix > 0, any(config.data.colors.values())]

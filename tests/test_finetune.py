@@ -154,10 +154,10 @@ def steps(model: GoogLeNet, *, count: int, **choices: Any) -> list[TrainState]:
     """The states before and after each of a few steps."""
     tx = optim.sgd(optax.constant_schedule(0.02), momentum=0.9, weight_decay=0.01, trunk=TRUNK,
                    frozen=frozen_modules(model.frozen_through), **choices)  # fmt: skip
-    states = [tiny.state(model, tx, polyak_decay=0.9)]
+    states = [tiny.state(model, tx, averaged=True)]
     step = jax.jit(functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors={}, mixing={},
-        normalization="symmetric", loss={"head_weight": 0.3, "label_smoothing": 0.0}, polyak_decay=0.9,
+        normalization="symmetric", loss={"head_weight": 0.3, "label_smoothing": 0.0}, averaging=functools.partial(optim.polyak, decay=0.9),
     ))  # fmt: skip
     for i in range(count):
         rng = np.random.default_rng(i)

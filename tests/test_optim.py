@@ -66,7 +66,7 @@ WITH_WARMUP = [s for s in KNOBS["optim.schedule"].allowed.choices if s != "one_c
 def test_warm_up_rises_from_0_and_then_the_schedule_starts(name: str) -> None:
     rates = schedule(name, warmup_steps=5, decay_steps=2)
     np.testing.assert_allclose(rates[:6], [RATE * t / 5 for t in range(6)], rtol=1e-5)
-    assert rates[6] <= rates[5] and rates[19] < rates[5]
+    assert rates[6] <= rates[5] and (rates[19] < rates[5] or name == "constant")
 
 
 def test_an_unknown_choice_takes_no_other_branch() -> None:

@@ -134,6 +134,29 @@ def test_muon_turns_kernels_and_leaves_classifiers_and_biases_to_nadam(problem) 
     np.testing.assert_allclose(other["3a"]["bias"], expected["3a"]["bias"], rtol=1e-4)
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, 1e6])
+def test_schedule_free_is_evaluated_at_its_average(problem, clip_norm: float) -> None:
+    params, grads = problem
+    knobs = {"weight_decay": DECAY, "bias_decay_mult": BIAS_DECAY, "frozen": ("conv1",)}
+    y, state = trained("schedule_free", problem, momentum=0.8, clip_norm=clip_norm, **knobs)
+    averaging = optim.averaging("schedule_free", 0.0)
+    assert averaging is not None
+    new = {"params": y, "batch_stats": {}}
+    average = averaging({}, new, jnp.zeros(()), state)["params"]
+    jax.tree.map(np.testing.assert_array_equal, average["conv1"], params["conv1"])
+    for module, array in (("3a", "kernel"), ("3a", "bias"), ("classifier", "kernel")):
+        x = z = at = np.asarray(params[module][array], np.float64)
+        decay, total = DECAY * (BIAS_DECAY if array == "bias" else 1.0), 0.0
+        for g, rate in zip(grads, RATES, strict=True):
+            z = z - rate * (np.asarray(g[module][array], np.float64) + decay * at)
+            weight = RATES[0] ** 2  # of the greatest rate so far
+            total += weight
+            x = x + weight / total * (z - x)
+            at = 0.8 * x + 0.2 * z
+        np.testing.assert_allclose(y[module][array], at, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(average[module][array], x, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_frozen_modules_stay_and_have_no_state(name: str, problem) -> None:
     params, _ = problem

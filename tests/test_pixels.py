@@ -9,11 +9,11 @@ import pytest
 import scipy.stats
 from PIL import Image, ImageEnhance
 
-from inception import mixing, pixels
+from inception import colors, mixing, pixels
 
 # As the step has them: a program, where one operation after another takes ten times the time.
 STRENGTHS = ("brightness", "contrast", "saturation", "hue", "lighting")
-distort_colors = jax.jit(pixels.distort_colors, static_argnames=STRENGTHS)
+distort_colors = jax.jit(colors.distort_colors, static_argnames=STRENGTHS)
 own_share = jax.jit(mixing.own_share, static_argnames=("px", "mixup", "cutmix"))
 
 
@@ -38,9 +38,9 @@ def test_normalisations(image: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("ours", "pillows"),
     [
-        (pixels.adjust_brightness, ImageEnhance.Brightness),
-        (pixels.adjust_contrast, ImageEnhance.Contrast),
-        (pixels.adjust_saturation, ImageEnhance.Color),
+        (colors.adjust_brightness, ImageEnhance.Brightness),
+        (colors.adjust_contrast, ImageEnhance.Contrast),
+        (colors.adjust_saturation, ImageEnhance.Color),
     ],
 )
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 1.5])
@@ -52,11 +52,11 @@ def test_adjustments_are_pillows(image: np.ndarray, ours, pillows, factor: float
 
 def test_hue_turns_red_to_green_and_keeps_grey_and_luma() -> None:
     grey = jnp.full((1, 1, 3), 90.0)
-    np.testing.assert_allclose(pixels.adjust_hue(grey, jnp.float32(0.3)), grey, atol=1e-3)
+    np.testing.assert_allclose(colors.adjust_hue(grey, jnp.float32(0.3)), grey, atol=1e-3)
     color = jnp.asarray([[[150.0, 100.0, 110.0]]])
-    turned = np.asarray(pixels.adjust_hue(color, jnp.float32(0.25)))[0, 0]
+    turned = np.asarray(colors.adjust_hue(color, jnp.float32(0.25)))[0, 0]
     assert (
-        abs(turned @ np.asarray(pixels.LUMA) - np.asarray(color)[0, 0] @ np.asarray(pixels.LUMA))
+        abs(turned @ np.asarray(colors.LUMA) - np.asarray(color)[0, 0] @ np.asarray(colors.LUMA))
         < 0.1
     )
     _, i, q = colorsys.rgb_to_yiq(*(np.asarray(color)[0, 0] / 255))
@@ -67,12 +67,12 @@ def test_hue_turns_red_to_green_and_keeps_grey_and_luma() -> None:
 
 def test_lighting_is_krizhevskys(image: np.ndarray) -> None:
     amounts = jnp.asarray([0.1, -0.2, 0.05])
-    got = pixels.add_lighting(jnp.asarray(image, jnp.float32), amounts)
+    got = colors.add_lighting(jnp.asarray(image, jnp.float32), amounts)
     shift = (
-        np.asarray(pixels.LIGHTING_DIRECTIONS) @ (np.asarray(amounts) * pixels.LIGHTING_STD) * 255
+        np.asarray(colors.LIGHTING_DIRECTIONS) @ (np.asarray(amounts) * colors.LIGHTING_STD) * 255
     )
     np.testing.assert_allclose(got, np.clip(image + shift, 0, 255), atol=1e-3)
-    directions = np.asarray(pixels.LIGHTING_DIRECTIONS)
+    directions = np.asarray(colors.LIGHTING_DIRECTIONS)
     np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=1e-3)
 
 
@@ -121,7 +121,7 @@ def test_distortions_are_a_plain_references_in_random_order(rng: np.random.Gener
         for kind in order:
             expected = adjust(expected, kind, 1 + u[kind] * (0.5, 0.4, 0.3)[kind])
         amounts = 0.1 * np.asarray(jax.random.normal(light_key, (3,)))
-        shift = np.asarray(pixels.LIGHTING_DIRECTIONS) @ (amounts * pixels.LIGHTING_STD) * 255
+        shift = np.asarray(colors.LIGHTING_DIRECTIONS) @ (amounts * colors.LIGHTING_STD) * 255
         np.testing.assert_allclose(result, np.clip(expected + shift, 0, 255), atol=0.01)
     assert len(orders) == 6
 

@@ -14,7 +14,7 @@ from benchmarks import tree
 ROOT = tree.ROOT
 FILES = tree.sources()
 CORE = (
-    "model", "ops", "kernels", "step", "pixels", "optim", "mixing", "optimizers",
+    "model", "ops", "kernels", "step", "colors", "pixels", "optim", "mixing", "optimizers",
 )  # fmt: skip
 # Each imports from itself and from those before it.
 ORDER = (

@@ -3,7 +3,7 @@
 import functools
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +24,8 @@ pytestmark = pytest.mark.usefixtures("short_network")
 MIXING = {"mixup": 0.4, "cutmix": 1.0}
 COLORS = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.0, "lighting": 0.1}
 
+POLYAK = functools.partial(optim.polyak, decay=0.9)
+
 
 def steps_on(
     devices: int,
@@ -33,7 +35,7 @@ def steps_on(
     norm: str = "batch",
     heads: bool = True,
     remat: bool = False,
-    polyak_decay: float = 0.9,
+    averaging: Callable | None = POLYAK,
     accumulate: int = 1,
     mixing: Mapping[str, float] = types.MappingProxyType({}),
     gradient_dtype: str = "float32",
@@ -52,10 +54,10 @@ def steps_on(
         batch_axis=sharding.batch_axis(mesh),
     )
     tx = optim.sgd(optax.constant_schedule(0.005), momentum=0.9, weight_decay=1e-4)
-    state = sharding.replicate(tiny.state(model, tx, polyak_decay=polyak_decay), mesh)
+    state = sharding.replicate(tiny.state(model, tx, averaged=averaging is not None), mesh)
     train = functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, mixing=mixing, normalization="symmetric",
-        loss={"head_weight": 0.3, "label_smoothing": 0.1}, polyak_decay=polyak_decay, accumulate=accumulate, **others,
+        loss={"head_weight": 0.3, "label_smoothing": 0.1}, averaging=averaging, accumulate=accumulate, **others,
         over_devices=sharding.over_devices(mesh, gradient_dtype=gradient_dtype),
     )  # fmt: skip
     batches = []
@@ -90,7 +92,7 @@ def test_one_device_and_eight_give_the_same_run() -> None:
     The one computes its batch in two parts.
     """
     (state, history, _), (other_state, other_history, _) = (
-        steps_on(n, norm="lrn", polyak_decay=0.0, accumulate=parts, mixing=MIXING)
+        steps_on(n, norm="lrn", averaging=None, accumulate=parts, mixing=MIXING)
         for n, parts in ((8, 1), (1, 2))
     )
     assert_close(history, other_history, rtol=1e-5)
@@ -114,7 +116,7 @@ def temporary_bytes(compiled: Any) -> int:
 def in_micro_batches(accumulate: int):
     """Three steps with momentum, dropout and colours on eight devices."""
     return steps_on(
-        8, count=3, batch_size=32, norm="none", heads=False, polyak_decay=0.0, accumulate=accumulate
+        8, count=3, batch_size=32, norm="none", heads=False, averaging=None, accumulate=accumulate
     )
 
 
@@ -148,7 +150,7 @@ def test_a_mixed_image_has_the_labels_of_both(mixing: dict[str, float]) -> None:
     labels = np.array([3, 1, 1, 0], np.int32)
     take = jax.jit(functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors={}, mixing=knobs,
-        normalization="symmetric", loss={"head_weight": 0.3, "label_smoothing": 0.0}, polyak_decay=0.0,
+        normalization="symmetric", loss={"head_weight": 0.3, "label_smoothing": 0.0},
     ))  # fmt: skip
     _, metrics = take(state, {"image": images, "label": labels})
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), step.MIX), 0)
@@ -170,16 +172,14 @@ def test_gradients_are_summed_in_float32() -> None:
     """Where the network computes in bfloat16, too."""
     model = GoogLeNet(classes=5, width=0.05, dtype="bfloat16")
     tx = optim.sgd(optax.constant_schedule(0.005), momentum=0.9)
-    state = jax.eval_shape(
-        functools.partial(create_state, model, tx, seed=0, input_px=65, polyak_decay=0.0)
-    )
+    state = jax.eval_shape(functools.partial(create_state, model, tx, seed=0, input_px=65))
     batch = {
         "image": jax.ShapeDtypeStruct((4, 65, 65, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((4,), jnp.int32),
     }
     train = functools.partial(
         train_step, model=model, tx=tx, seed=0, data_seed=1, colors=COLORS, mixing={}, normalization="symmetric",
-        loss={"head_weight": 0.3, "label_smoothing": 0.0}, polyak_decay=0.0, accumulate=2,
+        loss={"head_weight": 0.3, "label_smoothing": 0.0}, accumulate=2,
     )  # fmt: skip
     jaxpr = jax.make_jaxpr(train)(state, batch)
     assert "bf16" in str(jaxpr)

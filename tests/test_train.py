@@ -360,6 +360,13 @@ def test_a_run_does_not_resume_with_other_names_of_classes(tmp_path: pathlib.Pat
     fewer = dataclasses.replace(source, classes=source.classes, count=30)
     with tiny.refused("has 30 images and had 32"):
         metrics.open_log(str(tmp_path), steps, fewer, command="")
+    swapped = dataclasses.replace(source, name_of=lambda i: f"photo {i % 31}")
+    with tiny.refused("has other file names or labels than when this run began"):
+        metrics.open_log(str(tmp_path), steps, swapped, command="")
+    moved = dataclasses.replace(source, name_of=lambda i: f"/elsewhere/{source.name(i)}")
+    metrics.open_log(str(tmp_path), steps, moved, command="").close()
+    with tiny.refused("config.distill.teacher has other weights than when this run began"):
+        metrics.open_log(str(tmp_path), steps, source, command="", teachers="0")
     assert (tmp_path / "classes.txt").read_bytes() == before
 
 

@@ -85,12 +85,12 @@ def state(
     model: GoogLeNet,
     tx: optax.GradientTransformation = TX,
     *,
-    polyak_decay: float = 0.0,
+    averaged: bool = False,
     input_px: int = 65,
 ) -> TrainState:
     """A first state."""
     create = functools.partial(
-        create_state, model, tx, seed=0, input_px=input_px, polyak_decay=polyak_decay
+        create_state, model, tx, seed=0, input_px=input_px, averaged=averaged
     )
     return draw_state(jax.eval_shape(create))
 

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 import pathlib
 import re
 import sys
@@ -90,28 +89,6 @@ def check_writable(path: epath.Path, kind: bytes = b"") -> None:
         unfinished.unlink()
 
 
-def check_outputs(*, make_folders: bool = True, **outputs: tuple[str, bytes]) -> None:
-    """Before the work, raises UserError if a file cannot be written, or two flags name one file.
-
-    Args:
-        make_folders: whether the writer creates the files' folders, as `write_output` does.
-        outputs: flag=(the file, or '' for none; the `kind` of `check_writable`).
-    """
-    named: dict[str, str] = {}
-    for flag, (file, kind) in outputs.items():
-        if not file:
-            continue
-        path = at(file)
-        if (other := named.setdefault(os.path.realpath(path), flag)) != flag:
-            raise UserError(f"`{other}` and `{flag}` are both {file}: name two files")
-        with explained(f"`{flag}`={file} cannot be written"):
-            first = next((p for p in path.parents if p.exists()), None)
-            if make_folders and first and not first.is_dir():
-                raise NotADirectoryError(f"{first} is no folder")
-            if not make_folders or first == path.parent:
-                check_writable(path, kind)
-
-
 def lock(file: Any, name: object, *, wait: bool = False) -> None:
     """Locks an open file, called `name`, for this process, until it is closed or the process ends.
 
@@ -173,11 +150,3 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
     except OSError:
         unfinished.unlink(missing_ok=True)  # makes room on a full disk
         raise
-
-
-def write_output(output: str, content: str | bytes, *, flag: str = "output") -> None:
-    """Writes the file `output` and creates its folder; UserError if this fails."""
-    with explained(f"`{flag}`={output} cannot be written"):
-        path = at(output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -59,6 +61,14 @@ def read(source: Source, index: int) -> tuple[Record, int]:
         return source[index]
     except OSError as error:
         raise DamagedImageError(f"{source.name(index)}: {error.strerror or error}") from error
+
+
+def listing(source: Source) -> int | None:
+    """A checksum of all images' file names and labels; None where only reading tells labels."""
+    if (labels := getattr(source, "labels", None)) is None:
+        return None
+    names = "\n".join(os.path.basename(source.name(i)) for i in range(len(source)))
+    return zlib.crc32(names.encode(errors="surrogateescape"), zlib.crc32(labels.astype("<i4")))
 
 
 def first_few(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from inception import UserError, pixels
+from inception import UserError, optim, pixels
 from inception.data import paths, pipeline, progress, whole
 from inception.evaluation import results
 from inception.evaluation.evaluate import load_alike
@@ -166,7 +166,8 @@ def run(
         if config.model.norm == "batch":
             variables["batch_stats"] = statistics(config, variables, mesh)
         evaluations = [evaluator(sharding.replicate(v, mesh)) for v in (*members, variables)]
-        state = first_state(variables, tx, polyak_decay=0.0)
+        averaged = optim.averaging(config.optim.name, config.optim.polyak_decay) is not None
+        state = first_state(variables, tx, averaged=averaged)
         weights.write(folder, json.loads(config.to_json()), classes, state)
     rows = [
         results.row(evaluation, classes=len(classes), name=name)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from inception import UserError
 from inception.config import run_config
-from inception.data import paths, pipeline, sources
+from inception.data import outputs, paths, pipeline, sources
 from inception.evaluation import results
 from inception.evaluation.evaluator import Evaluation, Evaluator
 from inception.runtime import processes, sharding
@@ -64,7 +64,7 @@ def _check_files(files: Mapping[str, str]) -> None:
     """Raises UserError before the work if a file could not be written after it."""
     if processes.is_main():
         marked = {name: (path, results.WRITERS[name].mark) for name, path in files.items()}
-        paths.check_outputs(make_folders=False, **marked)
+        outputs.check(make_folders=False, **marked)
 
 
 def _remarks(config: ConfigDict, evaluator: Evaluator) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from inception import UserError, ops, pixels
-from inception.data import paths
+from inception.data import outputs, paths
 from inception.evaluation.networks import Networks
 from inception.evaluation.pictures import Picture
 from inception.evaluation.predict import Predictor
@@ -130,7 +130,7 @@ def check(output: str, size: int) -> None:
     Args:
         size: the bytes of all features; while `write` works they are there twice.
     """
-    paths.check_outputs(output=(output, KIND))
+    outputs.check(output=(output, KIND))
     with paths.explained(f"`output`={output} cannot be written"):
         folder = pathlib.Path(output).expanduser().parent
         folder.mkdir(parents=True, exist_ok=True)

@@ -135,6 +135,7 @@ class TaughtStep:
 
         self.function = function
         self._variables: Any = [{**t.variables} for t in loaded]
+        self.digest = checkpoint.digest(self._variables)  # a run must find the same teachers again
         self._mesh, self._on_devices = mesh, False
         self._compiled = compiling.CompiledStep(
             function, mesh, training=True, sizes=training_sizes(config)

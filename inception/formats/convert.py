@@ -193,7 +193,7 @@ def write(
     names = class_names(classes, config["model"]["classes"])
     shapes = jax.eval_shape(init).raw_variables()
     variables = to_variables(weights, shapes)
-    state = first_state(variables, tx, polyak_decay=config["optim"]["polyak_decay"])
+    state = first_state(variables, tx)
     written = paths.explained(f"`output`={output} cannot be written")
     with written, whole.all_or_nothing(output) as folder:
         to_folder.write(folder, config, names, state)

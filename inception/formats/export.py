@@ -12,7 +12,7 @@ import safetensors.numpy
 from jax import export
 
 from inception import UserError, kernels
-from inception.data import paths
+from inception.data import outputs, paths
 from inception.evaluation.networks import eval_step
 from inception.model import GoogLeNet
 from inception.runtime.weights import Trained, load_network
@@ -111,9 +111,9 @@ def run(checkpoint_dir: str, output: str, *, best: bool = False, **options: Any)
             before the work, an `output` that cannot be written or is another kind of file.
     """
     suffix = paths.at(output).suffix.lower()
-    paths.check_outputs(output=(output, KINDS[suffix]))
+    outputs.check(output=(output, KINDS[suffix]))
     trained = load_network(checkpoint_dir, best=best)
-    paths.write_output(output, FORMATS[suffix](trained, **options))
+    outputs.write(output, FORMATS[suffix](trained, **options))
     layers = trained.variables["params"]  # inference does not read the auxiliary heads
     held = [layers[n] for n in layers if suffix == ".safetensors" or not n.startswith("head_")]
     return {

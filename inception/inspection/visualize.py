@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict
 from jax.scipy import ndimage
 
 from inception import ops, pixels
+from inception.colors import LIGHTING_DIRECTIONS, LIGHTING_STD
 from inception.data import progress
 from inception.inspection import passes
 from inception.inspection.scales import BRANCHES
@@ -82,8 +83,8 @@ def picture(spectrum: jax.Array, px: int) -> jax.Array:
     scaled = spectrum * jnp.asarray(scale, jnp.float32)[None, :, :, None, None]
     planes = jnp.fft.irfft2(jax.lax.complex(scaled[..., 0], scaled[..., 1]), (px, px), (1, 2))
     # NOTE: Krizhevsky's three numbers are eigenvalues of the covariance: variances.
-    deviations = np.sqrt(pixels.LIGHTING_STD)
-    colors = np.asarray(pixels.LIGHTING_DIRECTIONS) * deviations / deviations.max()
+    deviations = np.sqrt(LIGHTING_STD)
+    colors = np.asarray(LIGHTING_DIRECTIONS) * deviations / deviations.max()
     return 255 * jax.nn.sigmoid(jnp.einsum("nhwp,cp->nhwc", planes, jnp.asarray(colors, "float32")))
 
 

@@ -14,12 +14,16 @@ import tensorboardX
 import tqdm
 
 from inception import UserError
-from inception.data import paths
-from inception.data.sources import Source
+from inception.data import paths, sources
 from inception.runtime import checkpoint, processes
 from inception.step import TrainState
 
 FREQUENT = ("train", "norms")  # kinds of lines that only the page reads
+INPUTS = {  # what a run begins with, and must find again -> the error otherwise
+    "images": "`data`: the training set has {now} images and had {before}",
+    "listing": "`data`: the training set has other file names or labels than",
+    "teachers": "`distill.teacher` has other weights than",
+}
 UPLOAD_S = 60.0  # between rewrites of a bucket's file, which cannot grow, for FREQUENT lines
 
 
@@ -58,7 +62,7 @@ class Writer:
         notes = json.dumps([row for row in rows if row["kind"] not in FREQUENT])
         notes = json.loads(processes.gather_text(notes)[0])
         self.evaluated = {row["step"] for row in notes if row["kind"] == "eval"}
-        self._images = {row["images"] for row in notes if row["kind"] == "start"}
+        self._starts = [row for row in notes if row["kind"] == "start"]
         self.damaged = {row["image"] for row in notes if row["kind"] == "damaged"}
 
     def write(self, kind: str, step: int, **values: Any) -> None:
@@ -89,13 +93,15 @@ class Writer:
             self.unwritten.append(f"process {jax.process_index()}: {text}")
             print(f"WARNING: {self.unwritten[-1]}", file=sys.stderr, flush=True)
 
-    def check_images(self, count: int) -> None:
-        """Raises UserError if an earlier start of the run had another number of images."""
-        for before in self._images - {count}:
-            raise UserError(
-                f"`data`: the training set has {count} images and had {before} when this run "
-                "began: restore it, or choose another `workdir`"
-            )
+    def check_unchanged(self, **inputs: Any) -> None:
+        """Raises UserError if an earlier start of the run had others of the `inputs`."""
+        for start in self._starts:
+            for name, now in inputs.items():
+                if (before := start.get(name, now)) != now:  # older runs lack some names
+                    what = INPUTS[name].format(now=now, before=before)
+                    raise UserError(
+                        f"{what} when this run began: restore it, or choose another `workdir`"
+                    )
 
     def close(self) -> None:
         if not self._writes:
@@ -124,14 +130,17 @@ class Steps(NamedTuple):
         return step == self.total or step % self.period(every_epochs) == 0
 
 
-def open_log(workdir: str, steps: Steps, source: Source, *, command: str) -> Writer:
-    """Adds a start's line to metrics.jsonl; UserError for other classes or another image count."""
+def open_log(
+    workdir: str, steps: Steps, source: sources.Source, *, command: str, teachers: str = ""
+) -> Writer:
+    """Adds a start's line to metrics.jsonl; UserError for other classes or INPUTS than before."""
     processes.together(lambda: checkpoint.check_classes(workdir, source.classes))
+    inputs = {"images": len(source), "listing": sources.listing(source), "teachers": teachers}
     writer = Writer(workdir, start_step=steps.start)
-    writer.check_images(images := len(source))
+    writer.check_unchanged(**inputs)
     if processes.is_main():
         checkpoint.write_classes(workdir, source.classes)
-    writer.write("start", steps.start, command=command, images=images, **processes.environment())
+    writer.write("start", steps.start, command=command, **inputs, **processes.environment())
     if steps.start:
         say(f"resuming at step {steps.start}")
     return writer

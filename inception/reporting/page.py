@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from inception import UserError
 from inception.config import STARTED_AS, run_config
-from inception.data import cropping, decoding, imagenet, paths, pipeline
+from inception.data import cropping, decoding, imagenet, outputs, pipeline
 from inception.data.sources import Source
 from inception.knobs import TRUNK
 from inception.reporting import figures, markup, samples, table
@@ -39,7 +39,7 @@ CSS = """
 def check_output(output: str) -> None:
     """Raises UserError before the work if `write` would fail, or replace another kind of file."""
     kind = b"experiment,changes,runs," if output.endswith(".csv") else markup.KIND
-    paths.check_outputs(output=(output, kind))
+    outputs.check(output=(output, kind))
 
 
 def write(workdirs: list[str], output: str) -> None:
@@ -55,7 +55,7 @@ def write(workdirs: list[str], output: str) -> None:
             cannot be written.
     """
     runs = read_runs(workdirs)
-    paths.write_output(output, table.of_runs(runs) if output.endswith(".csv") else _page(runs))
+    outputs.write(output, table.of_runs(runs) if output.endswith(".csv") else _page(runs))
 
 
 def _page(runs: list[Run]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from inception.data import paths
+from inception.data import outputs
 from inception.evaluation.networks import eval_batch_size
 from inception.reporting import markup
 from inception.runtime import sharding
@@ -49,7 +49,7 @@ def plan(
         UserError: no such devices, no compiler for them, a batch that they do not divide; a file
             that cannot be written.
     """
-    paths.check_outputs(hlo=(hlo, b"HloModule"), output=(output, markup.KIND))
+    outputs.check(hlo=(hlo, b"HloModule"), output=(output, markup.KIND))
     there = topology.described(name)
     mesh = sharding.make_mesh(there.devices)
     config = config.copy_and_resolve_references()
@@ -73,10 +73,10 @@ def plan(
         refused = {"fits": False, "too_large": [_refusal(str(error))], "collectives": []}
         return result | dict.fromkeys(UNKNOWN) | refused
     if hlo:
-        paths.write_output(hlo, compiled.as_text(), flag="hlo")
+        outputs.write(hlo, compiled.as_text(), flag="hlo")
     result |= _found(compiled, there, size, images, config.optim.epochs)
     if output:
-        paths.write_output(output, plan_page.page(result))
+        outputs.write(output, plan_page.page(result))
     return result
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from inception import UserError
-from inception.data import paths, progress, whole
+from inception.data import outputs, progress, whole
 from inception.evaluation.predict import Predictor
 from inception.inspection import gradients, where
 from inception.model import GoogLeNet
@@ -80,7 +80,7 @@ def write(own: Subject, output: str, folder: str = "") -> dict[str, Any]:
     Raises:
         UserError: before the work, a file or folder that cannot be written.
     """
-    paths.check_outputs(output=(output, markup.KIND))
+    outputs.check(output=(output, markup.KIND))
     with contextlib.ExitStack() as closing:
         work = (
             closing.enter_context(whole.all_or_nothing(folder, flag="figures")) if folder else None
@@ -104,7 +104,7 @@ def _write(own: Subject, output: str, work: pathlib.Path | None, folder: str) ->
         for s in made
     )
     body += "".join(f"<p>{html.escape(line)}</p>" for line in left_out)
-    paths.write_output(output, markup.document("Inside the network", CSS, body))
+    outputs.write(output, markup.document("Inside the network", CSS, body))
     files = []
     for name, drawn in (item for section in made for item in section.figures.items()):
         if work:

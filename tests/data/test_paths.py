@@ -11,7 +11,7 @@ import tensorboardX
 from etils.epath import backend
 
 import launch
-from inception.data import paths, sources
+from inception.data import outputs, paths, sources
 from inception.knobs import KNOBS
 from inception.reporting import metrics, page
 from inception.runtime import checkpoint, workdir
@@ -118,7 +118,7 @@ def test_outputs_are_checked_before_the_work(
     before = sorted(tmp_path.rglob("*"))
     refused = tiny.refused(message, "output") if message else contextlib.nullcontext()
     with refused:
-        paths.check_outputs(output=(str(tmp_path / file), b"KIND"), hlo=("", b"other"))
+        outputs.check(output=(str(tmp_path / file), b"KIND"), hlo=("", b"other"))
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "theirs").read_text() == "a letter"
 
@@ -133,8 +133,8 @@ def test_two_outputs_of_one_name_are_refused(tmp_path: pathlib.Path, bucket, mon
         ("gs://bucket/x", "gs://bucket/x"),
     ):
         with tiny.refused("--hlo and --output are both .*: name two files", "hlo", "output"):
-            paths.check_outputs(hlo=(one, b"1"), output=(other, b"2"))
-    paths.check_outputs(hlo=("x", b"1"), output=("y", b"2"))
+            outputs.check(hlo=(one, b"1"), output=(other, b"2"))
+    outputs.check(hlo=("x", b"1"), output=("y", b"2"))
 
 
 @pytest.mark.slow

@@ -85,9 +85,7 @@ def write_checkpoint(folder: pathlib.Path, *overrides: str) -> Network:
     config = load_config("experiments/base.py", list(overrides))
     model = GoogLeNet(**config.model)
     shapes = jax.eval_shape(
-        functools.partial(
-            create_state, model, optax.sgd(0.1), seed=0, input_px=PX, polyak_decay=0.0
-        )
+        functools.partial(create_state, model, optax.sgd(0.1), seed=0, input_px=PX)
     )
     rng = np.random.default_rng(0)
     variables = jax.tree_util.tree_map_with_path(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from inception import UserError, pixels
+from inception.colors import LIGHTING_DIRECTIONS, LIGHTING_STD
 from inception.evaluation import features
 from inception.inspection import photos, visualize
 from inception.model import GoogLeNet
@@ -67,7 +68,7 @@ def test_a_coefficient_is_a_wave_of_its_share() -> None:
     y, x = np.mgrid[:PX, :PX] / PX
     phase = 2 * np.pi * (3 * y + 4 * x)
     wave = 2 / 4 / 5 * (2 * np.cos(phase) - np.sin(phase))  # |(3, 4)| is 5
-    first = np.asarray(pixels.LIGHTING_DIRECTIONS)[:, 0]
+    first = np.asarray(LIGHTING_DIRECTIONS)[:, 0]
     wanted = 255 / (1 + np.exp(-wave[..., None] * first))
     got = visualize.picture(jnp.asarray(spectrum), PX)[0]
     np.testing.assert_allclose(got, wanted, rtol=1e-4)
@@ -80,9 +81,9 @@ def test_noise_has_the_colours_of_photos() -> None:
     spectrum = 0.01 * jax.random.normal(jax.random.key(0), (64, PX, PX // 2 + 1, 3, 2))
     grey = np.asarray(visualize.picture(spectrum, PX)).reshape(-1, 3) - 127.5
     values, vectors = np.linalg.eigh(np.cov(grey.T))
-    shares = np.asarray(pixels.LIGHTING_STD)
+    shares = np.asarray(LIGHTING_STD)
     np.testing.assert_allclose(values[::-1] / values.sum(), shares / shares.sum(), rtol=0.2)
-    overlap = np.abs(vectors[:, ::-1].T @ np.asarray(pixels.LIGHTING_DIRECTIONS))
+    overlap = np.abs(vectors[:, ::-1].T @ np.asarray(LIGHTING_DIRECTIONS))
     np.testing.assert_allclose(overlap, np.eye(3), atol=0.05)
 
 
