@@ -28,7 +28,7 @@ def pages() -> dict[str, str]:
 
 def commands() -> list[str]:
     """A section a command: its help without the usage, each group of flags once."""
-    page = ["# Commands", "", MADE, ""]
+    page = ["# Commands", MADE]
     page += ["A command follows `python launch.py`, or `inception` where pip installed it. Flags of several commands stand",
              "at the first. All take `--help`, and `--json`: the result as one JSON object, last on stdout.", ""]  # fmt: skip
     seen: set[str] = set()

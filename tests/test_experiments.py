@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from experiments import random
 from inception import pixels, train
 from inception.config import experiment, experiment_config, flat, load_config
 from inception.knobs import KNOBS
@@ -229,3 +230,12 @@ def test_the_naive_modules_cost_as_much_as_the_reduced(name: str) -> None:
         model = GoogLeNet(**config.model).clone(heads=False)
         costs.add(sum(profiler.macs(model, config.input_px, train=False).values()))
     assert len(points) == 6 and len(costs) == 2 and max(costs) < 1.02 * min(costs)
+
+
+@pytest.mark.parametrize("name", ["", "muon", "plain"])
+def test_any_choice_of_speedrun_makes_a_config(name: str) -> None:
+    path = str(EXPERIMENTS[0].with_name("speedrun.py"))
+    space = plan.Plan(path, given(pathlib.Path(path)), "runs/x", name, minutes=2.5).space()
+    for values in random(space, 20):
+        flags = [f"--config.{knob}={value}" for knob, value in values.items()]
+        load_config(path, [*given(pathlib.Path(path)), *flags])

@@ -10,6 +10,7 @@ def add_flags(parser: flags.Parser) -> None:
     add("--sweep", default="", metavar="NAME", help="the experiment's sweep_NAME(), not sweep()")
     text = "instead: Optuna chooses TRIALS points from the experiment's space()"
     add("--search", type=flags.whole_number, metavar="TRIALS", help=text)
+    add("--minutes", type=flags.positive, metavar="M", help="of each point, as of train --minutes")
     text = "points at a time; local ones share the cores (default: 1; of a SLURM sweep 256)"
     add("--workers", type=flags.whole_number, metavar="N", help=text)
     flags.add_launchers(parser)
@@ -25,6 +26,7 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result:
         args.workdir,
         name=args.sweep,
         trials=args.search,
+        minutes=args.minutes,
         workers=args.workers,
         launcher=args.on,
         dry_run=args.dry_run,

@@ -14,6 +14,8 @@ def add_flags(parser: flags.Parser) -> None:
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="the run's folder")
     add("--from_run", default="", metavar="DIR", help="instead of --config: that run's config")
+    text = "train for M minutes of steps, as bench times them, not for config.optim.epochs"
+    add("--minutes", type=flags.positive, metavar="M", help=text)
     flags.add_launchers(parser)
     add = parser.add_argument_group("--on=local").add_argument
     number = flags.whole_number
@@ -51,6 +53,10 @@ def run(args: flags.Args, overrides: list[str]) -> flags.Result | int:
     flags.join_processes(args)
     from inception import train
 
+    if args.minutes:
+        from inception.tools import budget
+
+        budget.set_epochs(config, args.minutes, args.workdir)
     command_line = f"{STARTED_AS} {shlex.join(args.argv)}"
     result = train.run(config, args.workdir, command=command_line)
     print(

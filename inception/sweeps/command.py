@@ -22,6 +22,7 @@ def sweep(
     *,
     name: str = "",
     trials: int | None = None,
+    minutes: float | None = None,
     workers: int | None = None,
     launcher: str = "local",
     dry_run: bool = False,
@@ -33,6 +34,7 @@ def sweep(
     Args:
         config, overrides, workdir, name: the fields of `plan.Plan`.
         trials: the trials of a search; None: a sweep.
+        minutes: the time of each point's training, by `train --minutes`; None: its epochs.
         workers: points at a time; local ones share the cores. None: 1, for a SLURM sweep 256.
         launcher: local, slurm or sky.
         resources: the arguments of `slurm.resources` or `sky.task`.
@@ -49,7 +51,7 @@ def sweep(
         workdir = str(pathlib.Path(workdir).expanduser())
     elif launcher != "sky":
         raise CommandLineError(f"--workdir={workdir}: a study must be on a disk, but for --on=sky")
-    planned = plan.Plan(config, overrides, workdir, name)
+    planned = plan.Plan(config, overrides, workdir, name, minutes)
     if trials:
         space = planned.space()
         if launcher == "sky":

@@ -25,12 +25,14 @@ class Plan:
         overrides: flags --config.any.knob=VALUE, for all points.
         workdir: the study's folder; a point's folder in it is its number.
         name: NAME of sweep_NAME() or space_NAME(); '' for sweep() or space().
+        minutes: of each point's training; None: as many epochs as its config says.
     """
 
     config: str
     overrides: Sequence[str]
     workdir: str
     name: str = ""
+    minutes: float | None = None
 
     def points(self) -> list[Point]:
         """The points of sweep().
@@ -65,8 +67,9 @@ class Plan:
     def point(self, number: int, knobs: dict[str, Any]) -> Point:
         """One point of the study; its folder is its number."""
         own = f"{self.workdir}/{number}"
-        command = ("train", f"--config={self.config}", f"--workdir={own}", *self._flags(knobs))
-        return Point(number, knobs, own, command)
+        command = ["train", f"--config={self.config}", f"--workdir={own}", *self._flags(knobs)]
+        command += [f"--minutes={self.minutes:g}"] if self.minutes else []
+        return Point(number, knobs, own, tuple(command))
 
     def grid(self, points: Sequence[Point]) -> study.Grid:
         """Creates the study of these points in its folder."""
@@ -82,6 +85,7 @@ class Plan:
 
     def _create(self, varied: dict[str, Any]) -> None:
         knobs = flat(load_config(self.config, list(self.overrides)))
+        knobs |= {"minutes": self.minutes} if self.minutes else {}
         fixed = {knob: v for knob, v in knobs.items() if not knob.startswith("config.run.")}
         study.create(self.workdir, fixed | varied)
 

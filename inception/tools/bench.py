@@ -4,13 +4,14 @@ import functools
 import time
 import timeit
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from inception import UserError, train
+from inception.config import training_sizes
 from inception.data import pipeline
 from inception.evaluation.networks import eval_batch_size, eval_step
 from inception.model import GoogLeNet
@@ -25,6 +26,8 @@ def run(
     config: ConfigDict, *, what: str, batch_size: int | None = None, profile: bool = False
 ) -> dict[str, Any]:
     """Times the step of `train` or `eval` on noise, or the batches of the loader.
+
+    A training step of several sizes counts by the sizes' shares of the run.
 
     Args:
         config: locked; gives the batch sizes that `batch_size` leaves open.
@@ -51,32 +54,55 @@ def run(
     size = eval_batch_size(size, size, mesh) if what == "eval" else size
     config = config.copy_and_resolve_references()
     config.optim.batch_size = size
-    step, compiled, ready_seconds = _begun(config, mesh, what)
-    seconds: list[float] = []
-    while len(seconds) < FEWEST or sum(seconds) < ENOUGH_S:
-        seconds.append(timeit.timeit(step, number=1))
+    sizes = training_sizes(config) if what == "train" else (config.input_px,)
+    if profile and len(set(sizes)) > 1:
+        raise UserError(f"`profile` is of one size: give `train.sizes`=({sizes[0]},)")
+    timed = {px: _timed(config, mesh, what, px, profile=profile) for px in set(sizes)}
+
+    def mean(function: Callable[[list[float]], Any]) -> float:
+        return float(np.mean([function(timed[px].seconds) for px in sizes]))
+
     result = {
         "what": what,
-        "images_per_second": size * len(seconds) / sum(seconds),
-        "seconds_per_step": float(np.median(seconds)),
-        "p99_seconds": float(np.quantile(seconds, 0.99)),
-        "compile_seconds": ready_seconds,
-        "memory_bytes": memory_bytes(compiled) if compiled else 0,
+        "images_per_second": size / mean(np.mean),
+        "seconds_per_step": mean(np.median),
+        "p99_seconds": max(float(np.quantile(t.seconds, 0.99)) for t in timed.values()),
+        "compile_seconds": sum(t.ready_seconds for t in timed.values()),
+        "memory_bytes": max(t.memory_bytes for t in timed.values()),
         "batch_size": size,
         "device": jax.devices()[0].device_kind,
         "devices": mesh.devices.size,
     }
+    return result | ({"profile": timed[sizes[0]].profile} if profile else {})
+
+
+class Timed(NamedTuple):
+    """What was measured of the steps at one size."""
+
+    seconds: list[float]  # of each step
+    ready_seconds: float
+    memory_bytes: int
+    profile: dict[str, Any]
+
+
+def _timed(config: ConfigDict, mesh: Any, what: str, px: int, *, profile: bool) -> Timed:
+    step, compiled, ready_seconds = _begun(config, mesh, what, px)
+    seconds: list[float] = []
+    while len(seconds) < FEWEST or sum(seconds) < ENOUGH_S:
+        seconds.append(timeit.timeit(step, number=1))
+    measured = {}
     if profile:
-        result["profile"] = profiler.measure(
+        measured = profiler.measure(
             step,
             compiled.as_text(),
             GoogLeNet(**config.model),
-            input_px=config.input_px,
-            images=size,
+            input_px=px,
+            images=config.optim.batch_size,
             train=what == "train",
-            seconds=result["seconds_per_step"],
+            seconds=float(np.median(seconds)),
         )
-    return result
+    memory = memory_bytes(compiled) if compiled else 0
+    return Timed(seconds, ready_seconds, memory, measured)
 
 
 def memory_bytes(compiled: Any) -> int:
@@ -86,18 +112,23 @@ def memory_bytes(compiled: Any) -> int:
     return kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
-def _noise(config: ConfigDict, mesh: Any) -> dict[str, jax.Array]:
+def _noise(config: ConfigDict, mesh: Any, px: int) -> dict[str, jax.Array]:
     """This process's share of a batch of noise, in the format of the loader."""
     rng = np.random.default_rng(0)
     rows = config.optim.batch_size // jax.process_count()
-    shape = (rows, config.input_px, config.input_px, 3)
+    shape = (rows, px, px, 3)
     labels = rng.integers(0, config.model.classes, rows).astype(np.int32)
     batch = {"image": rng.integers(0, 256, shape, np.uint8), "label": labels}
     return sharding.shard_batch(batch, mesh)
 
 
-def compile_step(config: ConfigDict, mesh: Any, *, training: bool) -> tuple[Any, Callable]:
+def compile_step(
+    config: ConfigDict, mesh: Any, *, training: bool, px: int = 0
+) -> tuple[Any, Callable]:
     """Compiles a training step or a forward pass from shapes; returns it and its state's init.
+
+    Args:
+        px: the size of the images, config.input_px by default.
 
     Raises:
         UserError: a batch that the devices do not divide.
@@ -113,7 +144,8 @@ def compile_step(config: ConfigDict, mesh: Any, *, training: bool) -> tuple[Any,
         init = functools.partial(model.init, jax.random.key(config.seed), x, train=False)
         step = functools.partial(eval_step, model=model, normalization=config.data.normalization)
         program = compiling.CompiledStep(step, mesh, training=False)
-    shape = (config.optim.batch_size, config.input_px, config.input_px, 3)
+    px = px or config.input_px
+    shape = (config.optim.batch_size, px, px, 3)
     batch = {
         "image": jax.ShapeDtypeStruct(shape, np.uint8),
         "label": jax.ShapeDtypeStruct(shape[:1], np.int32),
@@ -121,7 +153,9 @@ def compile_step(config: ConfigDict, mesh: Any, *, training: bool) -> tuple[Any,
     return program.lower(sharding.replicated_shapes(init, mesh), batch).compile(), init
 
 
-def _begun(config: ConfigDict, mesh: Any, what: str) -> tuple[Callable[[], Any], Any, float]:
+def _begun(
+    config: ConfigDict, mesh: Any, what: str, px: int
+) -> tuple[Callable[[], Any], Any, float]:
     """Returns a function that runs one step, its program (None for the input) and the set-up time.
 
     The first step, which takes longer, has run already.
@@ -135,9 +169,9 @@ def _begun(config: ConfigDict, mesh: Any, what: str) -> tuple[Callable[[], Any],
         )
         next(batches)
         return lambda: next(batches), None, time.perf_counter() - start
-    compiled, init = compile_step(config, mesh, training=what == "train")
+    compiled, init = compile_step(config, mesh, training=what == "train", px=px)
     ready_seconds = time.perf_counter() - start
-    state, batch = compiling.compute_replicated(init, mesh), _noise(config, mesh)
+    state, batch = compiling.compute_replicated(init, mesh), _noise(config, mesh, px)
 
     def step() -> None:
         nonlocal state

@@ -377,8 +377,10 @@ def test_named_sweeps(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture) -> N
     import launch
 
     args = ["sweep", f"--config={file}", f"--workdir={tmp_path}/s", "--dry_run", "--json"]
-    assert launch.main([*args, "--sweep=seeds"]) == 0
-    assert json.loads(capfd.readouterr().out.splitlines()[-1]) == {
+    assert launch.main([*args, "--sweep=seeds", "--minutes=2.5"]) == 0
+    out, err = capfd.readouterr()
+    assert err.splitlines()[0].endswith("--config.seed=5 --minutes=2.5")
+    assert json.loads(out.splitlines()[-1]) == {
         "points": [{"overrides": {"seed": 5}, "workdir": f"{tmp_path}/s/0", "result": None}]
     }
     assert launch.main(args) == 2
