@@ -39,8 +39,8 @@ in.%: .%/installed .venv-pytest/installed
 compile-checks: .venv-compile/installed .venv-pytest/installed  ## compile the programs for GPUs and TPUs and check them
 	PYTHONPATH=.venv-pytest .venv-compile/bin/python -m pytest -n 0 tests/tools/test_compiled.py
 
-# TFDS's builders and SkyPilot do not depend on jax.
-NEWEST ?= tests $(addprefix --ignore=,$(PREPARE) $(SKY))
+# What does not call jax is left out.
+NEWEST ?= tests $(addprefix --ignore=,$(PREPARE) $(SKY) $(BASE) tests/data tests/launching tests/sweeps tests/test_config.py)
 test-newest: .venv-newest/installed  ## the fast tests, or those in NEWEST, with the newest jax, flax and optax
 	.venv-newest/bin/$(PYTEST) $(NEWEST)
 

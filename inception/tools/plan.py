@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception import train
+from inception.config import folders, run_config, training_sizes
 from inception.data import pipeline, sources
 from inception.model import GoogLeNet
 from inception.reporting import metrics
@@ -43,27 +44,39 @@ def plan(
     """
     counts = _counts(config, images)
     seen = {"train": counts["images_seen"], "eval": counts["images_evaluated"]}
-    model, mesh = GoogLeNet(**config.model), sharding.make_mesh()
-    flops = {
-        name: 2 * sum(profiler.macs(model, config.input_px, train=name == "train").values())
-        for name in seen
-    }
+    flops, mesh = _flops(config), sharding.make_mesh()
     if measure:
         measured = bench.run(config, what="train")
         memory_bytes, images_per_second = measured["memory_bytes"], measured["images_per_second"]
     else:
-        memory_bytes = bench.memory_bytes(bench.compile_step(config, mesh, training=True)[0])
+        largest = max(training_sizes(config))
+        compiled, _ = bench.compile_step(config, mesh, training=True, px=largest)
+        memory_bytes = bench.memory_bytes(compiled)
     hours = None
     if images_per_second:
         as_trained = flops["eval"] / flops["train"]  # an evaluated image's cost in trained ones
         hours = (seen["train"] + as_trained * seen["eval"]) / images_per_second / 3600
     return counts | {
-        "flops": sum(flops[name] * seen[name] for name in seen),
+        "flops": round(sum(flops[name] * seen[name] for name in seen)),
         "memory_bytes": memory_bytes,
         "devices": mesh.devices.size,
         "images_per_second": images_per_second,
         "hours": hours,
     }
+
+
+def _flops(config: ConfigDict) -> dict[str, float]:
+    """Of an image in training, the mean of its sizes, with the teachers', and in evaluation."""
+
+    def of(network: ConfigDict, px: int, *, train: bool) -> int:
+        return 2 * sum(profiler.macs(GoogLeNet(**network.model), px, train=train).values())
+
+    teachers = [run_config(folder, [], rules=()) for folder in folders(config.distill.teacher)]
+    each = [
+        of(config, px, train=True) + sum(of(t, px, train=False) for t in teachers)
+        for px in training_sizes(config)
+    ]
+    return {"train": float(np.mean(each)), "eval": of(config, config.input_px, train=False)}
 
 
 def _counts(config: ConfigDict, images: int | None) -> dict[str, Any]:

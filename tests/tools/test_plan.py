@@ -11,6 +11,7 @@ import pytest
 import launch
 from inception.model import GoogLeNet
 from inception.tools import bench, topology
+from inception.tools import plan as plan_module
 from inception.tools.profiler import macs
 from tests import tiny
 
@@ -33,6 +34,17 @@ def test_a_plan_counts_what_the_run_will_do(capfd: pytest.CaptureFixture) -> Non
     assert found["flops"] == 96 * (step + forward)
     assert found["hours"] == pytest.approx((96 + 96 * forward / step) / 10 / 3600)
     assert found["devices"] == 8 and found["memory_bytes"] > 0
+
+
+def test_sizes_and_teachers_count(tmp_path: pathlib.Path) -> None:
+    small = ("--config.model.heads=false", "--config.train.sizes=(33,0)")
+    teacher = tiny.write_run(tmp_path / "teacher", tiny.config("--config.model.heads=false"))
+    config = tiny.config(*small, f"--config.distill.teacher={teacher}")
+    model = GoogLeNet(**config.model)
+    of = {(px, t): 2 * sum(macs(model, px, train=t).values()) for px in (33, 65) for t in (0, 1)}
+    found = plan_module._flops(config)
+    assert found["train"] == sum(of.values()) / 2 and found["eval"] == of[65, 0]
+    assert of[65, 1] > 3 * of[33, 1]
 
 
 @pytest.mark.faults
