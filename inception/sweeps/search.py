@@ -41,7 +41,8 @@ class Search:
             study_name="study",
             load_if_exists=True,
             direction="maximize",
-            pruner=optuna.pruners.SuccessiveHalvingPruner(),
+            # NOTE: by default it prunes none before the first trial has ended.
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1),
         )
         self.folder = folder
         self._open: dict[int, tuple[optuna.Trial, contextlib.ExitStack]] = {}
