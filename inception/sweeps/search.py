@@ -88,9 +88,12 @@ class Search:
         trial, _ = self._open[point.number]
         known = self._study.get_trials(deepcopy=False)[point.number].intermediate_values
         new = list(enumerate(top1 for _, top1 in row(point)["curve"]))[len(known) :]
+        stop = False
         for n, top1 in new:
             trial.report(top1, n)
-        return bool(new) and trial.should_prune()
+            # NOTE: asked after several reports, Optuna takes the newest for each rung passed.
+            stop |= trial.should_prune()
+        return stop
 
     def ended(self, point: Point) -> None:
         """Tells Optuna the best top-1 in percent, or that the trial was pruned or failed."""

@@ -259,6 +259,18 @@ def test_halving_stops_the_worse(tmp_path: pathlib.Path, monkeypatch) -> None:
     assert ended[80.0] == "finished" and ended[1.0] == ended[2.0] == "pruned"
 
 
+def test_trials_compare_at_equal_times_however_late_they_are_looked_at(tmp_path) -> None:
+    """A trial that ended before anyone looked counts at each rung with its value there."""
+    searched = search.Search(str(tmp_path), SPACE, trials=2, point=make(tmp_path))
+    points = searched.points()
+    for curve in ((0.1, 0.2, 0.5, 0.6, 0.9), (0.1, 0.3)):
+        point = next(points)
+        rows = [{"kind": "eval", "step": n, "epoch": n, "top1": t} for n, t in enumerate(curve)]
+        point.folder.mkdir(exist_ok=True)
+        (point.folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        assert not searched.prune(point)
+
+
 @given(st.integers(1, 4), st.integers(1, 4))
 def test_a_grid_has_every_combination_once(a: int, b: int) -> None:
     points = experiments.grid({"x": tuple(range(a)), "y": tuple("abcd"[:b])})
