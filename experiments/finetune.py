@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
 
     config.optim.batch_size = 32  # more steps from few photos
     config.optim.epochs = 3.0  # with 6,000 photos the first is nearly enough
-    config.optim.min_epoch_steps = 60  # with a few hundred photos, three passes are too few steps
+    config.optim.min_epoch_steps = 90  # for few photos: the table in docs/how-to/finetune.md
     config.optim.trunk_lr_mult = 0.1  # trained layers move slowly; the classifier has base's rate
     config.optim.schedule = "cosine"  # ends at 0
     config.optim.polyak_decay = 0.0  # the schedule ends at 0, and the run is short
