@@ -40,7 +40,7 @@ compile-checks: .venv-compile/installed .venv-pytest/installed  ## compile the p
 	PYTHONPATH=.venv-pytest .venv-compile/bin/python -m pytest -n 0 tests/tools/test_compiled.py
 
 # What does not call jax is left out.
-NEWEST ?= tests $(addprefix --ignore=,$(PREPARE) $(SKY) $(BASE) tests/data tests/launching tests/sweeps tests/test_config.py)
+NEWEST ?= tests $(addprefix --ignore=,$(PREPARE) $(SKY) $(BASE) tests/launching tests/sweeps tests/test_config.py)
 test-newest: .venv-newest/installed  ## the fast tests, or those in NEWEST, with the newest jax, flax and optax
 	.venv-newest/bin/$(PYTEST) $(NEWEST)
 

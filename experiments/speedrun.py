@@ -1,7 +1,7 @@
 """The most that some minutes allow: photos from scratch, recipes compared at equal time.
 
     python launch.py sweep --config=experiments/speedrun.py --workdir=runs/fast --search=20 \
-        --minutes=10 --workers=2 --config.data.path=PHOTOS --config.model.classes=10
+        --minutes=30 --workers=2 --config.data.path=PHOTOS --config.model.classes=10
 
 Every trial trains for the same time: a smaller image size buys epochs. The search is of SGD;
 `--sweep=muon` searches Muon's rates and decays, `--sweep=plain` v1 without BatchNorm.
@@ -17,6 +17,8 @@ SIZES = ((0,), (96,), (96, 0), (80, 96, 112))  # 0: the 128 px of evaluation
 def get_config() -> ConfigDict:
     config = photos_bn.get_config()
     config.model.head_pool = "adaptive"  # fits every size
+    config.optim.warmup_epochs = 0.0  # few minutes may be less than an epoch
+    config.optim.warmup_steps = 100
     return config
 
 

@@ -138,6 +138,11 @@ def warmup_ends(config: ConfigDict) -> None:
 def optimizer_fits(config: ConfigDict) -> None:
     """Only sgd has two conventions of momentum; schedule_free has an average and no schedule."""
     name, style = config.optim.name, config.optim.momentum_style
+    if name == "schedule_free" and config.model.norm == "batch":
+        raise UserError(
+            "`optim.name`=schedule_free evaluates a mean of weights, for which BatchNorm has no "
+            "statistics: give `model.norm`=none or lrn"
+        )
     if name == "schedule_free" and not (
         config.optim.schedule == "constant"
         and config.optim.polyak_decay == 0 < config.optim.momentum
@@ -157,7 +162,10 @@ Rules = Sequence[Callable[["ConfigDict"], None]]
 TRAINING: Rules = (heads_have_room, crops_fit, warmup_ends, optimizer_fits,
                    one_network_for_all_sizes)  # fmt: skip
 EVALUATION: Rules = (crops_fit,)
-NETWORK: Rules = (heads_have_room,)  # for commands without images and schedule
+NETWORK: Rules = (
+    heads_have_room,
+    one_network_for_all_sizes,
+)  # for commands without images and schedule
 
 
 def default_config() -> ConfigDict:

@@ -45,8 +45,8 @@ def optimizer(
     And, of three sequences of which training computes gradients at y::
 
         schedule_free: z -= rate * g;  x = the mean of all z, which evaluation uses, weighted by
-                  the square of the greatest rate so far;  y = momentum * x + (1 - momentum) * z
-                  (Defazio et al., 2024)
+                  the square of the greatest rate up to the next step's (optax's choice);
+                  y = momentum * x + (1 - momentum) * z (Defazio et al., 2024)
 
     Args:
         momentum: of adamw, lamb and muon, beta1.

@@ -264,8 +264,7 @@ def run(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, Any
         closing.callback(checkpoints.close)
         state = restore_or_initialise(config, training, checkpoints, source.classes)
         steps = Steps(int(state.step), total, per_epoch, config.optim.batch_size)
-        teachers = {"teachers": getattr(training.step, "digest", "")}
-        writer = metrics.open_log(workdir, steps, source, command=command, **teachers)
+        writer = metrics.open_log(workdir, steps, source, command, training.step.digest)
         closing.callback(writer.close)
         stop = processes.Stop()
         every = (config.run.eval_every_epochs, config.run.checkpoint_every_epochs)

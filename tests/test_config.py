@@ -232,6 +232,11 @@ HEADS = (
             ("optim.name=adamw", "optim.momentum_style=caffe"),
         ),
         (
+            "optim.name=schedule_free evaluates a mean of weights, for which BatchNorm has no "
+            "statistics: give config.model.norm=none or lrn",
+            ("optim.name=schedule_free", "model.norm=batch"),
+        ),
+        (
             "optim.name=schedule_free averages by itself: give config.optim.schedule=constant, "
             "config.optim.polyak_decay=0, and config.optim.momentum above 0",
             ("optim.name=schedule_free", "optim.schedule=constant"),

@@ -13,10 +13,10 @@ import optax
 import pytest
 from flax import traverse_util
 
-from inception import UserError, optim, train
+from inception import Interrupted, UserError, optim, train
 from inception.config import load_config
 from inception.model import TRUNK, GoogLeNet, frozen_modules
-from inception.runtime import checkpoint
+from inception.runtime import checkpoint, sharding
 from inception.runtime.weights import load_to_start, load_trained, start_from
 from inception.runtime.workdir import write_config
 from inception.step import TrainState, train_step
@@ -42,6 +42,34 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def theirs(trained: pathlib.Path) -> dict[tuple[str, ...], np.ndarray]:
     return traverse_util.flatten_dict(load_trained(str(trained)).variables)
+
+
+def test_schedule_free_starts_at_the_weights_it_is_given_and_resumes(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its three sequences begin as one: the mean holds nothing of the random weights."""
+    free = ("--config.optim.name=schedule_free", "--config.optim.schedule=constant",
+            "--config.optim.polyak_decay=0", "--config.optim.warmup_epochs=0.5",
+            "--config.model.heads=false", "--config.input_px=33", "--config.data.resize_px=33")  # fmt: skip
+    source = tiny.write_run(tmp_path / "source", tiny.config(*free))
+    config = tiny.config(*free, f"--config.init_from={source}")
+    given = load_trained(source).variables["params"]
+    training = train.build(config, sharding.make_mesh(), steps_per_epoch=2.0, total_steps=6)
+    empty = checkpoint.Checkpoints(str(tmp_path / "none"))
+    state = train.restore_or_initialise(config, training, empty, COLOURS)
+    for tree in (state.params, state.average["params"], optax.tree.get(state.opt_state, "z")):
+        jax.tree.map(np.testing.assert_array_equal, tree, given)
+    whole = train.run(config, str(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        with pytest.raises(Interrupted):
+            train.run(config, str(tmp_path / "broken"))
+    assert train.run(config, str(tmp_path / "broken"))["params_digest"] == whole["params_digest"]
+    end = checkpoint.Checkpoints(str(tmp_path / "whole")).restore(None)
+    mean, newest = (
+        x["conv1"]["Conv_0"]["kernel"] for x in (end["average"]["params"], end["params"])
+    )
+    assert 0 < np.abs(mean - newest).max() < 0.1
 
 
 def fresh(model: GoogLeNet, input_px: int = 65) -> Any:

@@ -45,11 +45,11 @@ def problem(rng: np.random.Generator) -> tuple[Tree, list[Tree]]:
     return draw(), [draw() for _ in RATES]
 
 
-def optimizer(name: str, **choices: Any) -> optax.GradientTransformation:
+def optimizer(name: str, rates=RATES, **choices: Any) -> optax.GradientTransformation:
     knobs = {
         "momentum": 0.9, "momentum_style": "optax", "clip_norm": 0.0, "adaptive_clip": 0.0,
     }  # fmt: skip
-    schedule = lambda step: jnp.asarray(RATES)[step]  # noqa: E731
+    schedule = lambda step: jnp.asarray(rates)[step]  # noqa: E731
     return optim.optimizer(name, schedule=schedule, **{**knobs, **choices})
 
 
@@ -137,7 +137,9 @@ def test_muon_turns_kernels_and_leaves_classifiers_and_biases_to_nadam(problem) 
 @pytest.mark.parametrize("clip_norm", [0.0, 1e6])
 def test_schedule_free_is_evaluated_at_its_average(problem, clip_norm: float) -> None:
     params, grads = problem
-    knobs = {"weight_decay": DECAY, "bias_decay_mult": BIAS_DECAY, "frozen": ("conv1",)}
+    rates = (0.02, 0.06, 0.1, 0.05, 0.05)
+    knobs: Any = {"weight_decay": DECAY, "bias_decay_mult": BIAS_DECAY, "frozen": ("conv1",)}
+    knobs |= {"rates": rates}
     y, state = trained("schedule_free", problem, momentum=0.8, clip_norm=clip_norm, **knobs)
     averaging = optim.averaging("schedule_free", 0.0)
     assert averaging is not None
@@ -147,9 +149,10 @@ def test_schedule_free_is_evaluated_at_its_average(problem, clip_norm: float) ->
     for module, array in (("3a", "kernel"), ("3a", "bias"), ("classifier", "kernel")):
         x = z = at = np.asarray(params[module][array], np.float64)
         decay, total = DECAY * (BIAS_DECAY if array == "bias" else 1.0), 0.0
-        for g, rate in zip(grads, RATES, strict=True):
+        for t, g in enumerate(grads):
+            rate = rates[t]
             z = z - rate * (np.asarray(g[module][array], np.float64) + decay * at)
-            weight = RATES[0] ** 2  # of the greatest rate so far
+            weight = max(rates[1 : t + 2]) ** 2
             total += weight
             x = x + weight / total * (z - x)
             at = 0.8 * x + 0.2 * z

@@ -37,6 +37,9 @@ def train_config(args: flags.Args, overrides: list[str]) -> Any:
 def run(args: flags.Args, overrides: list[str]) -> flags.Result | int:
     resources = flags.launcher_flags(args)
     config = train_config(args, overrides)
+    for knob in ("optim.epochs", "run.eval_every_epochs", "run.checkpoint_every_epochs"):
+        if args.minutes and any(flag.startswith(f"--config.{knob}=") for flag in overrides):
+            raise CommandLineError(f"--minutes sets --config.{knob}: leave one of them out")
     if args.on != "local":
         from inception.cli import submit
 

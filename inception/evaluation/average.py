@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from inception import UserError, optim, pixels
+from inception import UserError, pixels
 from inception.data import paths, pipeline, progress, whole
 from inception.evaluation import results
 from inception.evaluation.evaluate import load_alike
@@ -166,7 +166,7 @@ def run(
         if config.model.norm == "batch":
             variables["batch_stats"] = statistics(config, variables, mesh)
         evaluations = [evaluator(sharding.replicate(v, mesh)) for v in (*members, variables)]
-        averaged = optim.averaging(config.optim.name, config.optim.polyak_decay) is not None
+        averaged = config.optim.name == "schedule_free"  # a run that goes on needs it
         state = first_state(variables, tx, averaged=averaged)
         weights.write(folder, json.loads(config.to_json()), classes, state)
     rows = [

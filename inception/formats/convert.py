@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from inception import UserError
+from inception import UserError, optim
 from inception.data import imagenet, paths, whole
 from inception.formats import caffe, onnx_zoo, slim, torchvision
 from inception.model import FREE_KNOBS, HEAD_CONV, GoogLeNet
@@ -193,7 +193,8 @@ def write(
     names = class_names(classes, config["model"]["classes"])
     shapes = jax.eval_shape(init).raw_variables()
     variables = to_variables(weights, shapes)
-    state = first_state(variables, tx)
+    averaged = optim.averaging(*(config["optim"][k] for k in ("name", "polyak_decay"))) is not None
+    state = first_state(variables, tx, averaged=averaged)
     written = paths.explained(f"`output`={output} cannot be written")
     with written, whole.all_or_nothing(output) as folder:
         to_folder.write(folder, config, names, state)

@@ -131,7 +131,7 @@ class Steps(NamedTuple):
 
 
 def open_log(
-    workdir: str, steps: Steps, source: sources.Source, *, command: str, teachers: str = ""
+    workdir: str, steps: Steps, source: sources.Source, command: str, teachers: str = ""
 ) -> Writer:
     """Adds a start's line to metrics.jsonl; UserError for other classes or INPUTS than before."""
     processes.together(lambda: checkpoint.check_classes(workdir, source.classes))

@@ -64,6 +64,8 @@ class CompiledStep:
         sizes: the images' sizes in px: at the first batch the program compiles for all of them.
     """
 
+    digest = ""  # of weights that the function reads beside the state: TaughtStep's
+
     def __init__(self, function: Callable, mesh: Any, *, training: bool, sizes: Sequence[int] = ()):
         self._sizes = set(sizes)
         self.function = kernels.on(sharding.platform(mesh))(function)

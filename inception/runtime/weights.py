@@ -25,7 +25,7 @@ class Trained(NamedTuple):
 
     config: dict[str, Any]  # as `read_config` returns it
     classes: tuple[str, ...]  # for labels 0, 1, ...: WordNet ids, or a data set's folders
-    variables: Any  # {'params', 'batch_stats'}, NumPy arrays; the Polyak average if one exists
+    variables: Any  # {'params', 'batch_stats'}, NumPy arrays; the average if one exists
     step: int  # of the checkpoint
 
 

@@ -109,7 +109,8 @@ def write(folder: str, rows: Sequence[dict[str, Any]], *, name: str) -> dict[str
         folder: the study's; its points are linked to their run pages.
         rows: one dict per point. number: the point's. knobs: {"optim.learning_rate": 0.01}, flat.
             state: waiting, running, stopped, failed, pruned or finished. workdir. epoch, epochs:
-            done and planned. best_top1: percent; None before an evaluation. curve: [(epoch,
+            done and planned. best_top1: percent; None before an evaluation. seconds: of
+            training, before each evaluation. curve: [(epoch,
             percent)]. seconds_left: None if unknown. error: one line if failed, else ''. result:
             the content of result.json, or None. command: what runs it again, in another folder.
         name: the title.

@@ -81,7 +81,7 @@ class Plan:
         from inception.sweeps.search import Search
 
         self._create({"space": {knob: str(values) for knob, values in space.items()}})
-        return Search(self.workdir, space, trials=trials, point=self.point)
+        return Search(self.workdir, space, trials=trials, minutes=self.minutes, point=self.point)
 
     def _create(self, varied: dict[str, Any]) -> None:
         knobs = flat(load_config(self.config, list(self.overrides)))

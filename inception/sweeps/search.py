@@ -11,6 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from inception.sweeps.study import InUse, Point, exclusive, row
 
+STAGES = 8  # of a trial of some minutes: tools/budget.py evaluates so often
 RUNNING = optuna.trial.TrialState.RUNNING
 
 
@@ -20,6 +21,8 @@ class Search:
     Args:
         space: {knob: tuple of values, or a range with low, high and log}.
         trials: the number of trials of all workers together.
+        minutes: that each trial trains: halving compares trials after equal time. None: after
+            equally many evaluations.
         point: (number, knobs) -> the point that a trial trains.
 
     Attributes:
@@ -32,6 +35,7 @@ class Search:
         space: Mapping[str, Any],
         *,
         trials: int,
+        minutes: float | None = None,
         point: Callable[[int, dict[str, Any]], Point],
     ):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -45,6 +49,7 @@ class Search:
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1),
         )
         self.folder = folder
+        self._minutes, self._pruned = minutes, set[int]()
         self._open: dict[int, tuple[optuna.Trial, contextlib.ExitStack]] = {}
 
     def points(self) -> Iterator[Point]:
@@ -87,13 +92,21 @@ class Search:
         """Reports new evaluations to Optuna; returns whether to stop the trial."""
         trial, _ = self._open[point.number]
         known = self._study.get_trials(deepcopy=False)[point.number].intermediate_values
-        new = list(enumerate(top1 for _, top1 in row(point)["curve"]))[len(known) :]
-        stop = False
-        for n, top1 in new:
-            trial.report(top1, n)
-            # NOTE: asked after several reports, Optuna takes the newest for each rung passed.
-            stop |= trial.should_prune()
-        return stop
+        newest = max(known, default=-1)
+        found = row(point)
+        for n, ((_, top1), seconds) in enumerate(
+            zip(found["curve"], found["seconds"], strict=True)
+        ):
+            if self._minutes:
+                n = max(0, round(STAGES * seconds / (60 * self._minutes)) - 1)
+            if n <= newest:
+                continue
+            trial.report(top1, newest := n)
+            # NOTE: asked after several reports, Optuna takes the newest for each rung passed; asked
+            # again after a yes, it lets the trial into the next rung.
+            if point.number not in self._pruned and trial.should_prune():
+                self._pruned.add(point.number)
+        return point.number in self._pruned
 
     def ended(self, point: Point) -> None:
         """Tells Optuna the best top-1 in percent, or that the trial was pruned or failed."""

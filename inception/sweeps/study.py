@@ -155,6 +155,18 @@ def summary(knobs: dict[str, Any], workdir: str, result: Any = None) -> dict[str
     return {"overrides": knobs, "workdir": workdir, "result": result}
 
 
+def _seconds_before_evaluations(metrics: list[dict[str, Any]], config: Any) -> Iterator[float]:
+    """The seconds of training before each evaluation, from the rates of the steps until then."""
+    seconds, step = 0.0, 0
+    batch_size = config.get("optim", {}).get("batch_size", 0)
+    for line in metrics:
+        if line["kind"] == "eval":
+            yield seconds
+        elif line["kind"] == "train" and line["images_per_second"]:
+            seconds += (line["step"] - step) * batch_size / line["images_per_second"]
+            step = line["step"]
+
+
 def row(point: Point, *, state: str = "") -> dict[str, Any]:
     """A point's progress, read from its files; `inception.sweeps.page.write` explains the keys.
 
@@ -165,6 +177,7 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
     config = _read_json(point.folder / "config.json") or {}
     epochs = float(config.get("optim", {}).get("epochs", math.nan))
     curve = [(r["epoch"], 100 * r["top1"]) for r in metrics if r["kind"] == "eval"]
+    seconds = list(_seconds_before_evaluations(metrics, config))
     newest = next((r for r in reversed(metrics) if r["kind"] == "train"), None)
     images = next((r["images"] for r in metrics if r["kind"] == "start"), 0)
     epoch = newest["epoch"] if newest else 0.0
@@ -180,6 +193,9 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
         state = "stopped" if metrics else "waiting"
     own = f"--workdir={point.workdir}"
     command = [f"{own}-again" if word == own else word for word in point.command]
+    if any(word.startswith("--minutes=") for word in command) and not math.isnan(epochs):
+        command = [word for word in command if not word.startswith("--minutes=")]
+        command.append(f"--config.optim.epochs={epochs}")
     left = None
     if state == "running" and newest and newest["images_per_second"]:
         optim = config.get("optim", {})
@@ -194,6 +210,7 @@ def row(point: Point, *, state: str = "") -> dict[str, Any]:
         "epochs": epochs,
         "best_top1": max((top1 for _, top1 in curve), default=None),
         "curve": curve,
+        "seconds": seconds,
         "seconds_left": left,
         "error": error,
         "result": result,

@@ -1,6 +1,7 @@
 """Measures the speed of training, evaluation or the input on this machine: `launch.py bench`."""
 
 import functools
+import math
 import time
 import timeit
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from inception.config import training_sizes
 from inception.data import pipeline
 from inception.evaluation.networks import eval_batch_size, eval_step
 from inception.model import GoogLeNet
-from inception.runtime import compiling, sharding
+from inception.runtime import compiling, processes, sharding
 from inception.tools import profiler
 
 FEWEST = 3  # the fewest steps to measure, however long they take
@@ -87,9 +88,10 @@ class Timed(NamedTuple):
 
 def _timed(config: ConfigDict, mesh: Any, what: str, px: int, *, profile: bool) -> Timed:
     step, compiled, ready_seconds = _begun(config, mesh, what, px)
-    seconds: list[float] = []
-    while len(seconds) < FEWEST or sum(seconds) < ENOUGH_S:
-        seconds.append(timeit.timeit(step, number=1))
+    seconds = timeit.repeat(step, number=1, repeat=FEWEST)
+    more = math.ceil((ENOUGH_S - sum(seconds)) / np.mean(seconds))
+    more = int(processes.gather_text(str(more))[0])  # all processes take equally many steps
+    seconds += timeit.repeat(step, number=1, repeat=max(0, more))
     measured = {}
     if profile:
         measured = profiler.measure(

@@ -9,32 +9,33 @@ from inception.runtime import processes
 from inception.runtime.workdir import read_config
 from inception.tools import bench
 
-EVALUATIONS = 8  # of a run, each after an equal share of its time
+EVALUATIONS = 8
 
 
 def set_epochs(config: ConfigDict, minutes: float, workdir: str) -> None:
     """Sets config.optim.epochs to what `minutes` of train steps allow, as `bench` times them.
 
-    Evaluates and saves eight times. A run that has begun keeps the epochs of its first start.
-    Compiling, evaluating, and reading that the devices wait for come on top.
+    The run evaluates and saves after every eighth of its steps. A run that has begun keeps the
+    epochs of its first start. Compiling, evaluating, and waiting for images come on top.
 
     Raises:
-        UserError: time for fewer steps than evaluations; an unreadable set.
+        UserError: time for fewer than eight steps, or for none after the warm-up; as `train.run`.
     """
     if (paths.at(workdir) / "metrics.jsonl").exists():
         epochs = read_config(workdir)["optim"]["epochs"]
+        metrics.say(f"{workdir} has begun: it keeps its {epochs:.4g} epochs")
     else:
-        source = pipeline.open_split(config, config.data.train_split)
+        source = processes.together(lambda: pipeline.open_split(config, config.data.train_split))
         per_epoch, _ = train.count_steps(config, len(source))
         metrics.say("measuring the speed of a step")
-        seconds = float(
-            processes.gather_text(f"{bench.run(config, what='train')['seconds_per_step']}")[0]
-        )
+        measured = bench.run(config, what="train")["seconds_per_step"]
+        seconds = float(processes.gather_text(str(measured))[0])
         steps = int(60 * minutes / seconds)
-        if steps < EVALUATIONS:
+        fewest = max(EVALUATIONS, train.warmup_steps(config, per_epoch) + 1)
+        if steps < fewest:
             raise UserError(
-                f"`minutes`={minutes:g} is enough for {steps} steps of {seconds:.2f} s: give at "
-                f"least {EVALUATIONS * seconds / 60:.2g}"
+                f"`minutes`={minutes:g} is enough for {steps} steps of {seconds:.2f} s: with its "
+                f"warm-up this run needs at least {fewest * seconds / 60:.2g}"
             )
         epochs = steps / per_epoch
         metrics.say(f"{minutes:g} minutes: {steps} steps of {seconds:.2f} s, {epochs:.2f} epochs")

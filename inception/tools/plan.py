@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from inception import train
+from inception import UserError, train
 from inception.config import folders, run_config, training_sizes
 from inception.data import pipeline, sources
 from inception.model import GoogLeNet
@@ -71,7 +71,10 @@ def _flops(config: ConfigDict) -> dict[str, float]:
     def of(network: ConfigDict, px: int, *, train: bool) -> int:
         return 2 * sum(profiler.macs(GoogLeNet(**network.model), px, train=train).values())
 
-    teachers = [run_config(folder, [], rules=()) for folder in folders(config.distill.teacher)]
+    try:
+        teachers = [run_config(folder, [], rules=()) for folder in folders(config.distill.teacher)]
+    except UserError as error:
+        raise UserError(f"`distill.teacher`: {error}") from error
     each = [
         of(config, px, train=True) + sum(of(t, px, train=False) for t in teachers)
         for px in training_sizes(config)

@@ -12,6 +12,8 @@ import scipy.special
 from inception import train
 from inception.evaluation import teacher
 from inception.reporting import metrics
+from inception.runtime import checkpoint
+from inception.runtime.weights import load_network
 from inception.tools import bench
 from tests import tiny
 
@@ -48,7 +50,9 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(tmp_path: pathlib.P
         "--config.train.sizes=(33,48)", "--config.data.mixup=0.4", "--config.data.erasing=0.5",
     )  # fmt: skip
     train.run(tiny.config(*SMALL, *UNTOUCHED, *student), str(tmp_path / "student"))
-    lines = [r for r in metrics.read_metrics(str(tmp_path / "student")) if r["kind"] == "train"]
+    rows = metrics.read_metrics(str(tmp_path / "student"))
+    lines = [row for row in rows if row["kind"] == "train"]
+    assert rows[0]["teachers"] == checkpoint.digest([load_network(folder).variables])
     assert len(lines) == 2
     for line in lines:
         assert line["grad_norm"] < 1e-4 < line["loss"], line

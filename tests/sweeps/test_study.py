@@ -261,14 +261,54 @@ def test_halving_stops_the_worse(tmp_path: pathlib.Path, monkeypatch) -> None:
 
 def test_trials_compare_at_equal_times_however_late_they_are_looked_at(tmp_path) -> None:
     """A trial that ended before anyone looked counts at each rung with its value there."""
-    searched = search.Search(str(tmp_path), SPACE, trials=2, point=make(tmp_path))
+    searched = search.Search(str(tmp_path), SPACE, trials=3, point=make(tmp_path))
     points = searched.points()
-    for curve in ((0.1, 0.2, 0.5, 0.6, 0.9), (0.1, 0.3)):
+    for curve, stops in (
+        ((0.1, 0.6, 0.6, 0.6, 0.62), False),
+        ((0.1, 0.2, 0.5, 0.7, 0.9), True),  # by the second value; its fifth is in no rung
+        ((0.1, 0.7, 0.7, 0.75, 0.8), False),
+    ):
         point = next(points)
-        rows = [{"kind": "eval", "step": n, "epoch": n, "top1": t} for n, t in enumerate(curve)]
-        point.folder.mkdir(exist_ok=True)
-        (point.folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        assert not searched.prune(point)
+        evaluated(point, curve)
+        assert searched.prune(point) == stops
+        searched.prune(point)
+
+
+def evaluated(point: study.Point, curve, seconds=(1, 1, 1, 1, 1)) -> None:
+    """Writes the lines of a run of one image a step that takes so many seconds to each evaluation."""
+    lines = []
+    for n, (top1, each) in enumerate(zip(curve, seconds, strict=False), 1):
+        lines += [
+            {"kind": "train", "step": 10 * n, "epoch": n, "images_per_second": 10 / each},
+            {"kind": "eval", "step": 10 * n, "epoch": n, "top1": top1},
+        ]
+    point.folder.mkdir(exist_ok=True)
+    (point.folder / "config.json").write_text(
+        json.dumps({"optim": {"epochs": 8.0, "batch_size": 1}})
+    )
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (point.folder / "metrics.jsonl").write_text(text)
+
+
+def test_trials_of_some_minutes_compare_at_equal_times(tmp_path) -> None:
+    """Small images first: its second evaluation comes before a quarter of its time, and waits."""
+    searched = search.Search(str(tmp_path), SPACE, trials=2, minutes=8 / 60, point=make(tmp_path))
+    points = searched.points()
+    even, growing = next(points), next(points)
+    evaluated(even, (0.1, 0.5, 0.6))
+    assert not searched.prune(even)
+    evaluated(growing, (0.1, 0.2, 0.6), seconds=(0.6, 0.6, 0.8))
+    assert not searched.prune(growing)
+    reported = [t.intermediate_values for t in searched._study.trials]
+    assert reported == [{0: 10, 1: 50, 2: 60}, {0: 10, 1: 60}]
+
+
+def test_the_command_that_repeats_a_trial_of_some_minutes_has_its_epochs(tmp_path) -> None:
+    point = plan.Plan("experiments/digits.py", [], str(tmp_path), minutes=2.0).point(0, {"seed": 1})
+    assert point.command[-1] == "--minutes=2"
+    evaluated(point, (0.5,))
+    assert "--minutes" not in (shown := study.row(point)["command"])
+    assert shown.endswith("--config.seed=1 --config.optim.epochs=8.0")
 
 
 @given(st.integers(1, 4), st.integers(1, 4))

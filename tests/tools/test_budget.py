@@ -11,14 +11,15 @@ from inception.tools import bench
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("short_network")
+SMALL = [flag for flag in tiny.OVERRIDES if "epochs" not in flag]
 ARGS = (
-    "train", f"--config={tiny.EXPERIMENT}", *tiny.OVERRIDES, "--config.model.heads=false",
+    "train", f"--config={tiny.EXPERIMENT}", *SMALL, "--config.model.heads=false",
     "--config.input_px=33", "--config.data.resize_px=33", "--json",
 )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_run_of_some_minutes_evaluates_eight_times_and_repeats_its_result(
+def test_a_run_of_some_minutes_evaluates_along_it_and_repeats_its_result(
     tmp_path: pathlib.Path, capfd: pytest.CaptureFixture, monkeypatch
 ) -> None:
     monkeypatch.setattr(bench, "ENOUGH_S", 0.0)
@@ -34,7 +35,8 @@ def test_a_run_of_some_minutes_evaluates_eight_times_and_repeats_its_result(
         assert launch.main(args) == 0
         out, err = capfd.readouterr()
         assert json.loads(out)["steps"] == 18  # of half a second each, two an epoch
-        assert ("18 steps of 0.50 s, 9.00 epochs" in err) == (start == 0)
+        said = ("18 steps of 0.50 s, 9.00 epochs", "it keeps its 9 epochs")[start]
+        assert said in err
     rows = metrics.read_metrics(f"{tmp_path}/run")
     evaluations = [row["step"] for row in rows if row["kind"] == "eval"]
     assert len(speeds) == 1 and speeds[0]["what"] == "train"
@@ -49,8 +51,15 @@ def test_too_few_minutes_are_refused_before_the_run(
     assert launch.main([*ARGS, f"--workdir={tmp_path}/run", "--minutes=0.3"]) == 1
     line = capfd.readouterr().err.splitlines()[-1]
     assert line == (
-        "launch.py train: --minutes=0.3 is enough for 6 steps of 3.00 s: give at least 0.4"
+        "launch.py train: --minutes=0.3 is enough for 6 steps of 3.00 s: with its warm-up this run "
+        "needs at least 0.4"
     )
+    warm = "--config.optim.warmup_steps=5"  # of six in three epochs
+    own = [warm, "--config.optim.warmup_epochs=0", f"--workdir={tmp_path}/run"]
+    assert launch.main([*ARGS, *own, "--minutes=0.2"]) == 1
+    assert "enough for 4 steps" in capfd.readouterr().err
+    assert launch.main([*ARGS, *own, "--minutes=1", "--config.run.eval_every_epochs=1"]) == 2
+    assert "--minutes sets --config.run.eval_every_epochs" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
