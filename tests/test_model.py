@@ -150,31 +150,31 @@ def test_forward_is_that_of_the_papers_table(network, plain) -> None:
 def test_drop_path_drops_whole_branches_of_single_images() -> None:
     """Of 3a, whose branches have 64, 128, 32 and 32 channels; what is kept makes up for the rest."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(32, 33, 33, 3)), jnp.float32)
-    whole = GoogLeNet(heads=False, dropout=0.0, drop_path=0.0)
-    variables = whole.init(jax.random.key(0), x[:1], train=False)
+    whole = GoogLeNet(heads=False, dropout=0.0)
+    params = tiny.draw(init(whole, 33), 0)["params"]
 
-    def of_3a(model: GoogLeNet, x: jax.Array, rows: list[int], train: bool = True) -> np.ndarray:
+    @functools.partial(jax.jit, static_argnames=("model", "train"))
+    def of_3a(model: GoogLeNet, x: jax.Array, rows: jax.Array, *, train: bool = True) -> jax.Array:
         _, captured = model.apply(
-            variables,
+            {"params": params},
             x,
             train=train,
-            rows=jnp.asarray(rows),
+            rows=rows,
             rngs={"dropout": jax.random.key(1)},
             capture_intermediates=lambda module, _: module.name == "3a",
         )
-        return np.asarray(captured["intermediates"]["3a"]["__call__"][0])
+        return captured["intermediates"]["3a"]["__call__"][0]
 
-    dropping, rows = whole.clone(drop_path=0.25), list(range(32))
-    plain, got = of_3a(whole, x, rows), of_3a(dropping, x, rows)
-    ends = np.cumsum((64, 128, 32))
-    kept = np.stack([(branch != 0).any((1, 2, 3)) for branch in np.split(got, ends, -1)], 1)
-    factors = np.repeat(kept / 0.75, (64, 128, 32, 32), axis=1)[:, None, None]
+    dropping, rows = whole.clone(drop_path=0.25), jnp.arange(32)
+    plain, got = (np.asarray(of_3a(model, x, rows)) for model in (whole, dropping))
+    kept = [(branch != 0).any((1, 2, 3)) for branch in np.split(got, np.cumsum((64, 128, 32)), -1)]
+    factors = np.repeat(np.stack(kept, 1) / 0.75, (64, 128, 32, 32), axis=1)[:, None, None]
     np.testing.assert_allclose(got, plain * factors, rtol=1e-5, atol=1e-6)
-    assert abs(kept.mean() - 0.75) < 4 * (0.25 * 0.75 / 128) ** 0.5
-    assert len({tuple(column) for column in kept.T}) == 4  # each branch by itself
-    some = [20, 3, 7]
-    np.testing.assert_allclose(of_3a(dropping, x[np.asarray(some)], some), got[some], rtol=1e-4)
-    np.testing.assert_array_equal(of_3a(dropping, x, rows, train=False), plain)
+    assert abs(np.mean(kept) - 0.75) < 4 * (0.25 * 0.75 / 128) ** 0.5
+    assert len({tuple(branch) for branch in kept}) == 4  # each branch by itself
+    some = jnp.asarray([20, 3, 7])
+    np.testing.assert_allclose(of_3a(dropping, x[some], some), got[some], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(of_3a(dropping, x, rows, train=False), plain, rtol=1e-5, atol=1e-6)
 
 
 def test_evaluation_neither_computes_nor_needs_the_heads(network, plain) -> None:

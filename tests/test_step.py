@@ -232,6 +232,7 @@ def test_heads_may_see_plain_labels(rng: np.random.Generator) -> None:
     assert got == {"main": smooth["main"], "4a": plain["4a"]} and smooth["4a"] != plain["4a"]
 
 
+@pytest.mark.slow
 def test_the_heads_weight_may_fall() -> None:
     falling = optax.linear_schedule(1.0, 0.0, 4)
     _, history, _ = steps_on(1, count=3, norm="none", head_schedule=falling)

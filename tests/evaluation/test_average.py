@@ -37,6 +37,7 @@ def average(*args: str) -> int:
     return launch.main(["average", *args])
 
 
+@pytest.mark.slow
 def test_the_average_of_two_runs(tmp_path: pathlib.Path, capsys) -> None:
     """One has auxiliary heads, the other has none; both began with the same weights."""
     start = tiny.write_run(tmp_path / "start", tiny.config(*SMALL))
@@ -83,6 +84,7 @@ def test_statistics_are_those_of_the_training_images(tmp_path: pathlib.Path) -> 
     np.testing.assert_allclose(training["main"], evaluation["main"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_last_checkpoints_of_a_run(tmp_path: pathlib.Path, capsys) -> None:
     config = tiny.config(*SMALL, "--config.run.keep_checkpoints=3")
     run, output = tiny.write_run(tmp_path / "run", config), tmp_path / "average"
