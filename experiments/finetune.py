@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.model.frozen_through = "3b"  # edges and textures fit any photos; saves 1/3 of the time
 
     config.optim.batch_size = 32  # more steps from few photos
-    config.optim.epochs = 3.0  # with 6,000 photos the first is nearly enough
+    config.optim.epochs = 3.0  # docs/how-to/finetune.md has what more and fewer steps gave
     config.optim.min_epoch_steps = 90  # for few photos: the table in docs/how-to/finetune.md
     config.optim.trunk_lr_mult = 0.1  # trained layers move slowly; the classifier has base's rate
     config.optim.schedule = "cosine"  # ends at 0

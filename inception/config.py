@@ -162,10 +162,8 @@ Rules = Sequence[Callable[["ConfigDict"], None]]
 TRAINING: Rules = (heads_have_room, crops_fit, warmup_ends, optimizer_fits,
                    one_network_for_all_sizes)  # fmt: skip
 EVALUATION: Rules = (crops_fit,)
-NETWORK: Rules = (
-    heads_have_room,
-    one_network_for_all_sizes,
-)  # for commands without images and schedule
+# For commands without images and schedule.
+NETWORK: Rules = (heads_have_room, one_network_for_all_sizes)
 
 
 def default_config() -> ConfigDict:
