@@ -111,12 +111,13 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         kernel_init, bias_init = INITIALIZERS[self.initializer]
         # NOTE: on even inputs SAME pads a 7x7/2 by (2, 3). Weights need their training's padding.
-        x = nn.Conv(
+        layer = ops.Conv if self.use_bias and not self.batch_norm else nn.Conv
+        x = layer(
             scaled(self.filters, self.width),
             (self.kernel_px, self.kernel_px),
             self.stride,
             padding="SAME" if self.padding == "same" else self.kernel_px // 2,
-            use_bias=self.use_bias and not self.batch_norm,
+            use_bias=False,
             kernel_init=kernel_init,
             bias_init=bias_init,
             dtype=self.dtype,
@@ -171,7 +172,7 @@ class AuxiliaryHead(nn.Module):
 
     classes: int
     conv: Callable[..., Conv]
-    dense: Callable[..., nn.Dense]
+    dense: Callable[..., ops.Dense]
     hidden: int = HEAD_HIDDEN
     dropout: float = 0.7
     pool: str = "strided"
@@ -226,7 +227,7 @@ class GoogLeNet(nn.Module):
 
     @nn.nowrap
     def layers(self) -> tuple[Callable[..., Any], ...]:
-        """Conv, Inception, AuxiliaryHead and nn.Dense with this network's choices."""
+        """Conv, Inception, AuxiliaryHead and ops.Dense with this network's choices."""
         kernel_init, bias_init = INITIALIZERS[self.initializer]
         conv = functools.partial(
             Conv,
@@ -239,7 +240,7 @@ class GoogLeNet(nn.Module):
             padding=self.padding,
         )
         dense = functools.partial(
-            nn.Dense, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype
+            ops.Dense, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype
         )
         choices: Any = {"conv5x5_px": self.conv5x5_px, "drop_path": self.drop_path}
         inception = functools.partial(Inception, conv=conv, naive=NAIVE[self.module], **choices)

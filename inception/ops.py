@@ -72,6 +72,36 @@ def convolution(x: jax.Array, kernel: jax.Array, *args: Any, **choices: Any) -> 
     return lax.conv_general_dilated(x, kernel, *args, **choices)
 
 
+class Conv(nn.Conv):
+    """nn.Conv with a bias added by `add_bias`."""
+
+    use_bias: bool = False  # Flax's own
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return add_bias(self, super().__call__(x))
+
+
+class Dense(nn.Dense):
+    """nn.Dense with a bias added by `add_bias`."""
+
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return add_bias(self, super().__call__(x))
+
+
+def add_bias(layer: Conv | Dense, y: jax.Array) -> jax.Array:
+    """y plus the layer's bias in y's dtype; the bias's gradient is a float32 sum.
+
+    Flax's own is summed in y's dtype: in bfloat16 a CPU stops at 256 equal terms, and an H100
+    rounds on the way (docs/reasons/findings.md).
+    """
+    bias = layer.param("bias", layer.bias_init, y.shape[-1:])
+    return y + jnp.broadcast_to(bias, y.shape).astype(y.dtype)
+
+
 @by_platform
 def side_by_side(
     module: Any, x: jax.Array, train: bool, filters: Mapping[str, int]

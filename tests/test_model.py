@@ -362,5 +362,22 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_logits() -> N
     assert logits["main"].dtype == jnp.float32
 
 
+def test_the_gradient_of_a_bias_is_a_float32_sum() -> None:
+    """Of 4,096 equal terms; a sum in bfloat16 stops at the 256th."""
+    conv, *_, dense = GoogLeNet(dtype="bfloat16").layers()
+    x = jnp.ones((1, 64, 64, 3))
+
+    def of_conv(bias):
+        params = {"Conv_0": {"kernel": jnp.zeros((1, 1, 3, 4)), "bias": bias}}
+        y = conv(4, 1, relu=False).apply({"params": params}, x, train=True)
+        return y.astype(jnp.float32).sum()
+
+    def of_dense(bias):
+        return dense(4).apply({"params": {"kernel": jnp.zeros((3, 4)), "bias": bias}}, x).sum()
+
+    for total in (of_conv, of_dense):
+        assert jax.jit(jax.grad(total))(jnp.zeros(4)).tolist() == [4096] * 4
+
+
 def variables_like(shapes):
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -116,7 +116,10 @@ def test_eight_devices_sum_gradients_in_the_dtype_asked_for(name: str, dtype: st
     parsed = program.parse(step.as_text())
     sums = [i for i, _ in program.executed(parsed) if program.collective(i)]
     assert {program.collective(i) for i in sums} == {"all-reduce"} and len(sums) <= 2
-    # Results, not operands: a TPU widens a bfloat16 operand, a bias's gradient, as it sums.
+    # Within a device biases' gradients are sums over batch and pixels.
+    everywhere = [i for inside in parsed.computations.values() for i in inside]
+    within = [i.shape for i in everywhere if i.opcode == "reduce" and "reduce_sum" in i.path]
+    assert within and all(shape.startswith("f32") for shape in within), within
     summed: collections.Counter[str] = collections.Counter()
     for i in sums:
         for name, sides in program.arrays(i.shape):
