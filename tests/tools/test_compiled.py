@@ -120,6 +120,7 @@ def test_eight_devices_sum_gradients_in_the_dtype_asked_for(name: str, dtype: st
     everywhere = [i for inside in parsed.computations.values() for i in inside]
     within = [i.shape for i in everywhere if i.opcode == "reduce" and "reduce_sum" in i.path]
     assert within and all(shape.startswith("f32") for shape in within), within
+    # Results, not operands: a TPU widens a bfloat16 operand, a bias's gradient, as it sums.
     summed: collections.Counter[str] = collections.Counter()
     for i in sums:
         for name, sides in program.arrays(i.shape):
