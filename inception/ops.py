@@ -4,6 +4,7 @@
 """
 
 import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,7 +80,7 @@ class Conv(nn.Conv):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return add_bias(self, super().__call__(x))
+        return add_bias(self, inspect.unwrap(nn.Conv.__call__)(self, x))
 
 
 class Dense(nn.Dense):
@@ -89,14 +90,15 @@ class Dense(nn.Dense):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return add_bias(self, super().__call__(x))
+        return add_bias(self, inspect.unwrap(nn.Dense.__call__)(self, x))
 
 
 def add_bias(layer: Conv | Dense, y: jax.Array) -> jax.Array:
     """y plus the layer's bias in y's dtype; the bias's gradient is a float32 sum.
 
     Flax's own is summed in y's dtype: in bfloat16 a CPU stops at 256 equal terms, and an H100
-    rounds on the way (docs/reasons/findings.md).
+    rounds on the way (docs/reasons/findings.md). The layer unwraps Flax's method so that what
+    intercepts or captures calls sees one, with the bias in it.
     """
     bias = layer.param("bias", layer.bias_init, y.shape[-1:])
     return y + jnp.broadcast_to(bias, y.shape).astype(y.dtype)
