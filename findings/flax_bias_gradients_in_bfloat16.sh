@@ -7,9 +7,10 @@
 # Seen with flax 0.12.8 and jax 0.10.2 on a CPU: 0.0078, the sum of 256 terms. The layer casts the bias to bfloat16 and
 # adds it, and JAX's gradient of broadcasting is lax.reduce_sum, which, unlike jnp.sum, sums in the dtype of its input.
 # The gradient then becomes float32, as if it were exact. With terms of both signs the sum is not cut off but rounded
-# at each step. Compiled for an H100, which adds bfloat16 itself, the reductions are bfloat16 too; for an A100 float32.
+# at each step. In a program compiled for an H100, which adds bfloat16 itself, these sums are bfloat16 too, in one for
+# an A100 float32 (not shown here).
 # Remedy: give the layer use_bias=False and add jnp.broadcast_to(bias, y.shape).astype(y.dtype) to its result y: the
-# gradient is cast to float32 before it is summed, and compiled programs move as many bytes.
+# gradient is cast to float32 before it is summed.
 # Exit status: 0 if Flax still behaves so.
 set -euo pipefail
 folder=$(mktemp -d)

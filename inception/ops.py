@@ -76,7 +76,7 @@ def convolution(x: jax.Array, kernel: jax.Array, *args: Any, **choices: Any) -> 
 class Conv(nn.Conv):
     """nn.Conv with a bias added by `add_bias`."""
 
-    use_bias: bool = False  # Flax's own
+    use_bias: bool = False  # Flax's; ours replaces it
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -96,11 +96,11 @@ class Dense(nn.Dense):
 def add_bias(layer: Conv | Dense, y: jax.Array) -> jax.Array:
     """y plus the layer's bias in y's dtype; the bias's gradient is a float32 sum.
 
-    Flax's own is summed in y's dtype: in bfloat16 a CPU stops at 256 equal terms, and an H100
-    rounds on the way (docs/reasons/findings.md). The layer unwraps Flax's method so that what
-    intercepts or captures calls sees one, with the bias in it.
+    Flax's own is a sum in y's dtype, and in bfloat16 a CPU's stops growing at 256 equal terms
+    (docs/reasons/findings.md). Layers unwrap Flax's method so that what intercepts or captures
+    calls sees one, with the bias in it.
     """
-    bias = layer.param("bias", layer.bias_init, y.shape[-1:])
+    bias = layer.param("bias", layer.bias_init, y.shape[-1:], layer.param_dtype)
     return y + jnp.broadcast_to(bias, y.shape).astype(y.dtype)
 
 
