@@ -7,8 +7,8 @@ Expected: as `best.py`. With BatchNorm, ResNet-50 keeps its accuracy up to batch
 rate grows with the batch (Goyal et al., 2017; there statistics are over 32 images, here over the
 batch). Eight H100 take about an hour: `plan --topology=h100:8` with
 --config.train.sizes="(0,)" and --config.input_px=128, 160 and 192 says 133,000, 115,000 and 99,000
-images/s, evaluations apart. One process reads 40,000 at most: start one for each GPU, or wait three
-hours. Not yet run.
+images/s, evaluations apart; 224 px was not compiled. One process reads 40,000 at most: start one
+for each GPU, or wait three hours. Not yet run.
 """
 
 from ml_collections import ConfigDict
